@@ -1,0 +1,60 @@
+/* arena.c: bump allocation over one block. */
+#include "core/arena.h"
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+#ifdef DEBUG
+static void poison_host(void *at, size_t bytes) { memset(at, 0xff, bytes); }
+#define POISON_HOST poison_host /* 0xff.. is NaN in every precision: a read before a write shows */
+#else
+#define POISON_HOST NULL
+#endif
+
+struct arena arena_measure(size_t *peak)
+{
+  *peak = 0;
+  return (struct arena){.size = SIZE_MAX / 2, .peak = peak};
+}
+
+struct arena arena_over(void *base, size_t size) { return (struct arena){.base = base, .size = size}; }
+
+enum status arena_init(struct arena *a, size_t bytes)
+{
+  *a = (struct arena){0};
+  if (bytes > SIZE_MAX / 2)
+    FAIL(ERR_MEMORY, "%zu bytes of memory cannot be had", bytes);
+  size_t size = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+  size = size ? size : ALIGN;
+  char *base = aligned_alloc(ALIGN, size);
+  if (!base)
+    FAIL(ERR_MEMORY, "out of memory: %zu MiB asked", size >> 20);
+  *a = (struct arena){.base = base, .size = size, .poison = POISON_HOST};
+  return OK;
+}
+
+void arena_free(struct arena *a)
+{
+  free(a->base);
+  *a = (struct arena){0};
+}
+
+enum status arena_alloc(struct arena *a, size_t count, size_t size, void *out)
+{
+  if (size && count > (SIZE_MAX / 4) / size)
+    FAIL(ERR_MEMORY, "%zu items of %zu bytes overflow", count, size);
+  size_t bytes = (count * size + ALIGN - 1) / ALIGN * ALIGN;
+  if (bytes > a->size - a->used)
+    FAIL(ERR_MEMORY, "arena: %zu bytes asked, %zu left", bytes, a->size - a->used);
+  /* while measuring: a distinct address that nobody may use */
+  void *p = a->base ? a->base + a->used : (void *)(uintptr_t)(a->used + ALIGN);
+  a->used += bytes;
+  if (a->peak && a->used > *a->peak)
+    *a->peak = a->used;
+  if (a->base && a->poison)
+    a->poison(p, bytes);
+  memcpy(out, &p, sizeof p);
+  return OK;
+}

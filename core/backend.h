@@ -1,0 +1,23 @@
+/* backend.h: a device as a table of functions.  core/ and solvers/ reach its memory only through it.
+ *
+ * Operations are enqueued and return nothing; what went wrong since the last sync is reported by
+ * sync with the operation's name.  A tuned operation takes the reference's place in the table. */
+#ifndef CORE_BACKEND_H
+#define CORE_BACKEND_H
+#include "core/operations.h"
+#include "core/status.h"
+
+#define backend NAME(backend)
+struct backend {
+  const char *name; /* "cpu (AVX-512)", for the log */
+  stream st;
+  enum status (*memory_alloc)(size_t bytes, void *out); /* into *(DEVICE void **)out; ERR_MEMORY */
+  void (*memory_free)(DEVICE void *p);
+  enum status (*upload)(stream st, size_t bytes, const void *host, DEVICE void *dev);
+  enum status (*download)(stream st, size_t bytes, const DEVICE void *dev, void *host); /* syncs */
+  enum status (*sync)(stream st);
+#define OPERATION(name, ...) void (*name)(stream st, __VA_ARGS__);
+#include "core/operations.def"
+#undef OPERATION
+};
+#endif

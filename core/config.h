@@ -1,0 +1,90 @@
+/* config.h: a run as its YAML file describes it.  config.c has the table of all keys: type, range,
+ * default and one line of help each. */
+#ifndef CORE_CONFIG_H
+#define CORE_CONFIG_H
+#include "core/options.h"
+#include "core/status.h"
+#include <stdio.h>
+
+enum dtype { DTYPE_F32, DTYPE_F64 };
+enum device_kind { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+enum model_kind { MODEL_IMPLICIT, MODEL_EXPLICIT };
+enum gradient_kind { GRADIENT_UNROLL, GRADIENT_PHANTOM, GRADIENT_JFB, GRADIENT_IFT };
+enum evaluate_mode { MODE_SEQUENTIAL, MODE_SIMULTANEOUS };
+enum schedule_kind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
+enum monoid_kind { MONOID_TRIVIAL, MONOID_APERIODIC, MONOID_APERIODIC_ALIVE };
+
+enum { CONFIG_WORD = 128, CONFIG_PATH = 1024, CONFIG_LENGTHS = 32 };
+
+struct mamba2_config {
+  int64_t d_state, expand, headdim, ngroups, d_conv, chunk_size;
+  int64_t d_ssm;      /* 0: auto, all of expand*d_model */
+  double dt_limit[2]; /* clamp of Delta */
+  double A_init_range[2], dt_min, dt_max, dt_init_floor;
+  bool norm_before_gate, bias, conv_bias, D_has_hdim;
+};
+
+struct model_config {
+  enum model_kind kind;
+  int64_t d_model, n_layer, d_intermediate;
+  int64_t vocab_size; /* resolved from the data */
+  bool tie_embeddings, weight_norm;
+  double norm_eps, dropout;
+  struct mamba2_config mamba2;
+};
+
+struct deq_config {
+  struct fp_options forward, backward, evaluate;
+  enum evaluate_mode mode; /* of evaluate, when its window is not given */
+  enum gradient_kind gradient;
+  int64_t unroll_iterations, phantom_steps;
+  double unroll_damping, phantom_damping;
+};
+
+struct data_config {
+  char group[CONFIG_WORD];
+  enum monoid_kind monoid;
+  double identity_probability;
+  int64_t length;
+};
+
+struct train_config {
+  int64_t steps, unroll_steps, batch_size, lr_warmup, log_every, evaluate_every, checkpoint_every;
+  double lr, betas[2], eps, weight_decay, clip, decay_fraction;
+  enum schedule_kind schedule;
+};
+
+struct evaluate_config {
+  int64_t lengths[CONFIG_LENGTHS], lengths_count, sequences;
+};
+
+struct config {
+  char name[CONFIG_WORD], runs_dir[CONFIG_PATH];
+  int64_t seed;
+  enum device_kind device;
+  enum dtype dtype;
+  struct model_config model;
+  struct deq_config deq;
+  struct data_config data;
+  struct train_config train;
+  struct evaluate_config evaluate;
+};
+
+/* Reads `path` with its includes, then `overrides` ("key.path=value", YAML values; they win), fills
+ * defaults and checks every key and what keys mean together.  ERR_USAGE with "file:line:column:
+ * message" for a fault in the text, ERR_IO when a file cannot be read. */
+MUST_USE enum status config_load(const char *path, int overrides, const char *const *override,
+                                 struct config *c);
+/* The same from memory; `name` stands for the file in messages; no includes. */
+MUST_USE enum status config_parse(const char *name, const char *yaml, size_t bytes,
+                                  struct config *c);
+/* Writes every key with its resolved value as YAML that config_load reads back to an equal c. */
+MUST_USE enum status config_write(const struct config *c, FILE *out);
+/* The table of keys for `train --keys`: key, type and range, default, help. */
+void config_print_keys(FILE *out);
+
+const char *dtype_name(enum dtype d);
+const char *model_kind_name(enum model_kind k);
+const char *gradient_name(enum gradient_kind g);
+const char *evaluate_mode_name(enum evaluate_mode m);
+#endif

@@ -1,0 +1,43 @@
+/* fixed_point.h: the port between a map and the solvers.  It knows nothing of Mamba.
+ *
+ * Find z (rows,length,n) with z = f(z).  A row is a chain of `length` blocks of n unknowns in which
+ * block t of f(z) depends on blocks <= t of z (length 1: no such structure); rows are independent.
+ *
+ * The solver keeps its iterates packed: the active rows first, and of each the active range of
+ * blocks.  f sees exactly those; whatever lies before a row's range has been retired, and the map
+ * carries its effect in a state of its own, which retire() advances. */
+#ifndef CORE_FIXED_POINT_H
+#define CORE_FIXED_POINT_H
+#include "core/arena.h"
+#include "core/backend.h"
+#include "core/options.h"
+
+struct fp_active {
+  int64_t rows, blocks;         /* packed arrays are (rows,blocks,n) */
+  const DEVICE int32_t *row;    /* (rows) which row of the problem */
+  const DEVICE int32_t *first;  /* (rows) its first active block */
+  const DEVICE int32_t *count;  /* (rows) its active blocks; packed ones behind them are padding */
+};
+
+#define fp_problem NAME(fp_problem)
+struct fp_problem {
+  int64_t rows, length, n;
+  const int32_t *lengths; /* (rows) on the host: blocks of each row that count; NULL: all */
+  void *ctx;
+  /* Writes fz (rows,blocks,n) = f(z) on the active blocks; what it writes into padding is ignored. */
+  enum status (*f)(void *ctx, const struct fp_active *a, const DEVICE real *z, DEVICE real *fz);
+  /* The first count[r] blocks of the ranges of the last f leave for good; NULL: nothing to carry. */
+  enum status (*retire)(void *ctx, const struct fp_active *a, const DEVICE int32_t *count);
+};
+
+/* Solves p from the guess in z (rows,length,n; device), which receives the answer.  Blocks beyond
+ * `lengths` are left alone.  Fails only for the world's reasons; see solvers/solve.h. */
+#define fp_solve_fn NAME(fp_solve_fn)
+typedef enum status fp_solve_fn(const struct backend *be, const struct fp_problem *p,
+                                const struct fp_options *o, struct arena scratch, DEVICE real *z,
+                                struct fp_result *result);
+/* Adds to *bytes what fp_solve_fn carves from scratch for this problem and these options. */
+#define fp_solve_bytes_fn NAME(fp_solve_bytes_fn)
+typedef enum status fp_solve_bytes_fn(int64_t rows, int64_t length, int64_t n,
+                                      const struct fp_options *o, size_t *bytes);
+#endif

@@ -1,0 +1,29 @@
+/* operations.h: the shapes that the operations of operations.def take. */
+#ifndef CORE_OPERATIONS_H
+#define CORE_OPERATIONS_H
+#include "core/launch.h"
+
+enum { IGNORED_LABEL = -100 };
+
+/* Causal depthwise convolution: B sequences of T tokens, C channels, W taps; `ld` is the distance
+ * between tokens in the input (the channels are columns of a wider matrix). */
+struct conv1d_shape {
+  int64_t B, T, C, W, ld;
+};
+
+/* SSD: H heads of P channels, N states a channel, G groups of heads share B and C.  x, B, C are
+ * columns of one matrix with `ld` columns; `chunk` is the length of a chunk of the chunked form. */
+struct ssd_shape {
+  int64_t B, T, H, P, N, G, ld, chunk;
+  bool D_has_hdim; /* D is (H,P) instead of (H) */
+};
+
+/* Number of chunks of the chunked form. */
+INLINE int64_t ssd_chunks(struct ssd_shape d) { return (d.T + d.chunk - 1) / d.chunk; }
+
+/* Gated RMS norm: rows of E channels in G groups; `ldz` the distance between rows of the gate z. */
+struct gated_rmsnorm_shape {
+  int64_t rows, E, G, ldz;
+  bool norm_before_gate;
+};
+#endif

@@ -1,0 +1,48 @@
+/* tensors.h: a model's parameters as a list of named tensors in one block, in a fixed order.
+ * Names and layouts are those of the published implicit Mamba-2 checkpoints. */
+#ifndef CORE_TENSORS_H
+#define CORE_TENSORS_H
+#include "core/config.h"
+
+/* What initialise.c draws for a tensor. */
+enum tensor_init {
+  INIT_ONES,
+  INIT_ZEROS,
+  INIT_EMBEDDING, /* N(0, 0.02) */
+  INIT_UNIFORM,   /* U(-bound, bound) */
+  INIT_A_LOG,
+  INIT_DT_BIAS,
+};
+
+struct tensor_spec {
+  char name[96];
+  int rank;
+  int64_t shape[3];
+  int64_t count, offset; /* elements; where it begins in the block */
+  int32_t layer;         /* -1: none */
+  size_t slot;           /* offsetof its pointer in struct parameters or struct layer_parameters */
+  enum tensor_init init;
+  double bound;
+  bool decay; /* takes part in weight decay */
+};
+
+/* Dimensions that follow from a configuration (DESIGN names). */
+struct model_dims {
+  int64_t V, D, layers, E, P, H, N, G, W, conv_dim, d_in_proj, d_mlp, F, chunk;
+};
+
+struct tensor_list {
+  struct tensor_spec *tensor;
+  int64_t count, parameters, block; /* tensors; parameters; elements of the block, with padding */
+};
+
+struct model_dims model_dims(const struct model_config *c);
+/* The list for a model; release with tensor_list_free.  ERR_MEMORY. */
+MUST_USE enum status tensor_list_make(const struct model_config *c, struct tensor_list *list);
+void tensor_list_free(struct tensor_list *list);
+
+/* Draws the initial values of every tensor into block (list->block doubles; padding is 0):
+ * float64 arithmetic whatever the run's dtype. Philox stream INIT, counter (tensor, element). */
+void parameters_initialise(const struct model_config *c, const struct tensor_list *list,
+                           uint64_t seed, double *block);
+#endif

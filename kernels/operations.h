@@ -1,0 +1,20 @@
+/* operations.h: the operations of core/operations.def under this compilation's names. */
+#ifndef KERNELS_OPERATIONS_H
+#define KERNELS_OPERATIONS_H
+#include "core/operations.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+#define OPERATION(name, ...) void OP(name)(stream st, __VA_ARGS__);
+#include "core/operations.def"
+#undef OPERATION
+
+/* C (m,n) = alpha op(A) op(B) + beta C, row-major, op = transpose where ta, tb; never conjugates.
+ * One BLAS thread a tile; tiles do not depend on the number of threads, nor is a sum ever split. */
+#define gemm OP(gemm)
+void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
+          int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc);
+#ifdef __cplusplus
+}
+#endif
+#endif
