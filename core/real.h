@@ -63,6 +63,8 @@ static inline real complex_log1p(real x)
 #undef log1p
 #define log1p(x) complex_log1p(x)
 #undef fabs
+#undef cabs
+#undef conj
 #pragma GCC poison fabs cabs conj
 #define re(x) creal(x)
 #define im(x) cimag(x)

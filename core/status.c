@@ -8,7 +8,7 @@
 static _Thread_local char text[2048];
 static _Thread_local char place[128];
 
-enum status fail(enum status code, const char *file, int line, const char *format, ...)
+enum status fail_at(enum status code, const char *file, int line, const char *format, ...)
 {
   char fresh[sizeof text]; /* the arguments may point into text */
   va_list args;
@@ -27,8 +27,10 @@ enum status fail_within(enum status code, const char *format, ...)
   va_start(args, format);
   int n = vsnprintf(fresh, sizeof fresh, format, args);
   va_end(args);
-  if (n >= 0 && (size_t)n < sizeof fresh)
-    (void)snprintf(fresh + n, sizeof fresh - (size_t)n, ": %s", text);
+  if (n >= 0 && (size_t)n < sizeof fresh - 2) {
+    memcpy(fresh + n, ": ", 3);
+    strncat(fresh, text, sizeof fresh - (size_t)n - 3);
+  }
   memcpy(text, fresh, sizeof text);
   return code;
 }

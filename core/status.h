@@ -22,20 +22,20 @@ enum status {
 
 /* Records "text" as this thread's last error and returns `code`.  The text is for the person who
  * caused it; file and line of our own source are kept apart (last_error_place). */
-MUST_USE enum status fail(enum status code, const char *file, int line, const char *format, ...)
+MUST_USE enum status fail_at(enum status code, const char *file, int line, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 
 /* Puts "text: " in front of this thread's last error; returns `code` unchanged. */
 MUST_USE enum status fail_within(enum status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-const char *last_error(void);       /* message of the last fail() in this thread */
-const char *last_error_place(void); /* "core/config.c:120" of the last fail() in this thread */
+const char *last_error(void);       /* message of the last failure in this thread */
+const char *last_error_place(void); /* "core/config.c:120" of the last failure in this thread */
 int exit_code(enum status code);    /* exit status of a program: 0, 1, 2, 3 or 130 */
 
 void check_failed(const char *file, int line, const char *cond) __attribute__((noreturn));
 
-#define FAIL(code, ...) return fail(code, __FILE__, __LINE__, __VA_ARGS__)
+#define FAIL(code, ...) return fail_at(code, __FILE__, __LINE__, __VA_ARGS__)
 #define TRY(call)                                                                                  \
   do {                                                                                             \
     enum status try_ = (call);                                                                     \

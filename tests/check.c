@@ -14,12 +14,12 @@ static double worst_error(int64_t n, const double *got, const double *want, int6
     double e = fabs(got[i] - want[i]);
     if (!(e <= worst)) {
       *where = i;
-      if (!(e < INFINITY))
-        return INFINITY;
+      if (!isfinite(e))
+        return HUGE_VAL;
       worst = e;
     }
   }
-  return worst == 0 ? 0 : scale > 0 ? worst / scale : INFINITY;
+  return worst == 0 ? 0 : scale > 0 ? worst / scale : HUGE_VAL;
 }
 
 double relative_error(int64_t n, const double *got, const double *want)
