@@ -22,16 +22,13 @@ enum status fail_at(enum status code, const char *file, int line, const char *fo
 
 enum status fail_within(enum status code, const char *format, ...)
 {
-  char fresh[sizeof text];
+  char front[512], fresh[sizeof front + sizeof text];
   va_list args;
   va_start(args, format);
-  int n = vsnprintf(fresh, sizeof fresh, format, args);
+  (void)vsnprintf(front, sizeof front, format, args);
   va_end(args);
-  if (n >= 0 && (size_t)n < sizeof fresh - 2) {
-    memcpy(fresh + n, ": ", 3);
-    strncat(fresh, text, sizeof fresh - (size_t)n - 3);
-  }
-  memcpy(text, fresh, sizeof text);
+  (void)snprintf(fresh, sizeof fresh, "%s: %s", front, text);
+  memcpy(text, fresh, sizeof text - 1); /* what is too long loses its end */
   return code;
 }
 
