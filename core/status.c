@@ -22,7 +22,7 @@ enum status fail_at(enum status code, const char *file, int line, const char *fo
 
 enum status fail_within(enum status code, const char *format, ...)
 {
-  char front[512], fresh[sizeof front + sizeof text];
+  char front[512], fresh[sizeof front + sizeof text + 8];
   va_list args;
   va_start(args, format);
   (void)vsnprintf(front, sizeof front, format, args);
