@@ -14,13 +14,38 @@ enum tensor_init {
   INIT_DT_BIAS,
 };
 
+/* Which pointer of struct parameters or, from P_LAYER_NORM on, of struct layer_parameters. */
+enum parameter_slot {
+  P_EMBEDDING,
+  P_INJECTION_NORM,
+  P_INJECTION_WEIGHT,
+  P_INJECTION_BIAS,
+  P_NORM_F,
+  P_HEAD,
+  P_LAYER_NORM,
+  P_IN_PROJ,
+  P_IN_PROJ_BIAS,
+  P_CONV_WEIGHT,
+  P_CONV_BIAS,
+  P_DT_BIAS,
+  P_A_LOG,
+  P_D,
+  P_GATE_NORM,
+  P_OUT_PROJ,
+  P_OUT_PROJ_BIAS,
+  P_NORM2,
+  P_FC1,
+  P_FC2,
+  P_SLOTS
+};
+
 struct tensor_spec {
   char name[96];
   int rank;
   int64_t shape[3];
   int64_t count, offset; /* elements; where it begins in the block */
   int32_t layer;         /* -1: none */
-  size_t slot;           /* offsetof its pointer in struct parameters or struct layer_parameters */
+  enum parameter_slot slot;
   enum tensor_init init;
   double bound;
   bool decay; /* takes part in weight decay */
