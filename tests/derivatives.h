@@ -1,0 +1,17 @@
+/* derivatives.h: what every differentiable operation must hold, checked on its cases.
+ *
+ * In float64, for each case: the JVP and the VJP against the complex step of the same source,
+ * against central differences, and against each other (dot product); a VJP adds; NULL outputs,
+ * cotangents and tangents change nothing else; an optional NULL input is zeros.  Every instruction
+ * set agrees with the baseline, float32 agrees with float64 within the case's bound, and one thread
+ * gives the bits that several do.  Outputs hold NaN before they are written. */
+#ifndef TESTS_DERIVATIVES_H
+#define TESTS_DERIVATIVES_H
+#include "tests/numeric/operation_case.h"
+
+#define CASE_LIST(list) case_list list##_f32, list##_f64, list##_c64
+#define check_operations(list) check_operations_(list##_f32, list##_f64, list##_c64)
+
+/* Prints every violation; fails at the end when there was one. */
+void check_operations_(case_list *f32, case_list *f64, case_list *c64);
+#endif
