@@ -25,7 +25,7 @@ LDLIBS_ALL := -lyaml -ljansson -llapacke -lopenblas -lm -ldl $(LDLIBS)
 LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
 
 # core/ files that know a precision; the rest of core/ is compiled once
-NUMERIC_CORE := $(wildcard $(addprefix core/,mamba2.c model.c implicit.c training.c evaluation.c \
+NUMERIC_CORE := $(wildcard $(addprefix core/,mamba2.c model.c dry.c network.c implicit.c training.c evaluation.c \
                   gradient.c checkpoint.c jacobian.c))
 PLAIN_CORE := $(filter-out $(NUMERIC_CORE),$(wildcard core/*.c))
 PLAIN_KERNELS := $(wildcard $(addprefix kernels/,backends.c blas.c))

@@ -23,6 +23,11 @@ struct arena {
   void (*poison)(void *at, size_t bytes); /* debug builds: fills what is handed out with NaN */
 };
 
+/* Memory for the time of a call: on the backend's device, and on the host. */
+struct scratch {
+  struct arena device, host;
+};
+
 struct arena arena_measure(size_t *peak);
 struct arena arena_over(void *base, size_t size);
 

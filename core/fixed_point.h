@@ -13,20 +13,23 @@
 #include "core/options.h"
 
 struct fp_active {
-  int64_t rows, blocks;         /* packed arrays are (rows,blocks,n) */
-  const DEVICE int32_t *row;    /* (rows) which row of the problem */
-  const DEVICE int32_t *first;  /* (rows) its first active block */
-  const DEVICE int32_t *count;  /* (rows) its active blocks; packed ones behind them are padding */
+  int64_t rows, blocks;        /* packed arrays are (rows,blocks,n) */
+  const DEVICE int32_t *row;   /* (rows) which row of the problem */
+  const DEVICE int32_t *first; /* (rows) its first active block */
+  const DEVICE int32_t *count; /* (rows) its active blocks; packed ones behind them are padding */
 };
 
 #define fp_problem NAME(fp_problem)
 struct fp_problem {
   int64_t rows, length, n;
+  bool fixed_rows;        /* the map sees all rows in order in every call (no compaction) */
   const int32_t *lengths; /* (rows) on the host: blocks of each row that count; NULL: all */
   void *ctx;
-  /* Writes fz (rows,blocks,n) = f(z) on the active blocks; what it writes into padding is ignored. */
+  /* Writes fz (rows,blocks,n) = f(z) on the active blocks; what it writes into padding is ignored.
+   */
   enum status (*f)(void *ctx, const struct fp_active *a, const DEVICE real *z, DEVICE real *fz);
-  /* The first count[r] blocks of the ranges of the last f leave for good; NULL: nothing to carry. */
+  /* The first count[r] blocks of the ranges of the last f leave for good; NULL: nothing to carry.
+   */
   enum status (*retire)(void *ctx, const struct fp_active *a, const DEVICE int32_t *count);
 };
 
@@ -34,10 +37,10 @@ struct fp_problem {
  * `lengths` are left alone.  Fails only for the world's reasons; see solvers/solve.h. */
 #define fp_solve_fn NAME(fp_solve_fn)
 typedef enum status fp_solve_fn(const struct backend *be, const struct fp_problem *p,
-                                const struct fp_options *o, struct arena scratch, DEVICE real *z,
+                                const struct fp_options *o, struct scratch scratch, DEVICE real *z,
                                 struct fp_result *result);
-/* Adds to *bytes what fp_solve_fn carves from scratch for this problem and these options. */
-#define fp_solve_bytes_fn NAME(fp_solve_bytes_fn)
-typedef enum status fp_solve_bytes_fn(int64_t rows, int64_t length, int64_t n,
-                                      const struct fp_options *o, size_t *bytes);
+/* Carves what fp_solve_fn needs for this problem and these options: run it on measuring arenas. */
+#define fp_plan_fn NAME(fp_plan_fn)
+typedef enum status fp_plan_fn(int64_t rows, int64_t length, int64_t n, const struct fp_options *o,
+                               struct scratch scratch);
 #endif

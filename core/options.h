@@ -24,7 +24,16 @@ struct fp_options {
   int64_t poll_every; /* GPU: iterations between looks at the flags */
 };
 
-enum fp_exit { FP_RUNNING, FP_CONVERGED, FP_MAX_ITER, FP_NOT_FINITE, FP_STAGNATED, FP_DIVERGED, FP_BREAKDOWN, FP_EXITS };
+enum fp_exit {
+  FP_RUNNING,
+  FP_CONVERGED,
+  FP_MAX_ITER,
+  FP_NOT_FINITE,
+  FP_STAGNATED,
+  FP_DIVERGED,
+  FP_BREAKDOWN,
+  FP_EXITS
+};
 
 /* The answer.  Arrays are the caller's, on the host, one entry a sample (rows, or rows*length when
  * a window is asked for), or NULL. */
@@ -33,9 +42,9 @@ struct fp_result {
   double *residual;    /* of the returned iterate, undamped, in the units of `stop` */
   uint8_t *exit;       /* enum fp_exit */
   /* totals */
-  int64_t samples, evaluations;  /* samples; calls of f (the serial depth) */
-  int64_t block_evaluations;     /* blocks evaluated, summed over the calls */
-  int64_t exits[FP_EXITS];       /* samples by exit */
+  int64_t samples, evaluations; /* samples; calls of f (the serial depth) */
+  int64_t block_evaluations;    /* blocks evaluated, summed over the calls */
+  int64_t exits[FP_EXITS];      /* samples by exit */
   double worst_residual, mean_iterations;
   int64_t max_iterations;
 };

@@ -1,0 +1,147 @@
+/* implicit.c: the fixed point of the model's block, and its derivative.
+ *
+ *   z* = f(z*, u; theta),      dL/dtheta = (df/dtheta)' v,      v = (df/dz)' v + dL/dz*
+ *
+ * by the implicit function theorem: (I - (df/dz)') v = dL/dz*, all at z*.  The adjoint equation is
+ * a fixed point itself and goes through the same solvers; one iteration is one VJP at the
+ * activations kept at z*. `unroll` and `phantom` differentiate through a trajectory of damped
+ * evaluations. */
+#include "core/network.h"
+#include <string.h>
+
+static struct span whole(const struct network *net, int64_t rows)
+{
+  struct span s = {.rows = rows, .T = net->length, .length = net->length};
+  s.u = net->m->config.kind == MODEL_IMPLICIT ? net->u : NULL;
+  return s;
+}
+
+/* ---- solving ---- */
+
+struct forward_map {
+  struct network *net;
+  const struct parameters *p;
+  const struct carried_states *carried; /* NULL: the window is the whole sequence */
+};
+
+static struct span active_span(const struct forward_map *c, const struct fp_active *a)
+{
+  struct span s = whole(c->net, a->rows);
+  s.T = a->blocks;
+  s.row = a->row, s.first = a->first, s.count = a->count;
+  s.carried = c->carried;
+  return s;
+}
+
+static enum status forward_f(void *ctx, const struct fp_active *a, const DEVICE real *z,
+                             DEVICE real *fz)
+{
+  struct forward_map *c = ctx;
+  struct span s = active_span(c, a);
+  return block_fwd(c->net->m, c->p, &s, z, &c->net->solving, c->net->scratch, fz);
+}
+
+static enum status forward_retire(void *ctx, const struct fp_active *a, const DEVICE int32_t *count)
+{
+  struct forward_map *c = ctx;
+  struct span s = active_span(c, a);
+  block_advance(c->net->m, c->p, &s, &c->net->solving, count, c->carried);
+  return OK;
+}
+
+/* Solves with the scratch split: the solver's own part first, the map's behind it. */
+static enum status solve_with(struct network *net, const struct fp_problem *p,
+                              const struct fp_options *o, DEVICE real *z, struct fp_result *r)
+{
+  const struct scratch free = net->scratch;
+  size_t device = 0, host = 0;
+  struct scratch measure = {arena_measure(&device), arena_measure(&host)};
+  TRY(net->solver->plan(p->rows, p->length, p->n, o, measure));
+  net->scratch.device.used += device;
+  net->scratch.host.used += host;
+  enum status s = net->solver->solve(net->m->be, p, o, free, z, r);
+  net->scratch = free;
+  return s;
+}
+
+enum status implicit_solve(struct network *net, const struct parameters *p, int64_t rows,
+                           const struct fp_options *o, struct fp_result *r)
+{
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  bool window = o->window != FP_WINDOW_ALL;
+  struct forward_map ctx = {net, p, window ? &net->carried : NULL};
+  struct fp_problem problem = {.rows = rows, .length = net->length, .n = d->D, .ctx = &ctx};
+  problem.f = forward_f;
+  problem.retire = window ? forward_retire : NULL;
+  for (int64_t i = 0; window && i < d->layers; i++) {
+    be->fill(be->st, rows * d->conv_dim * d->W, 0, net->carried.conv[i]);
+    be->fill(be->st, rows * d->H * d->P * d->N, 0, net->carried.ssm[i]);
+  }
+  return solve_with(net, &problem, o, net->z[0], r);
+}
+
+/* ---- a trajectory of damped evaluations ---- */
+
+enum status trajectory_fwd(struct network *net, const struct parameters *p, int64_t rows,
+                           int64_t steps, double first, double damping)
+{
+  const struct backend *be = net->m->be;
+  int64_t count = rows * net->length * net->m->dims.D;
+  struct span s = whole(net, rows);
+  CHECK(steps >= 1 && steps <= net->steps);
+  for (int64_t k = 0; k < steps; k++) {
+    double tau = k == 0 ? first : damping;
+    TRY(block_fwd(net->m, p, &s, net->z[k], &net->acts[k], net->scratch, net->z[k + 1]));
+    if (tau != 1)
+      be->axpby(be->st, count, (real)(1 - tau), net->z[k], (real)tau, net->z[k + 1]);
+  }
+  return OK;
+}
+
+enum status trajectory_vjp(struct network *net, const struct parameters *p, int64_t rows,
+                           int64_t steps, double first, double damping, const struct parameters *g)
+{
+  const struct backend *be = net->m->be;
+  int64_t count = rows * net->length * net->m->dims.D;
+  struct span s = whole(net, rows);
+  for (int64_t k = steps - 1; k >= 0; k--) {
+    double tau = k == 0 ? first : damping;
+    be->axpby(be->st, count, (real)tau, net->zb, 0, net->fb);
+    be->axpby(be->st, count, 0, net->zb, (real)(1 - tau), net->zb);
+    /* what reaches z[0] is the guess's or the solver's, and constant */
+    TRY(block_vjp(net->m, p, &s, &net->acts[k], net->fb, net->scratch, k ? net->zb : NULL,
+                  s.u ? net->ub : NULL, g));
+  }
+  return OK;
+}
+
+/* ---- the adjoint ---- */
+
+struct adjoint_map {
+  struct network *net;
+  const struct parameters *p;
+};
+
+static enum status adjoint_f(void *ctx, const struct fp_active *a, const DEVICE real *v,
+                             DEVICE real *fv)
+{
+  struct adjoint_map *c = ctx;
+  const struct model *m = c->net->m;
+  struct span s = whole(c->net, a->rows);
+  m->be->axpby(m->be->st, a->rows * a->blocks * m->dims.D, 1, c->net->zb, 0, fv);
+  return block_vjp(m, c->p, &s, &c->net->acts[0], v, c->net->scratch, fv, NULL, NULL);
+}
+
+enum status adjoint_solve(struct network *net, const struct parameters *p, int64_t rows,
+                          const struct fp_options *o, struct fp_result *r)
+{
+  const struct backend *be = net->m->be;
+  struct adjoint_map ctx = {net, p};
+  struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
+  problem.ctx = &ctx;
+  problem.f = adjoint_f;
+  problem.fixed_rows = true; /* the activations stay where they are */
+  be->axpby(be->st, rows * net->length * net->m->dims.D, 1, net->zb, 0, net->fb);
+  return solve_with(net, &problem, o, net->fb, r);
+}

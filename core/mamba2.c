@@ -1,0 +1,127 @@
+/* mamba2.c: the Mamba-2 mixer, out (M,D) from xn (M,D) and the injected u (M,d_in_proj).
+ *
+ *   zxbcdt = W_in xn + u;  columns z (E), xBC (conv_dim), dt (H)
+ *   xBC    = silu(causal depthwise conv(xBC) + b_conv);  columns x (H,P), B (G,N), C (G,N)
+ *   Delta  = clamp(softplus(dt + dt_bias))
+ *   S_t    = exp(-exp(A_log) Delta_t) S_{t-1} + Delta_t x_t B_t';   y_t = S_t C_t + D x_t
+ *   out    = W_out gated_rmsnorm(y, z)
+ *
+ * Three forms: chunked (training, long spans), recurrent (short spans), and the step, which is the
+ * recurrent form on one token with carried conv and SSM states.
+ * Reference: Dao & Gu 2024, arXiv:2405.21060; the injection: arXiv:2502.07827. */
+#include "core/model.h"
+
+/* Below this many tokens the recurrence is cheaper than matrix products over a chunk. */
+enum { RECURRENT_TOKENS = 12 };
+
+struct columns { /* of zxbcdt, and of xBC */
+  int64_t z, xBC, dt, x, B, C;
+};
+
+static struct columns columns_of(const struct model_dims *d)
+{
+  return (struct columns){0, d->E, d->E + d->conv_dim, 0, d->E, d->E + d->G * d->N};
+}
+
+static struct conv1d_shape conv_shape(const struct model_dims *d, const struct span *s)
+{
+  return (struct conv1d_shape){s->rows, s->T, d->conv_dim, d->W, d->d_in_proj};
+}
+
+static struct gated_rmsnorm_shape gate_shape(const struct model *m, int64_t M)
+{
+  return (struct gated_rmsnorm_shape){M, m->dims.E, m->dims.G, m->dims.d_in_proj,
+                                      m->config.mamba2.norm_before_gate};
+}
+
+/* zxbcdt = W_in xn + u */
+static void project_in(const struct model *m, const struct layer_parameters *p,
+                       const struct span *s, const struct layer_activations *a)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  int64_t M = s->rows * s->T;
+  if (s->u && s->row)
+    be->gather_blocks(be->st, s->rows, s->T, d->d_in_proj, s->length, s->row, s->first, s->count,
+                      s->u, a->zxbcdt);
+  else if (s->u)
+    be->axpby(be->st, M * d->d_in_proj, 1, s->u, 0, a->zxbcdt);
+  be->linear_fwd(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, p->in_proj_bias, s->u ? 1 : 0,
+                 a->zxbcdt);
+}
+
+enum status mixer_fwd(const struct model *m, const struct layer_parameters *p, const struct span *s,
+                      int64_t l, const struct layer_activations *a, struct scratch scratch,
+                      DEVICE real *out)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  const struct mamba2_config *c = &m->config.mamba2;
+  struct columns at = columns_of(d);
+  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
+  int64_t M = s->rows * s->T;
+  DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
+  DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
+  project_in(m, p, s, a);
+  be->conv1d_fwd(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
+                 conv0, a->xBC, NULL);
+  be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
+                         c->dt_limit[0], c->dt_limit[1], a->dt);
+  if (!a->S && s->T < RECURRENT_TOKENS) {
+    be->ssd_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log, p->D,
+                s->row, ssm0, NULL, a->y, NULL);
+  } else {
+    TRY(CARVE(&scratch.device, ssd_chunked_work(ssd), &work));
+    be->ssd_chunked_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
+                        p->D, s->row, ssm0, a->S, work, a->y, NULL);
+  }
+  be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, a->zxbcdt + at.z,
+                        p->gate_norm, a->gr, a->yn);
+  be->linear_fwd(be->st, M, d->E, d->D, a->yn, p->out_proj, p->out_proj_bias, 0, out);
+  return OK;
+}
+
+enum status mixer_vjp(const struct model *m, const struct layer_parameters *p, const struct span *s,
+                      const struct layer_activations *a, const DEVICE real *outb,
+                      struct scratch scratch, DEVICE real *xnb, DEVICE real *ub,
+                      const struct layer_parameters *g)
+{
+  static const struct layer_parameters none;
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  const struct mamba2_config *c = &m->config.mamba2;
+  struct columns at = columns_of(d);
+  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
+  int64_t M = s->rows * s->T;
+  DEVICE real *ynb, *yb, *zxbcdtb, *xBCb, *dtb, *work;
+  struct arena *dev = &scratch.device;
+  g = g ? g : &none;
+  TRY(CARVE(dev, M * d->E, &ynb));
+  TRY(CARVE(dev, M * d->E, &yb));
+  TRY(CARVE(dev, M * d->d_in_proj, &zxbcdtb));
+  TRY(CARVE(dev, M * d->conv_dim, &xBCb));
+  TRY(CARVE(dev, M * d->H, &dtb));
+  TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
+  be->fill(be->st, M * d->E, 0, ynb);
+  be->fill(be->st, M * d->E, 0, yb);
+  be->fill(be->st, M * d->d_in_proj, 0, zxbcdtb);
+  be->fill(be->st, M * d->conv_dim, 0, xBCb);
+  be->fill(be->st, M * d->H, 0, dtb);
+
+  be->linear_vjp(be->st, M, d->E, d->D, a->yn, p->out_proj, outb, ynb, g->out_proj,
+                 g->out_proj_bias);
+  be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
+                        yb, zxbcdtb + at.z, g->gate_norm);
+  be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
+                      p->D, a->S, yb, NULL, work, xBCb + at.x, xBCb + at.B, xBCb + at.C, dtb,
+                      g->A_log, g->D, NULL);
+  be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
+                         c->dt_limit[0], c->dt_limit[1], dtb, zxbcdtb + at.dt, g->dt_bias);
+  be->conv1d_vjp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, NULL,
+                 xBCb, NULL, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias, NULL);
+  if (ub)
+    be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, 1, ub);
+  be->linear_vjp(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, zxbcdtb, xnb, g->in_proj,
+                 g->in_proj_bias);
+  return OK;
+}

@@ -1,0 +1,263 @@
+/* model.c: parameters, activations, and f around its mixers.  Equations: model.h. */
+#include "core/model.h"
+
+/* ---- memory ---- */
+
+static DEVICE real **slot_of(struct parameters *p, const struct tensor_spec *t)
+{
+  struct layer_parameters *l = t->layer >= 0 ? &p->layer[t->layer] : NULL;
+  switch (t->slot) {
+  case P_EMBEDDING:
+    return &p->embedding;
+  case P_INJECTION_NORM:
+    return &p->injection_norm;
+  case P_INJECTION_WEIGHT:
+    return &p->injection_weight;
+  case P_INJECTION_BIAS:
+    return &p->injection_bias;
+  case P_NORM_F:
+    return &p->norm_f;
+  case P_HEAD:
+    return &p->head;
+  case P_LAYER_NORM:
+    return &l->norm;
+  case P_IN_PROJ:
+    return &l->in_proj;
+  case P_IN_PROJ_BIAS:
+    return &l->in_proj_bias;
+  case P_CONV_WEIGHT:
+    return &l->conv_weight;
+  case P_CONV_BIAS:
+    return &l->conv_bias;
+  case P_DT_BIAS:
+    return &l->dt_bias;
+  case P_A_LOG:
+    return &l->A_log;
+  case P_D:
+    return &l->D;
+  case P_GATE_NORM:
+    return &l->gate_norm;
+  case P_OUT_PROJ:
+    return &l->out_proj;
+  case P_OUT_PROJ_BIAS:
+    return &l->out_proj_bias;
+  case P_NORM2:
+    return &l->norm2;
+  case P_FC1:
+    return &l->fc1;
+  case P_FC2:
+    return &l->fc2;
+  case P_SLOTS:
+    break;
+  }
+  CHECK(!"a slot of tensors.h");
+  return NULL;
+}
+
+enum status parameters_carve(const struct model *m, struct arena *device, struct arena *host,
+                             struct parameters *p)
+{
+  *p = (struct parameters){0};
+  TRY(CARVE(device, m->tensors->block, &p->block));
+  TRY(CARVE(host, m->dims.layers, &p->layer));
+  if (!host->base) /* measuring: the table cannot be written */
+    return OK;
+  for (int64_t l = 0; l < m->dims.layers; l++)
+    p->layer[l] = (struct layer_parameters){0};
+  for (int64_t i = 0; i < m->tensors->count; i++)
+    *slot_of(p, &m->tensors->tensor[i]) = p->block + m->tensors->tensor[i].offset;
+  if (!p->head)
+    p->head = p->embedding;
+  return OK;
+}
+
+enum status parameters_upload(const struct model *m, const double *block, struct arena host,
+                              const struct parameters *p)
+{
+  real *rounded;
+  TRY(CARVE(&host, m->tensors->block, &rounded));
+  for (int64_t i = 0; i < m->tensors->block; i++)
+    rounded[i] = (real)block[i];
+  return m->be->upload(m->be->st, (size_t)m->tensors->block * sizeof *rounded, rounded, p->block);
+}
+
+enum status activations_carve(const struct model *m, int64_t rows, int64_t T, bool keep,
+                              struct arena *device, struct arena *host, struct activations *a)
+{
+  const struct model_dims *d = &m->dims;
+  int64_t M = rows * T;
+  struct ssd_shape ssd = ssd_shape_of(d, rows, T, false);
+  *a = (struct activations){.rows = rows, .T = T};
+  TRY(CARVE(host, d->layers, &a->layer));
+  for (int64_t i = 0; i < d->layers; i++) {
+    struct layer_activations l = {0};
+    TRY(CARVE(device, M * d->D, &l.x));
+    TRY(CARVE(device, M, &l.r));
+    TRY(CARVE(device, M * d->D, &l.xn));
+    TRY(CARVE(device, M * d->d_in_proj, &l.zxbcdt));
+    TRY(CARVE(device, M * d->conv_dim, &l.xBC));
+    TRY(CARVE(device, M * d->H, &l.dt));
+    if (keep)
+      TRY(CARVE(device, rows * ssd_chunks(ssd) * d->H * d->P * d->N, &l.S));
+    TRY(CARVE(device, M * d->E, &l.y));
+    TRY(CARVE(device, M * d->G, &l.gr));
+    TRY(CARVE(device, M * d->E, &l.yn));
+    if (d->F > 0) {
+      TRY(CARVE(device, M * d->D, &l.x2));
+      TRY(CARVE(device, M, &l.r2));
+      TRY(CARVE(device, M * d->D, &l.xn2));
+      TRY(CARVE(device, M * 2 * d->F, &l.h));
+      TRY(CARVE(device, M * d->F, &l.hg));
+    }
+    if (host->base)
+      a->layer[i] = l;
+  }
+  TRY(CARVE(device, M * d->D, &a->x));
+  TRY(CARVE(device, M, &a->r));
+  return OK;
+}
+
+enum status carried_states_carve(const struct model *m, int64_t rows, struct arena *device,
+                                 struct arena *host, struct carried_states *c)
+{
+  const struct model_dims *d = &m->dims;
+  TRY(CARVE(host, d->layers, &c->conv));
+  TRY(CARVE(host, d->layers, &c->ssm));
+  for (int64_t i = 0; i < d->layers; i++) {
+    DEVICE real *conv, *ssm;
+    TRY(CARVE(device, rows * d->conv_dim * d->W, &conv));
+    TRY(CARVE(device, rows * d->H * d->P * d->N, &ssm));
+    if (host->base)
+      c->conv[i] = conv, c->ssm[i] = ssm;
+  }
+  return OK;
+}
+
+/* ---- f ---- */
+
+enum status block_fwd(const struct model *m, const struct parameters *p, const struct span *s,
+                      const DEVICE real *z, const struct activations *a, struct scratch scratch,
+                      DEVICE real *fz)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  real eps = (real)m->config.norm_eps;
+  int64_t M = s->rows * s->T;
+  DEVICE real *out;
+  TRY(CARVE(&scratch.device, M * d->D, &out));
+  be->axpby(be->st, M * d->D, 1, z, 0, a->layer[0].x);
+  for (int64_t i = 0; i < d->layers; i++) {
+    const struct layer_activations *l = &a->layer[i];
+    const struct layer_parameters *w = &p->layer[i];
+    DEVICE real *next = i + 1 < d->layers ? a->layer[i + 1].x : a->x;
+    be->rmsnorm_fwd(be->st, M, d->D, eps, l->x, w->norm, l->r, l->xn);
+    TRY(mixer_fwd(m, w, s, i, l, scratch, out));
+    be->residual_fwd(be->st, s->rows, s->T, d->D, l->x, out, s->row, NULL, d->F ? l->x2 : next);
+    if (d->F) {
+      be->rmsnorm_fwd(be->st, M, d->D, eps, l->x2, w->norm2, l->r2, l->xn2);
+      be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, NULL, 0, l->h);
+      be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
+      be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, NULL, 0, out);
+      be->residual_fwd(be->st, s->rows, s->T, d->D, l->x2, out, s->row, NULL, next);
+    }
+  }
+  be->rmsnorm_fwd(be->st, M, d->D, eps, a->x, p->norm_f, a->r, fz);
+  return OK;
+}
+
+/* xb becomes the cotangent of the MLP's input x2, from that of its output. */
+static enum status mlp_vjp(const struct model *m, const struct layer_parameters *w, int64_t M,
+                           const struct layer_activations *l, struct scratch scratch,
+                           DEVICE real *xb, const struct layer_parameters *g)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  DEVICE real *hgb, *hb, *xnb;
+  TRY(CARVE(&scratch.device, M * d->F, &hgb));
+  TRY(CARVE(&scratch.device, M * 2 * d->F, &hb));
+  TRY(CARVE(&scratch.device, M * d->D, &xnb));
+  be->fill(be->st, M * d->F, 0, hgb);
+  be->fill(be->st, M * 2 * d->F, 0, hb);
+  be->fill(be->st, M * d->D, 0, xnb);
+  be->linear_vjp(be->st, M, d->F, d->D, l->hg, w->fc2, xb, hgb, g ? g->fc2 : NULL, NULL);
+  be->silu_gate_vjp(be->st, M, d->F, l->h, hgb, hb);
+  be->linear_vjp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, hb, xnb, g ? g->fc1 : NULL, NULL);
+  be->rmsnorm_vjp(be->st, M, d->D, l->x2, w->norm2, l->r2, xnb, xb, g ? g->norm2 : NULL);
+  return OK;
+}
+
+enum status block_vjp(const struct model *m, const struct parameters *p, const struct span *s,
+                      const struct activations *a, const DEVICE real *fb, struct scratch scratch,
+                      DEVICE real *zb, DEVICE real *ub, const struct parameters *g)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  int64_t M = s->rows * s->T;
+  DEVICE real *xb, *xnb;
+  CHECK(!s->row && !s->carried);
+  TRY(CARVE(&scratch.device, M * d->D, &xb));
+  TRY(CARVE(&scratch.device, M * d->D, &xnb));
+  be->fill(be->st, M * d->D, 0, xb);
+  be->rmsnorm_vjp(be->st, M, d->D, a->x, p->norm_f, a->r, fb, xb, g ? g->norm_f : NULL);
+  for (int64_t i = d->layers - 1; i >= 0; i--) {
+    const struct layer_activations *l = &a->layer[i];
+    const struct layer_parameters *w = &p->layer[i], *gw = g ? &g->layer[i] : NULL;
+    if (d->F)
+      TRY(mlp_vjp(m, w, M, l, scratch, xb, gw));
+    be->fill(be->st, M * d->D, 0, xnb);
+    TRY(mixer_vjp(m, w, s, l, xb, scratch, xnb, ub, gw));
+    be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
+  }
+  if (zb)
+    be->axpby(be->st, M * d->D, 1, xb, 1, zb);
+  return OK;
+}
+
+void block_advance(const struct model *m, const struct parameters *p, const struct span *s,
+                   const struct activations *a, const DEVICE int32_t *count,
+                   const struct carried_states *c)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  struct conv1d_shape conv = {s->rows, s->T, d->conv_dim, d->W, d->d_in_proj};
+  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, m->config.mamba2.D_has_hdim);
+  for (int64_t i = 0; i < d->layers; i++) {
+    const struct layer_activations *l = &a->layer[i];
+    be->conv1d_advance(be->st, conv, l->zxbcdt + d->E, s->row, count, c->conv[i]);
+    be->ssd_advance(be->st, ssd, l->xBC, l->xBC + d->E, l->dt, p->layer[i].A_log, s->row, count,
+                    c->ssm[i]);
+  }
+}
+
+/* ---- before f ---- */
+
+void embed_fwd(const struct model *m, const struct parameters *p, int64_t M,
+               const DEVICE int32_t *tokens, DEVICE real *e)
+{
+  m->be->embedding_fwd(m->be->st, M, m->dims.V, m->dims.D, tokens, p->embedding, e);
+}
+
+void inject_fwd(const struct model *m, const struct parameters *p, int64_t M, const DEVICE real *e,
+                DEVICE real *r, DEVICE real *en, DEVICE real *u)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  be->rmsnorm_fwd(be->st, M, d->D, (real)m->config.norm_eps, e, p->injection_norm, r, en);
+  be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_bias, 0, u);
+}
+
+enum status inject_vjp(const struct model *m, const struct parameters *p, int64_t M,
+                       const DEVICE real *e, const DEVICE real *r, const DEVICE real *en,
+                       const DEVICE real *ub, struct scratch scratch, DEVICE real *eb,
+                       const struct parameters *g)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  DEVICE real *enb;
+  TRY(CARVE(&scratch.device, M * d->D, &enb));
+  be->fill(be->st, M * d->D, 0, enb);
+  be->linear_vjp(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, ub, enb,
+                 g->injection_weight, g->injection_bias);
+  be->rmsnorm_vjp(be->st, M, d->D, e, p->injection_norm, r, enb, eb, g->injection_norm);
+  return OK;
+}

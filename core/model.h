@@ -1,0 +1,143 @@
+/* model.h: the Mamba-2 model as a map of device arrays: f, its VJP, and what goes around it.
+ *
+ *   e = Emb[tokens]                                       (M,D)
+ *   u = W_inj rmsnorm(e; g_inj) + b_inj                   (M,d_in_proj)   implicit models only
+ *   f(z,u): for each layer  z <- z + mixer(rmsnorm(z; g), u)
+ *                          [z <- z + mlp(rmsnorm(z; g2))  when d_intermediate > 0]
+ *           f = rmsnorm(z; g_f)
+ *   logits = z W_head'
+ *
+ * M = rows*T tokens.  All arrays are on the backend's device, row-major. */
+#ifndef CORE_MODEL_H
+#define CORE_MODEL_H
+#include "core/arena.h"
+#include "core/backend.h"
+#include "core/tensors.h"
+
+#define layer_parameters NAME(layer_parameters)
+#define parameters NAME(parameters)
+#define model NAME(model)
+#define layer_activations NAME(layer_activations)
+#define activations NAME(activations)
+#define carried_states NAME(carried_states)
+#define span NAME(span)
+#define parameters_carve NAME(parameters_carve)
+#define parameters_upload NAME(parameters_upload)
+#define activations_carve NAME(activations_carve)
+#define carried_states_carve NAME(carried_states_carve)
+#define block_fwd NAME(block_fwd)
+#define block_vjp NAME(block_vjp)
+#define block_advance NAME(block_advance)
+#define mixer_fwd NAME(mixer_fwd)
+#define mixer_vjp NAME(mixer_vjp)
+#define embed_fwd NAME(embed_fwd)
+#define inject_fwd NAME(inject_fwd)
+#define inject_vjp NAME(inject_vjp)
+
+/* Parameters, their gradients and the optimizer's moments are all of this struct. */
+struct layer_parameters {
+  DEVICE real *norm, *in_proj, *in_proj_bias, *conv_weight, *conv_bias, *dt_bias, *A_log, *D;
+  DEVICE real *gate_norm, *out_proj, *out_proj_bias, *norm2, *fc1, *fc2;
+};
+struct parameters {
+  DEVICE real *block; /* all tensors, in the order and at the offsets of the model's tensor list */
+  DEVICE real *embedding, *injection_norm, *injection_weight, *injection_bias, *norm_f;
+  DEVICE real *head;              /* the embedding when tied */
+  struct layer_parameters *layer; /* (n_layer) */
+};
+
+struct model {
+  const struct backend *be;
+  struct model_config config;
+  struct model_dims dims;
+  const struct tensor_list *tensors;
+};
+
+/* What one evaluation of f keeps for its derivative and for block_advance. */
+struct layer_activations {
+  DEVICE real *x, *r, *xn;             /* (M,D) into the layer, (M), (M,D) normed */
+  DEVICE real *zxbcdt;                 /* (M,d_in_proj) */
+  DEVICE real *xBC, *dt;               /* (M,conv_dim) after conv and silu, (M,H) Delta */
+  DEVICE real *S;                      /* (rows,chunks,H,P,N) entering each chunk; NULL: not kept */
+  DEVICE real *y, *gr, *yn;            /* (M,E) out of the SSD, (M,G), (M,E) gated and normed */
+  DEVICE real *x2, *r2, *xn2, *h, *hg; /* (M,D), (M), (M,D), (M,2F), (M,F); MLP only */
+};
+struct activations {
+  int64_t rows, T;
+  struct layer_activations *layer; /* (n_layer) */
+  DEVICE real *x, *r;              /* (M,D), (M): into the final norm */
+};
+
+/* What each row of the whole problem carries from the tokens that have retired. */
+struct carried_states {
+  DEVICE real **conv; /* per layer (rows,conv_dim,W) */
+  DEVICE real **ssm;  /* per layer (rows,H,P,N) */
+};
+
+/* Which tokens of the problem an evaluation of f sees: of row[r], T tokens from first[r]. */
+struct span {
+  int64_t rows, T;
+  int64_t length;                            /* tokens a row of u */
+  const DEVICE int32_t *row, *first, *count; /* NULL: all rows, whole, in order */
+  const DEVICE real *u;                      /* (.,length,d_in_proj); NULL: none injected */
+  const struct carried_states *carried;      /* NULL: zero states */
+};
+
+/* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */
+MUST_USE enum status parameters_carve(const struct model *m, struct arena *device,
+                                      struct arena *host, struct parameters *p);
+/* Rounds `block` (doubles, of the tensor list's layout) into p; `host` is scratch. */
+MUST_USE enum status parameters_upload(const struct model *m, const double *block,
+                                       struct arena host, const struct parameters *p);
+
+/* keep: also what the derivative needs (the chunk states). */
+MUST_USE enum status activations_carve(const struct model *m, int64_t rows, int64_t T, bool keep,
+                                       struct arena *device, struct arena *host,
+                                       struct activations *a);
+MUST_USE enum status carried_states_carve(const struct model *m, int64_t rows, struct arena *device,
+                                          struct arena *host, struct carried_states *c);
+
+/* fz (M,D) = f(z,u), filling a.  scratch.device: block_fwd carves (M,D) + SSD work. */
+MUST_USE enum status block_fwd(const struct model *m, const struct parameters *p,
+                               const struct span *s, const DEVICE real *z,
+                               const struct activations *a, struct scratch scratch,
+                               DEVICE real *fz);
+/* Adds df/dz' fb to zb, df/du' fb to ub and df/dtheta' fb to g, each unless NULL.
+ * Spans without row map and carried states only. */
+MUST_USE enum status block_vjp(const struct model *m, const struct parameters *p,
+                               const struct span *s, const struct activations *a,
+                               const DEVICE real *fb, struct scratch scratch, DEVICE real *zb,
+                               DEVICE real *ub, const struct parameters *g);
+/* Carries the first count[r] tokens of the last block_fwd into the states. */
+void block_advance(const struct model *m, const struct parameters *p, const struct span *s,
+                   const struct activations *a, const DEVICE int32_t *count,
+                   const struct carried_states *c);
+
+/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c. */
+MUST_USE enum status mixer_fwd(const struct model *m, const struct layer_parameters *p,
+                               const struct span *s, int64_t l, const struct layer_activations *a,
+                               struct scratch scratch, DEVICE real *out);
+/* Adds to xnb (M,D), ub and g from outb (M,D). */
+MUST_USE enum status mixer_vjp(const struct model *m, const struct layer_parameters *p,
+                               const struct span *s, const struct layer_activations *a,
+                               const DEVICE real *outb, struct scratch scratch, DEVICE real *xnb,
+                               DEVICE real *ub, const struct layer_parameters *g);
+
+/* e (M,D) = Emb[tokens]; u (M,d_in_proj) from e, keeping en (M,D) and r (M). */
+void embed_fwd(const struct model *m, const struct parameters *p, int64_t M,
+               const DEVICE int32_t *tokens, DEVICE real *e);
+void inject_fwd(const struct model *m, const struct parameters *p, int64_t M, const DEVICE real *e,
+                DEVICE real *r, DEVICE real *en, DEVICE real *u);
+/* Adds to eb and g; scratch.device: (M,D). */
+MUST_USE enum status inject_vjp(const struct model *m, const struct parameters *p, int64_t M,
+                                const DEVICE real *e, const DEVICE real *r, const DEVICE real *en,
+                                const DEVICE real *ub, struct scratch scratch, DEVICE real *eb,
+                                const struct parameters *g);
+
+INLINE struct ssd_shape ssd_shape_of(const struct model_dims *d, int64_t rows, int64_t T,
+                                     bool D_has_hdim)
+{
+  struct ssd_shape s = {rows, T, d->H, d->P, d->N, d->G, d->conv_dim, d->chunk, D_has_hdim};
+  return s;
+}
+#endif

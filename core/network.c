@@ -1,0 +1,341 @@
+/* network.c: memory, loss and gradient of a model on a batch.  See network.h. */
+#include "core/network.h"
+#include <string.h>
+
+/* ---- memory ---- */
+
+static int64_t steps_of(const struct deq_config *deq, bool learn, enum model_kind kind)
+{
+  if (!learn || kind == MODEL_EXPLICIT)
+    return 1;
+  int64_t steps =
+      deq->unroll_iterations > deq->phantom_steps ? deq->unroll_iterations : deq->phantom_steps;
+  return steps > 1 ? steps : 1;
+}
+
+static int64_t longest_window(const struct network *net)
+{
+  const struct fp_options *o[] = {&net->deq->evaluate, &net->deq->forward};
+  int64_t window = 0;
+  for (int i = 0; i < 2; i++) {
+    int64_t w = o[i]->window < net->length ? o[i]->window : net->length;
+    window = w > window ? w : window;
+  }
+  return window;
+}
+
+static enum status carve_learning(struct network *net, int64_t M)
+{
+  const struct model_dims *d = &net->m->dims;
+  struct arena *dev = &net->device;
+  TRY(CARVE(dev, M * d->V, &net->logitsb));
+  TRY(CARVE(dev, M * d->D, &net->zb));
+  TRY(CARVE(dev, M * d->D, &net->fb));
+  TRY(CARVE(dev, M * d->d_in_proj, &net->ub));
+  TRY(CARVE(dev, M * d->D, &net->eb));
+  return OK;
+}
+
+static enum status carve(struct network *net)
+{
+  const struct model_dims *d = &net->m->dims;
+  struct arena *dev = &net->device, *host = &net->host;
+  int64_t M = net->rows * net->length;
+  TRY(CARVE(dev, M, &net->tokens));
+  TRY(CARVE(dev, M, &net->labels));
+  TRY(CARVE(dev, M, &net->best));
+  TRY(CARVE(dev, M * d->D, &net->e));
+  TRY(CARVE(dev, M, &net->er));
+  TRY(CARVE(dev, M * d->D, &net->en));
+  TRY(CARVE(dev, M * d->d_in_proj, &net->u));
+  TRY(CARVE(host, net->steps + 1, &net->z));
+  TRY(CARVE(host, net->steps, &net->acts));
+  for (int64_t k = 0; k <= net->steps; k++) {
+    DEVICE real *z;
+    struct activations a;
+    TRY(CARVE(dev, M * d->D, &z));
+    if (k < net->steps)
+      TRY(activations_carve(net->m, net->rows, net->length, net->learn, dev, host, &a));
+    if (!host->base)
+      continue;
+    net->z[k] = z;
+    if (k < net->steps)
+      net->acts[k] = a;
+  }
+  /* the solver's evaluations keep nothing: they may use the first step's memory */
+  TRY(CARVE(host, d->layers, &net->solving.layer));
+  if (host->base) {
+    struct layer_activations *layer = net->solving.layer;
+    net->solving = net->acts[0];
+    memcpy(layer, net->acts[0].layer, (size_t)d->layers * sizeof *layer);
+    net->solving.layer = layer;
+    for (int64_t i = 0; i < d->layers; i++)
+      layer[i].S = NULL;
+  }
+  if (longest_window(net))
+    TRY(carried_states_carve(net->m, net->rows, dev, host, &net->carried));
+  TRY(CARVE(dev, M * d->V, &net->logits));
+  TRY(CARVE(dev, M, &net->lse));
+  TRY(CARVE(dev, M, &net->losses));
+  TRY(CARVE(host, M, &net->host_losses));
+  TRY(CARVE(host, M, &net->host_best));
+  return net->learn ? carve_learning(net, M) : OK;
+}
+
+/* Carves for every solve that may be asked for, and what f needs behind it. */
+static enum status measure_scratch(struct network *net, const struct parameters *p,
+                                   struct scratch scratch)
+{
+  struct model dry = *net->m;
+  const struct fp_options *options[] = {&net->deq->forward, &net->deq->evaluate,
+                                        &net->deq->backward};
+  struct fp_options sequential = net->deq->evaluate, simultaneous = net->deq->evaluate;
+  const struct fp_options *modes[] = {&sequential, &simultaneous};
+  int64_t D = net->m->dims.D;
+  sequential.window = 1;
+  simultaneous.window = FP_WINDOW_ALL;
+  struct span s = {.rows = net->rows, .T = net->length, .length = net->length, .u = net->u};
+  struct scratch maps = scratch;
+  dry.be = &backend_dry;
+  for (int i = 0; i < 5 && net->m->config.kind == MODEL_IMPLICIT; i++) {
+    const struct fp_options *o = i < 3 ? options[i] : modes[i - 3];
+    size_t device = 0, host = 0;
+    struct scratch measure = {arena_measure(&device), arena_measure(&host)};
+    TRY(net->solver->plan(net->rows, net->length, D, o, measure));
+    if (scratch.device.used + device > maps.device.used)
+      maps.device.used = scratch.device.used + device;
+    if (scratch.host.used + host > maps.host.used)
+      maps.host.used = scratch.host.used + host;
+  }
+  DEVICE char *end;
+  int32_t *last;
+  struct scratch ends = maps; /* the peak includes the solver's own */
+  TRY(CARVE(&ends.device, 1, &end));
+  TRY(CARVE(&ends.host, 1, &last));
+  TRY(block_fwd(&dry, p, &s, net->z[0], &net->acts[0], maps, net->z[1]));
+  if (!net->learn)
+    return OK;
+  TRY(block_vjp(&dry, p, &s, &net->acts[0], net->fb, maps, net->zb, net->ub, p));
+  return inject_vjp(&dry, p, net->rows * net->length, net->e, net->er, net->en, net->ub, maps,
+                    net->eb, p);
+}
+
+/* The device's peak, with pointer tables in real host memory of `host` bytes. */
+static enum status measure_device(struct network *net, size_t host, size_t *device)
+{
+  struct network n = *net;
+  struct parameters p;
+  size_t unused;
+  struct arena parameters = arena_measure(&unused);
+  TRY(arena_init(&n.host, host));
+  n.device = arena_measure(device);
+  struct arena tables = n.host;
+  enum status s = carve(&n);
+  if (s == OK)
+    s = parameters_carve(n.m, &parameters, &n.host, &p);
+  if (s == OK)
+    s = measure_scratch(&n, &p, (struct scratch){n.device, n.host});
+  arena_free(&tables);
+  return s;
+}
+
+/* Host memory, without touching it: persistent tables, the solvers' buffers, a table of parameters.
+ */
+static enum status measure_host(struct network *net, size_t *host)
+{
+  struct network n = *net;
+  size_t device = 0, peak = 0, most = 0;
+  n.device = arena_measure(&device);
+  n.host = arena_measure(host);
+  TRY(carve(&n));
+  struct fp_options window = net->deq->evaluate;
+  window.window = 1; /* has most samples */
+  struct scratch measure = {arena_measure(&device), arena_measure(&most)};
+  TRY(net->solver->plan(net->rows, net->length, net->m->dims.D, &window, measure));
+  struct parameters p;
+  struct arena unused = arena_measure(&device), tables = arena_measure(&peak);
+  TRY(parameters_carve(net->m, &unused, &tables, &p));
+  *host += most + peak + 4096;
+  return OK;
+}
+
+enum status network_open(const struct model *m, const struct deq_config *deq,
+                         const struct solver_port *solver, int64_t rows, int64_t length, bool learn,
+                         struct network *net)
+{
+  size_t device = 0, host = 0;
+  void *block;
+  *net = (struct network){.m = m, .deq = deq, .solver = solver, .rows = rows, .length = length};
+  net->learn = learn;
+  net->steps = steps_of(deq, learn, m->config.kind);
+  CHECK(rows > 0 && length > 0);
+  TRY(measure_host(net, &host));
+  TRY(measure_device(net, host, &device));
+  TRY(m->be->memory_alloc(device, &block));
+  net->device = arena_over(block, device);
+  enum status s = arena_init(&net->host, host);
+  if (s == OK)
+    s = carve(net);
+  net->scratch = (struct scratch){net->device, net->host};
+  if (s != OK)
+    network_close(net);
+  return s;
+}
+
+void network_close(struct network *net)
+{
+  if (net->device.base)
+    net->m->be->memory_free(net->device.base);
+  net->device = (struct arena){0};
+  arena_free(&net->host);
+}
+
+/* ---- loss ---- */
+
+static enum status upload_batch(struct network *net, const struct batch *b)
+{
+  const struct backend *be = net->m->be;
+  size_t bytes = (size_t)(b->rows * net->length) * sizeof(int32_t);
+  CHECK(b->rows > 0 && b->rows <= net->rows);
+  TRY(be->upload(be->st, bytes, b->tokens, net->tokens));
+  return b->labels ? be->upload(be->st, bytes, b->labels, net->labels) : OK;
+}
+
+/* Logits from z, and with labels the losses. */
+static enum status output_fwd(struct network *net, const struct parameters *p,
+                              const struct batch *b, const DEVICE real *z, struct network_result *r)
+{
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  int64_t M = b->rows * net->length;
+  be->linear_fwd(be->st, M, d->D, d->V, z, p->head, NULL, 0, net->logits);
+  be->argmax(be->st, M, d->V, net->logits, net->best);
+  TRY(be->download(be->st, (size_t)M * sizeof *net->host_best, net->best, net->host_best));
+  r->best = net->host_best;
+  if (!b->labels)
+    return OK;
+  be->cross_entropy_fwd(be->st, M, d->V, net->logits, net->labels, net->lse, net->losses);
+  TRY(be->download(be->st, (size_t)M * sizeof *net->host_losses, net->losses, net->host_losses));
+  r->losses = net->host_losses;
+  for (int64_t i = 0; i < M; i++) {
+    if (b->labels[i] == IGNORED_LABEL)
+      continue;
+    r->labels++;
+    r->loss_sum += net->host_losses[i];
+    r->correct += net->host_best[i] == b->labels[i];
+  }
+  return OK;
+}
+
+static void output_vjp(struct network *net, const struct parameters *p, int64_t rows,
+                       const DEVICE real *z, int64_t labels, const struct parameters *g)
+{
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  int64_t M = rows * net->length;
+  be->fill(be->st, M * d->V, 0, net->logitsb);
+  be->fill(be->st, M * d->D, 0, net->zb);
+  be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse,
+                        labels ? (real)1 / (real)labels : 0, net->logitsb);
+  be->linear_vjp(be->st, M, d->D, d->V, z, p->head, net->logitsb, net->zb, g->head, NULL);
+}
+
+/* ---- learning ---- */
+
+/* The output of the mode, in z[*steps]; a solve first, unless unrolled. */
+static enum status implicit_fwd(struct network *net, const struct parameters *p, int64_t rows,
+                                enum gradient_kind gradient, int64_t *steps, double *first,
+                                double *damping, struct network_result *r)
+{
+  const struct backend *be = net->m->be;
+  const struct deq_config *deq = net->deq;
+  be->fill(be->st, rows * net->length * net->m->dims.D, 0, net->z[0]);
+  *first = 1; /* unroll: z1 = f(0); ift: the activations at z* */
+  *damping = gradient == GRADIENT_UNROLL ? deq->unroll_damping : deq->phantom_damping;
+  *steps = gradient == GRADIENT_UNROLL    ? deq->unroll_iterations
+           : gradient == GRADIENT_PHANTOM ? deq->phantom_steps
+                                          : 1;
+  if (gradient == GRADIENT_PHANTOM)
+    *first = deq->phantom_damping;
+  if (gradient != GRADIENT_UNROLL)
+    TRY(implicit_solve(net, p, rows, &deq->forward, &r->forward));
+  return trajectory_fwd(net, p, rows, *steps, *first, *damping);
+}
+
+/* From the cotangent of the output in net->zb. */
+static enum status implicit_vjp(struct network *net, const struct parameters *p, int64_t rows,
+                                enum gradient_kind gradient, int64_t steps, double first,
+                                double damping, const struct parameters *g,
+                                struct network_result *r)
+{
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  int64_t M = rows * net->length;
+  be->fill(be->st, M * d->d_in_proj, 0, net->ub);
+  be->fill(be->st, M * d->D, 0, net->eb);
+  if (gradient == GRADIENT_IFT) {
+    TRY(adjoint_solve(net, p, rows, &net->deq->backward, &r->backward));
+    be->axpby(be->st, M * d->D, 1, net->fb, 0, net->zb);
+  }
+  TRY(trajectory_vjp(net, p, rows, steps, first, damping, g));
+  return inject_vjp(net->m, p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb, g);
+}
+
+enum status network_learn(struct network *net, const struct parameters *p,
+                          enum gradient_kind gradient, const struct batch *b,
+                          const struct parameters *g, struct network_result *r)
+{
+  const struct model *m = net->m;
+  const struct backend *be = m->be;
+  int64_t rows = b->rows, M = rows * net->length, steps = 1;
+  double first = 1, damping = 1;
+  bool implicit = m->config.kind == MODEL_IMPLICIT;
+  *r = (struct network_result){0};
+  CHECK(net->learn && b->labels);
+  TRY(upload_batch(net, b));
+  embed_fwd(m, p, M, net->tokens, net->e);
+  if (implicit) {
+    inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
+    TRY(implicit_fwd(net, p, rows, gradient, &steps, &first, &damping, r));
+  } else {
+    be->axpby(be->st, M * m->dims.D, 1, net->e, 0, net->z[0]);
+    TRY(trajectory_fwd(net, p, rows, 1, 1, 1));
+  }
+  /* ift: the activations are those of z[0], which is the output */
+  const DEVICE real *z = implicit && gradient == GRADIENT_IFT ? net->z[0] : net->z[steps];
+  TRY(output_fwd(net, p, b, z, r));
+  if (!g)
+    return OK;
+  output_vjp(net, p, rows, z, r->labels, g);
+  if (implicit) {
+    TRY(implicit_vjp(net, p, rows, gradient, steps, first, damping, g, r));
+  } else {
+    struct span s = {.rows = rows, .T = net->length, .length = net->length};
+    be->fill(be->st, M * m->dims.D, 0, net->eb);
+    TRY(block_vjp(m, p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, g));
+  }
+  be->embedding_vjp(be->st, M, m->dims.V, m->dims.D, net->tokens, net->eb, g->embedding);
+  return be->sync(be->st);
+}
+
+enum status network_evaluate(struct network *net, const struct parameters *p,
+                             const struct fp_options *o, const struct batch *b,
+                             struct network_result *r)
+{
+  const struct model *m = net->m;
+  const struct backend *be = m->be;
+  int64_t rows = b->rows, M = rows * net->length;
+  struct fp_result forward = r->forward;
+  *r = (struct network_result){.forward = forward};
+  TRY(upload_batch(net, b));
+  embed_fwd(m, p, M, net->tokens, net->e);
+  if (m->config.kind == MODEL_IMPLICIT) {
+    inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
+    be->fill(be->st, M * m->dims.D, 0, net->z[0]);
+    TRY(implicit_solve(net, p, rows, o, &r->forward));
+  } else {
+    struct span s = {.rows = rows, .T = net->length, .length = net->length};
+    TRY(block_fwd(m, p, &s, net->e, &net->acts[0], net->scratch, net->z[0]));
+  }
+  return output_fwd(net, p, b, net->z[0], r);
+}

@@ -1,0 +1,100 @@
+/* network.h: a model at work on batches: the fixed point, the loss and the gradients, in memory
+ * that is planned once for batches of up to `rows` sequences of `length` tokens. */
+#ifndef CORE_NETWORK_H
+#define CORE_NETWORK_H
+#include "core/fixed_point.h"
+#include "core/model.h"
+
+#define solver_port NAME(solver_port)
+#define network NAME(network)
+#define network_result NAME(network_result)
+#define network_open NAME(network_open)
+#define network_close NAME(network_close)
+#define network_learn NAME(network_learn)
+#define network_evaluate NAME(network_evaluate)
+#define implicit_solve NAME(implicit_solve)
+#define trajectory_fwd NAME(trajectory_fwd)
+#define trajectory_vjp NAME(trajectory_vjp)
+#define adjoint_solve NAME(adjoint_solve)
+#define backend_dry NAME(backend_dry)
+
+/* The solvers, handed in by the program (core/ does not know them). */
+struct solver_port {
+  fp_solve_fn *solve;
+  fp_plan_fn *plan;
+};
+
+struct network {
+  const struct model *m;
+  const struct deq_config *deq;
+  const struct solver_port *solver;
+  int64_t rows, length, steps; /* capacity; evaluations of f that are differentiated through */
+  bool learn;
+  DEVICE int32_t *tokens, *labels, *best;
+  DEVICE real *e, *er, *en, *u;  /* embeddings (M,D), their norm, injected (M,d_in_proj) */
+  DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's */
+  struct activations *acts;      /* (steps) of the trajectory */
+  struct activations solving;    /* of the solver's evaluations; shares acts[0] where it can */
+  struct carried_states carried; /* for windows */
+  DEVICE real *logits, *lse, *logitsb, *zb, *fb, *ub, *eb;
+  DEVICE wide *losses;
+  wide *host_losses;
+  int32_t *host_best;
+  struct arena device, host; /* everything above lies in these */
+  struct scratch scratch;    /* what is left of them */
+};
+
+/* One batch: (rows,length) tokens and labels on the host; labels may be NULL when evaluating. */
+struct batch {
+  int64_t rows;
+  const int32_t *tokens, *labels;
+};
+
+struct network_result {
+  wide loss_sum;                      /* of the cross-entropies of the labels that count */
+  int64_t labels;                     /* how many those are */
+  int64_t correct;                    /* of them, where the largest logit is the label's */
+  const wide *losses;                 /* (M) on the host, until the next call */
+  const int32_t *best;                /* (M) the largest logit's index */
+  struct fp_result forward, backward; /* samples = 0: no solve took place */
+};
+
+/* Plans memory and takes it.  learn: with what gradients need, for every gradient that
+ * deq->gradient and unrolling may ask for.  ERR_MEMORY. */
+MUST_USE enum status network_open(const struct model *m, const struct deq_config *deq,
+                                  const struct solver_port *solver, int64_t rows, int64_t length,
+                                  bool learn, struct network *net);
+void network_close(struct network *net);
+
+/* Mean cross-entropy of the output that `gradient` names (DESIGN.md 3, Gradients), and with g its
+ * derivative by every parameter, added to g. Explicit models: gradient is ignored. */
+MUST_USE enum status network_learn(struct network *net, const struct parameters *p,
+                                   enum gradient_kind gradient, const struct batch *b,
+                                   const struct parameters *g, struct network_result *r);
+
+/* z* solved as o says (left in net->z[0], explicit: f(e)), logits in net->logits, and with labels
+ * the loss. The arrays of r->forward are the caller's, or NULL. */
+MUST_USE enum status network_evaluate(struct network *net, const struct parameters *p,
+                                      const struct fp_options *o, const struct batch *b,
+                                      struct network_result *r);
+
+/* ---- implicit.c ---- */
+
+/* z* = f(z*, u) for `rows` sequences from the guess in net->z[0]. */
+MUST_USE enum status implicit_solve(struct network *net, const struct parameters *p, int64_t rows,
+                                    const struct fp_options *o, struct fp_result *r);
+/* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first. */
+MUST_USE enum status trajectory_fwd(struct network *net, const struct parameters *p, int64_t rows,
+                                    int64_t steps, double first, double damping);
+/* From the cotangent of z[steps] in net->zb: adds to net->ub and g. */
+MUST_USE enum status trajectory_vjp(struct network *net, const struct parameters *p, int64_t rows,
+                                    int64_t steps, double first, double damping,
+                                    const struct parameters *g);
+/* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb. */
+MUST_USE enum status adjoint_solve(struct network *net, const struct parameters *p, int64_t rows,
+                                   const struct fp_options *o, struct fp_result *r);
+
+/* A backend whose operations do nothing: running a function on it and on measuring arenas tells the
+ * memory that the function needs. */
+extern const struct backend backend_dry;
+#endif
