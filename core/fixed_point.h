@@ -43,4 +43,11 @@ typedef enum status fp_solve_fn(const struct backend *be, const struct fp_proble
 #define fp_plan_fn NAME(fp_plan_fn)
 typedef enum status fp_plan_fn(int64_t rows, int64_t length, int64_t n, const struct fp_options *o,
                                struct scratch scratch);
+
+/* The solvers as programs hand them to core/, which does not know them. */
+#define solver_port NAME(solver_port)
+struct solver_port {
+  fp_solve_fn *solve;
+  fp_plan_fn *plan;
+};
 #endif

@@ -20,7 +20,7 @@ static struct span whole(const struct network *net, int64_t rows)
 
 struct forward_map {
   struct network *net;
-  const struct parameters *p;
+  const struct parameter_set *p;
   const struct carried_states *carried; /* NULL: the window is the whole sequence */
 };
 
@@ -64,26 +64,23 @@ static enum status solve_with(struct network *net, const struct fp_problem *p,
   return s;
 }
 
-enum status implicit_solve(struct network *net, const struct parameters *p, int64_t rows,
+enum status implicit_solve(struct network *net, const struct parameter_set *p, int64_t rows,
                            const struct fp_options *o, struct fp_result *r)
 {
-  const struct backend *be = net->m->be;
-  const struct model_dims *d = &net->m->dims;
   bool window = o->window != FP_WINDOW_ALL;
   struct forward_map ctx = {net, p, window ? &net->carried : NULL};
-  struct fp_problem problem = {.rows = rows, .length = net->length, .n = d->D, .ctx = &ctx};
+  struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
+  problem.ctx = &ctx;
   problem.f = forward_f;
   problem.retire = window ? forward_retire : NULL;
-  for (int64_t i = 0; window && i < d->layers; i++) {
-    be->fill(be->st, rows * d->conv_dim * d->W, 0, net->carried.conv[i]);
-    be->fill(be->st, rows * d->H * d->P * d->N, 0, net->carried.ssm[i]);
-  }
+  if (window)
+    carried_states_clear(net->m, rows, &net->carried);
   return solve_with(net, &problem, o, net->z[0], r);
 }
 
 /* ---- a trajectory of damped evaluations ---- */
 
-enum status trajectory_fwd(struct network *net, const struct parameters *p, int64_t rows,
+enum status trajectory_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
                            int64_t steps, double first, double damping)
 {
   const struct backend *be = net->m->be;
@@ -99,8 +96,9 @@ enum status trajectory_fwd(struct network *net, const struct parameters *p, int6
   return OK;
 }
 
-enum status trajectory_vjp(struct network *net, const struct parameters *p, int64_t rows,
-                           int64_t steps, double first, double damping, const struct parameters *g)
+enum status trajectory_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
+                           int64_t steps, double first, double damping,
+                           const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
   int64_t count = rows * net->length * net->m->dims.D;
@@ -120,20 +118,20 @@ enum status trajectory_vjp(struct network *net, const struct parameters *p, int6
 
 struct adjoint_map {
   struct network *net;
-  const struct parameters *p;
+  const struct parameter_set *p;
 };
 
 static enum status adjoint_f(void *ctx, const struct fp_active *a, const DEVICE real *v,
                              DEVICE real *fv)
 {
   struct adjoint_map *c = ctx;
-  const struct model *m = c->net->m;
+  const struct sequence_model *m = c->net->m;
   struct span s = whole(c->net, a->rows);
   m->be->axpby(m->be->st, a->rows * a->blocks * m->dims.D, 1, c->net->zb, 0, fv);
   return block_vjp(m, c->p, &s, &c->net->acts[0], v, c->net->scratch, fv, NULL, NULL);
 }
 
-enum status adjoint_solve(struct network *net, const struct parameters *p, int64_t rows,
+enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
                           const struct fp_options *o, struct fp_result *r)
 {
   const struct backend *be = net->m->be;

@@ -28,14 +28,14 @@ static struct conv1d_shape conv_shape(const struct model_dims *d, const struct s
   return (struct conv1d_shape){s->rows, s->T, d->conv_dim, d->W, d->d_in_proj};
 }
 
-static struct gated_rmsnorm_shape gate_shape(const struct model *m, int64_t M)
+static struct gated_rmsnorm_shape gate_shape(const struct sequence_model *m, int64_t M)
 {
   return (struct gated_rmsnorm_shape){M, m->dims.E, m->dims.G, m->dims.d_in_proj,
                                       m->config.mamba2.norm_before_gate};
 }
 
 /* zxbcdt = W_in xn + u */
-static void project_in(const struct model *m, const struct layer_parameters *p,
+static void project_in(const struct sequence_model *m, const struct layer_parameters *p,
                        const struct span *s, const struct layer_activations *a)
 {
   const struct backend *be = m->be;
@@ -50,9 +50,9 @@ static void project_in(const struct model *m, const struct layer_parameters *p,
                  a->zxbcdt);
 }
 
-enum status mixer_fwd(const struct model *m, const struct layer_parameters *p, const struct span *s,
-                      int64_t l, const struct layer_activations *a, struct scratch scratch,
-                      DEVICE real *out)
+enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
+                      const struct span *s, int64_t l, const struct layer_activations *a,
+                      struct scratch scratch, DEVICE real *out)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -81,10 +81,10 @@ enum status mixer_fwd(const struct model *m, const struct layer_parameters *p, c
   return OK;
 }
 
-enum status mixer_vjp(const struct model *m, const struct layer_parameters *p, const struct span *s,
-                      const struct layer_activations *a, const DEVICE real *outb,
-                      struct scratch scratch, DEVICE real *xnb, DEVICE real *ub,
-                      const struct layer_parameters *g)
+enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
+                      const struct span *s, const struct layer_activations *a,
+                      const DEVICE real *outb, struct scratch scratch, DEVICE real *xnb,
+                      DEVICE real *ub, const struct layer_parameters *g)
 {
   static const struct layer_parameters none;
   const struct backend *be = m->be;

@@ -3,7 +3,7 @@
 
 /* ---- memory ---- */
 
-static DEVICE real **slot_of(struct parameters *p, const struct tensor_spec *t)
+static DEVICE real **slot_of(struct parameter_set *p, const struct tensor_spec *t)
 {
   struct layer_parameters *l = t->layer >= 0 ? &p->layer[t->layer] : NULL;
   switch (t->slot) {
@@ -54,10 +54,10 @@ static DEVICE real **slot_of(struct parameters *p, const struct tensor_spec *t)
   return NULL;
 }
 
-enum status parameters_carve(const struct model *m, struct arena *device, struct arena *host,
-                             struct parameters *p)
+enum status parameters_carve(const struct sequence_model *m, struct arena *device,
+                             struct arena *host, struct parameter_set *p)
 {
-  *p = (struct parameters){0};
+  *p = (struct parameter_set){0};
   TRY(CARVE(device, m->tensors->block, &p->block));
   TRY(CARVE(host, m->dims.layers, &p->layer));
   if (!host->base) /* measuring: the table cannot be written */
@@ -71,8 +71,8 @@ enum status parameters_carve(const struct model *m, struct arena *device, struct
   return OK;
 }
 
-enum status parameters_upload(const struct model *m, const double *block, struct arena host,
-                              const struct parameters *p)
+enum status parameters_upload(const struct sequence_model *m, const double *block,
+                              struct arena host, const struct parameter_set *p)
 {
   real *rounded;
   TRY(CARVE(&host, m->tensors->block, &rounded));
@@ -81,7 +81,7 @@ enum status parameters_upload(const struct model *m, const double *block, struct
   return m->be->upload(m->be->st, (size_t)m->tensors->block * sizeof *rounded, rounded, p->block);
 }
 
-enum status activations_carve(const struct model *m, int64_t rows, int64_t T, bool keep,
+enum status activations_carve(const struct sequence_model *m, int64_t rows, int64_t T, bool keep,
                               struct arena *device, struct arena *host, struct activations *a)
 {
   const struct model_dims *d = &m->dims;
@@ -117,7 +117,7 @@ enum status activations_carve(const struct model *m, int64_t rows, int64_t T, bo
   return OK;
 }
 
-enum status carried_states_carve(const struct model *m, int64_t rows, struct arena *device,
+enum status carried_states_carve(const struct sequence_model *m, int64_t rows, struct arena *device,
                                  struct arena *host, struct carried_states *c)
 {
   const struct model_dims *d = &m->dims;
@@ -133,11 +133,21 @@ enum status carried_states_carve(const struct model *m, int64_t rows, struct are
   return OK;
 }
 
+void carried_states_clear(const struct sequence_model *m, int64_t rows,
+                          const struct carried_states *c)
+{
+  const struct model_dims *d = &m->dims;
+  for (int64_t i = 0; i < d->layers; i++) {
+    m->be->fill(m->be->st, rows * d->conv_dim * d->W, 0, c->conv[i]);
+    m->be->fill(m->be->st, rows * d->H * d->P * d->N, 0, c->ssm[i]);
+  }
+}
+
 /* ---- f ---- */
 
-enum status block_fwd(const struct model *m, const struct parameters *p, const struct span *s,
-                      const DEVICE real *z, const struct activations *a, struct scratch scratch,
-                      DEVICE real *fz)
+enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const DEVICE real *z, const struct activations *a,
+                      struct scratch scratch, DEVICE real *fz)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -166,8 +176,8 @@ enum status block_fwd(const struct model *m, const struct parameters *p, const s
 }
 
 /* xb becomes the cotangent of the MLP's input x2, from that of its output. */
-static enum status mlp_vjp(const struct model *m, const struct layer_parameters *w, int64_t M,
-                           const struct layer_activations *l, struct scratch scratch,
+static enum status mlp_vjp(const struct sequence_model *m, const struct layer_parameters *w,
+                           int64_t M, const struct layer_activations *l, struct scratch scratch,
                            DEVICE real *xb, const struct layer_parameters *g)
 {
   const struct backend *be = m->be;
@@ -186,9 +196,10 @@ static enum status mlp_vjp(const struct model *m, const struct layer_parameters 
   return OK;
 }
 
-enum status block_vjp(const struct model *m, const struct parameters *p, const struct span *s,
-                      const struct activations *a, const DEVICE real *fb, struct scratch scratch,
-                      DEVICE real *zb, DEVICE real *ub, const struct parameters *g)
+enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const struct activations *a, const DEVICE real *fb,
+                      struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
+                      const struct parameter_set *g)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -213,8 +224,8 @@ enum status block_vjp(const struct model *m, const struct parameters *p, const s
   return OK;
 }
 
-void block_advance(const struct model *m, const struct parameters *p, const struct span *s,
-                   const struct activations *a, const DEVICE int32_t *count,
+void block_advance(const struct sequence_model *m, const struct parameter_set *p,
+                   const struct span *s, const struct activations *a, const DEVICE int32_t *count,
                    const struct carried_states *c)
 {
   const struct backend *be = m->be;
@@ -231,14 +242,14 @@ void block_advance(const struct model *m, const struct parameters *p, const stru
 
 /* ---- before f ---- */
 
-void embed_fwd(const struct model *m, const struct parameters *p, int64_t M,
+void embed_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
                const DEVICE int32_t *tokens, DEVICE real *e)
 {
   m->be->embedding_fwd(m->be->st, M, m->dims.V, m->dims.D, tokens, p->embedding, e);
 }
 
-void inject_fwd(const struct model *m, const struct parameters *p, int64_t M, const DEVICE real *e,
-                DEVICE real *r, DEVICE real *en, DEVICE real *u)
+void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
+                const DEVICE real *e, DEVICE real *r, DEVICE real *en, DEVICE real *u)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -246,10 +257,10 @@ void inject_fwd(const struct model *m, const struct parameters *p, int64_t M, co
   be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_bias, 0, u);
 }
 
-enum status inject_vjp(const struct model *m, const struct parameters *p, int64_t M,
+enum status inject_vjp(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
                        const DEVICE real *e, const DEVICE real *r, const DEVICE real *en,
                        const DEVICE real *ub, struct scratch scratch, DEVICE real *eb,
-                       const struct parameters *g)
+                       const struct parameter_set *g)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;

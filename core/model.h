@@ -15,8 +15,8 @@
 #include "core/tensors.h"
 
 #define layer_parameters NAME(layer_parameters)
-#define parameters NAME(parameters)
-#define model NAME(model)
+#define parameter_set NAME(parameter_set)
+#define sequence_model NAME(sequence_model)
 #define layer_activations NAME(layer_activations)
 #define activations NAME(activations)
 #define carried_states NAME(carried_states)
@@ -25,6 +25,7 @@
 #define parameters_upload NAME(parameters_upload)
 #define activations_carve NAME(activations_carve)
 #define carried_states_carve NAME(carried_states_carve)
+#define carried_states_clear NAME(carried_states_clear)
 #define block_fwd NAME(block_fwd)
 #define block_vjp NAME(block_vjp)
 #define block_advance NAME(block_advance)
@@ -39,14 +40,14 @@ struct layer_parameters {
   DEVICE real *norm, *in_proj, *in_proj_bias, *conv_weight, *conv_bias, *dt_bias, *A_log, *D;
   DEVICE real *gate_norm, *out_proj, *out_proj_bias, *norm2, *fc1, *fc2;
 };
-struct parameters {
+struct parameter_set {
   DEVICE real *block; /* all tensors, in the order and at the offsets of the model's tensor list */
   DEVICE real *embedding, *injection_norm, *injection_weight, *injection_bias, *norm_f;
   DEVICE real *head;              /* the embedding when tied */
   struct layer_parameters *layer; /* (n_layer) */
 };
 
-struct model {
+struct sequence_model {
   const struct backend *be;
   struct model_config config;
   struct model_dims dims;
@@ -84,55 +85,61 @@ struct span {
 };
 
 /* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */
-MUST_USE enum status parameters_carve(const struct model *m, struct arena *device,
-                                      struct arena *host, struct parameters *p);
+MUST_USE enum status parameters_carve(const struct sequence_model *m, struct arena *device,
+                                      struct arena *host, struct parameter_set *p);
 /* Rounds `block` (doubles, of the tensor list's layout) into p; `host` is scratch. */
-MUST_USE enum status parameters_upload(const struct model *m, const double *block,
-                                       struct arena host, const struct parameters *p);
+MUST_USE enum status parameters_upload(const struct sequence_model *m, const double *block,
+                                       struct arena host, const struct parameter_set *p);
 
 /* keep: also what the derivative needs (the chunk states). */
-MUST_USE enum status activations_carve(const struct model *m, int64_t rows, int64_t T, bool keep,
-                                       struct arena *device, struct arena *host,
+MUST_USE enum status activations_carve(const struct sequence_model *m, int64_t rows, int64_t T,
+                                       bool keep, struct arena *device, struct arena *host,
                                        struct activations *a);
-MUST_USE enum status carried_states_carve(const struct model *m, int64_t rows, struct arena *device,
-                                          struct arena *host, struct carried_states *c);
+MUST_USE enum status carried_states_carve(const struct sequence_model *m, int64_t rows,
+                                          struct arena *device, struct arena *host,
+                                          struct carried_states *c);
 
-/* fz (M,D) = f(z,u), filling a.  scratch.device: block_fwd carves (M,D) + SSD work. */
-MUST_USE enum status block_fwd(const struct model *m, const struct parameters *p,
+/* Zero states for the first `rows` rows. */
+void carried_states_clear(const struct sequence_model *m, int64_t rows,
+                          const struct carried_states *c);
+
+/* fz (M,D) = f(z,u), filling a; fz may be z.  scratch.device: block_fwd carves (M,D) + SSD work. */
+MUST_USE enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
                                DEVICE real *fz);
 /* Adds df/dz' fb to zb, df/du' fb to ub and df/dtheta' fb to g, each unless NULL.
  * Spans without row map and carried states only. */
-MUST_USE enum status block_vjp(const struct model *m, const struct parameters *p,
+MUST_USE enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
                                const struct span *s, const struct activations *a,
                                const DEVICE real *fb, struct scratch scratch, DEVICE real *zb,
-                               DEVICE real *ub, const struct parameters *g);
+                               DEVICE real *ub, const struct parameter_set *g);
 /* Carries the first count[r] tokens of the last block_fwd into the states. */
-void block_advance(const struct model *m, const struct parameters *p, const struct span *s,
-                   const struct activations *a, const DEVICE int32_t *count,
+void block_advance(const struct sequence_model *m, const struct parameter_set *p,
+                   const struct span *s, const struct activations *a, const DEVICE int32_t *count,
                    const struct carried_states *c);
 
 /* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c. */
-MUST_USE enum status mixer_fwd(const struct model *m, const struct layer_parameters *p,
+MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
                                struct scratch scratch, DEVICE real *out);
 /* Adds to xnb (M,D), ub and g from outb (M,D). */
-MUST_USE enum status mixer_vjp(const struct model *m, const struct layer_parameters *p,
+MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, const struct layer_activations *a,
                                const DEVICE real *outb, struct scratch scratch, DEVICE real *xnb,
                                DEVICE real *ub, const struct layer_parameters *g);
 
 /* e (M,D) = Emb[tokens]; u (M,d_in_proj) from e, keeping en (M,D) and r (M). */
-void embed_fwd(const struct model *m, const struct parameters *p, int64_t M,
+void embed_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
                const DEVICE int32_t *tokens, DEVICE real *e);
-void inject_fwd(const struct model *m, const struct parameters *p, int64_t M, const DEVICE real *e,
-                DEVICE real *r, DEVICE real *en, DEVICE real *u);
+void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
+                const DEVICE real *e, DEVICE real *r, DEVICE real *en, DEVICE real *u);
 /* Adds to eb and g; scratch.device: (M,D). */
-MUST_USE enum status inject_vjp(const struct model *m, const struct parameters *p, int64_t M,
-                                const DEVICE real *e, const DEVICE real *r, const DEVICE real *en,
-                                const DEVICE real *ub, struct scratch scratch, DEVICE real *eb,
-                                const struct parameters *g);
+MUST_USE enum status inject_vjp(const struct sequence_model *m, const struct parameter_set *p,
+                                int64_t M, const DEVICE real *e, const DEVICE real *r,
+                                const DEVICE real *en, const DEVICE real *ub,
+                                struct scratch scratch, DEVICE real *eb,
+                                const struct parameter_set *g);
 
 INLINE struct ssd_shape ssd_shape_of(const struct model_dims *d, int64_t rows, int64_t T,
                                      bool D_has_hdim)

@@ -13,17 +13,6 @@ static int64_t steps_of(const struct deq_config *deq, bool learn, enum model_kin
   return steps > 1 ? steps : 1;
 }
 
-static int64_t longest_window(const struct network *net)
-{
-  const struct fp_options *o[] = {&net->deq->evaluate, &net->deq->forward};
-  int64_t window = 0;
-  for (int i = 0; i < 2; i++) {
-    int64_t w = o[i]->window < net->length ? o[i]->window : net->length;
-    window = w > window ? w : window;
-  }
-  return window;
-}
-
 static enum status carve_learning(struct network *net, int64_t M)
 {
   const struct model_dims *d = &net->m->dims;
@@ -72,21 +61,24 @@ static enum status carve(struct network *net)
     for (int64_t i = 0; i < d->layers; i++)
       layer[i].S = NULL;
   }
-  if (longest_window(net))
-    TRY(carried_states_carve(net->m, net->rows, dev, host, &net->carried));
+  TRY(carried_states_carve(net->m, net->rows, dev, host, &net->carried));
+  TRY(CARVE(dev, net->rows, &net->row));
+  TRY(CARVE(dev, net->rows, &net->first));
+  TRY(CARVE(dev, net->rows, &net->count));
   TRY(CARVE(dev, M * d->V, &net->logits));
   TRY(CARVE(dev, M, &net->lse));
   TRY(CARVE(dev, M, &net->losses));
   TRY(CARVE(host, M, &net->host_losses));
   TRY(CARVE(host, M, &net->host_best));
+  TRY(CARVE(host, net->rows, &net->host_rows));
   return net->learn ? carve_learning(net, M) : OK;
 }
 
 /* Carves for every solve that may be asked for, and what f needs behind it. */
-static enum status measure_scratch(struct network *net, const struct parameters *p,
+static enum status measure_scratch(struct network *net, const struct parameter_set *p,
                                    struct scratch scratch)
 {
-  struct model dry = *net->m;
+  struct sequence_model dry = *net->m;
   const struct fp_options *options[] = {&net->deq->forward, &net->deq->evaluate,
                                         &net->deq->backward};
   struct fp_options sequential = net->deq->evaluate, simultaneous = net->deq->evaluate;
@@ -112,6 +104,8 @@ static enum status measure_scratch(struct network *net, const struct parameters 
   struct scratch ends = maps; /* the peak includes the solver's own */
   TRY(CARVE(&ends.device, 1, &end));
   TRY(CARVE(&ends.host, 1, &last));
+  DEVICE real *step; /* explicit_steps */
+  TRY(CARVE(&maps.device, net->rows * D, &step));
   TRY(block_fwd(&dry, p, &s, net->z[0], &net->acts[0], maps, net->z[1]));
   if (!net->learn)
     return OK;
@@ -124,7 +118,7 @@ static enum status measure_scratch(struct network *net, const struct parameters 
 static enum status measure_device(struct network *net, size_t host, size_t *device)
 {
   struct network n = *net;
-  struct parameters p;
+  struct parameter_set p;
   size_t unused;
   struct arena parameters = arena_measure(&unused);
   TRY(arena_init(&n.host, host));
@@ -152,14 +146,14 @@ static enum status measure_host(struct network *net, size_t *host)
   window.window = 1; /* has most samples */
   struct scratch measure = {arena_measure(&device), arena_measure(&most)};
   TRY(net->solver->plan(net->rows, net->length, net->m->dims.D, &window, measure));
-  struct parameters p;
+  struct parameter_set p;
   struct arena unused = arena_measure(&device), tables = arena_measure(&peak);
   TRY(parameters_carve(net->m, &unused, &tables, &p));
   *host += most + peak + 4096;
   return OK;
 }
 
-enum status network_open(const struct model *m, const struct deq_config *deq,
+enum status network_open(const struct sequence_model *m, const struct deq_config *deq,
                          const struct solver_port *solver, int64_t rows, int64_t length, bool learn,
                          struct network *net)
 {
@@ -202,7 +196,7 @@ static enum status upload_batch(struct network *net, const struct batch *b)
 }
 
 /* Logits from z, and with labels the losses. */
-static enum status output_fwd(struct network *net, const struct parameters *p,
+static enum status output_fwd(struct network *net, const struct parameter_set *p,
                               const struct batch *b, const DEVICE real *z, struct network_result *r)
 {
   const struct backend *be = net->m->be;
@@ -227,8 +221,8 @@ static enum status output_fwd(struct network *net, const struct parameters *p,
   return OK;
 }
 
-static void output_vjp(struct network *net, const struct parameters *p, int64_t rows,
-                       const DEVICE real *z, int64_t labels, const struct parameters *g)
+static void output_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
+                       const DEVICE real *z, int64_t labels, const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
@@ -243,7 +237,7 @@ static void output_vjp(struct network *net, const struct parameters *p, int64_t 
 /* ---- learning ---- */
 
 /* The output of the mode, in z[*steps]; a solve first, unless unrolled. */
-static enum status implicit_fwd(struct network *net, const struct parameters *p, int64_t rows,
+static enum status implicit_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
                                 enum gradient_kind gradient, int64_t *steps, double *first,
                                 double *damping, struct network_result *r)
 {
@@ -263,9 +257,9 @@ static enum status implicit_fwd(struct network *net, const struct parameters *p,
 }
 
 /* From the cotangent of the output in net->zb. */
-static enum status implicit_vjp(struct network *net, const struct parameters *p, int64_t rows,
+static enum status implicit_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
                                 enum gradient_kind gradient, int64_t steps, double first,
-                                double damping, const struct parameters *g,
+                                double damping, const struct parameter_set *g,
                                 struct network_result *r)
 {
   const struct backend *be = net->m->be;
@@ -281,11 +275,11 @@ static enum status implicit_vjp(struct network *net, const struct parameters *p,
   return inject_vjp(net->m, p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb, g);
 }
 
-enum status network_learn(struct network *net, const struct parameters *p,
+enum status network_learn(struct network *net, const struct parameter_set *p,
                           enum gradient_kind gradient, const struct batch *b,
-                          const struct parameters *g, struct network_result *r)
+                          const struct parameter_set *g, struct network_result *r)
 {
-  const struct model *m = net->m;
+  const struct sequence_model *m = net->m;
   const struct backend *be = m->be;
   int64_t rows = b->rows, M = rows * net->length, steps = 1;
   double first = 1, damping = 1;
@@ -318,11 +312,46 @@ enum status network_learn(struct network *net, const struct parameters *p,
   return be->sync(be->st);
 }
 
-enum status network_evaluate(struct network *net, const struct parameters *p,
+/* ---- evaluating ---- */
+
+static enum status upload_rows(struct network *net, int64_t rows, int64_t slope, int32_t start,
+                               DEVICE int32_t *to)
+{
+  for (int64_t r = 0; r < rows; r++)
+    net->host_rows[r] = (int32_t)(slope * r) + start;
+  return net->m->be->upload(net->m->be->st, (size_t)rows * sizeof *to, net->host_rows, to);
+}
+
+/* f(e) one token at a time with carried states: what decoding does. */
+static enum status explicit_steps(struct network *net, const struct parameter_set *p, int64_t rows)
+{
+  const struct sequence_model *m = net->m;
+  const struct backend *be = m->be;
+  const struct carried_states *carried = &net->carried;
+  struct span s = {.rows = rows, .T = 1, .length = net->length, .carried = carried};
+  s.row = net->row, s.first = net->first, s.count = net->count;
+  DEVICE real *z;
+  struct scratch scratch = net->scratch;
+  TRY(CARVE(&scratch.device, rows * m->dims.D, &z));
+  carried_states_clear(m, rows, carried);
+  TRY(upload_rows(net, rows, 1, 0, net->row));
+  TRY(upload_rows(net, rows, 0, 1, net->count));
+  for (int32_t t = 0; t < net->length; t++) {
+    TRY(upload_rows(net, rows, 0, t, net->first));
+    be->gather_blocks(be->st, rows, 1, m->dims.D, net->length, s.row, s.first, s.count, net->e, z);
+    TRY(block_fwd(m, p, &s, z, &net->solving, scratch, z));
+    block_advance(m, p, &s, &net->solving, s.count, carried);
+    be->scatter_blocks(be->st, rows, 1, m->dims.D, net->length, s.row, s.first, s.count, z,
+                       net->z[0]);
+  }
+  return OK;
+}
+
+enum status network_evaluate(struct network *net, const struct parameter_set *p,
                              const struct fp_options *o, const struct batch *b,
                              struct network_result *r)
 {
-  const struct model *m = net->m;
+  const struct sequence_model *m = net->m;
   const struct backend *be = m->be;
   int64_t rows = b->rows, M = rows * net->length;
   struct fp_result forward = r->forward;
@@ -333,9 +362,11 @@ enum status network_evaluate(struct network *net, const struct parameters *p,
     inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
     be->fill(be->st, M * m->dims.D, 0, net->z[0]);
     TRY(implicit_solve(net, p, rows, o, &r->forward));
+  } else if (o->window == 1) {
+    TRY(explicit_steps(net, p, rows));
   } else {
     struct span s = {.rows = rows, .T = net->length, .length = net->length};
-    TRY(block_fwd(m, p, &s, net->e, &net->acts[0], net->scratch, net->z[0]));
+    TRY(block_fwd(m, p, &s, net->e, &net->solving, net->scratch, net->z[0]));
   }
   return output_fwd(net, p, b, net->z[0], r);
 }

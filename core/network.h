@@ -5,7 +5,6 @@
 #include "core/fixed_point.h"
 #include "core/model.h"
 
-#define solver_port NAME(solver_port)
 #define network NAME(network)
 #define network_result NAME(network_result)
 #define network_open NAME(network_open)
@@ -18,14 +17,8 @@
 #define adjoint_solve NAME(adjoint_solve)
 #define backend_dry NAME(backend_dry)
 
-/* The solvers, handed in by the program (core/ does not know them). */
-struct solver_port {
-  fp_solve_fn *solve;
-  fp_plan_fn *plan;
-};
-
 struct network {
-  const struct model *m;
+  const struct sequence_model *m;
   const struct deq_config *deq;
   const struct solver_port *solver;
   int64_t rows, length, steps; /* capacity; evaluations of f that are differentiated through */
@@ -36,12 +29,13 @@ struct network {
   struct activations *acts;      /* (steps) of the trajectory */
   struct activations solving;    /* of the solver's evaluations; shares acts[0] where it can */
   struct carried_states carried; /* for windows */
+  DEVICE int32_t *row, *first, *count; /* (rows) of the token that an explicit model steps on */
   DEVICE real *logits, *lse, *logitsb, *zb, *fb, *ub, *eb;
   DEVICE wide *losses;
   wide *host_losses;
-  int32_t *host_best;
-  struct arena device, host; /* everything above lies in these */
-  struct scratch scratch;    /* what is left of them */
+  int32_t *host_best, *host_rows; /* (M), (rows) */
+  struct arena device, host;      /* everything above lies in these */
+  struct scratch scratch;         /* what is left of them */
 };
 
 /* One batch: (rows,length) tokens and labels on the host; labels may be NULL when evaluating. */
@@ -61,37 +55,38 @@ struct network_result {
 
 /* Plans memory and takes it.  learn: with what gradients need, for every gradient that
  * deq->gradient and unrolling may ask for.  ERR_MEMORY. */
-MUST_USE enum status network_open(const struct model *m, const struct deq_config *deq,
+MUST_USE enum status network_open(const struct sequence_model *m, const struct deq_config *deq,
                                   const struct solver_port *solver, int64_t rows, int64_t length,
                                   bool learn, struct network *net);
 void network_close(struct network *net);
 
 /* Mean cross-entropy of the output that `gradient` names (DESIGN.md 3, Gradients), and with g its
  * derivative by every parameter, added to g. Explicit models: gradient is ignored. */
-MUST_USE enum status network_learn(struct network *net, const struct parameters *p,
+MUST_USE enum status network_learn(struct network *net, const struct parameter_set *p,
                                    enum gradient_kind gradient, const struct batch *b,
-                                   const struct parameters *g, struct network_result *r);
+                                   const struct parameter_set *g, struct network_result *r);
 
-/* z* solved as o says (left in net->z[0], explicit: f(e)), logits in net->logits, and with labels
- * the loss. The arrays of r->forward are the caller's, or NULL. */
-MUST_USE enum status network_evaluate(struct network *net, const struct parameters *p,
+/* z* solved as o says (left in net->z[0]; explicit: f(e), token by token when the window is 1),
+ * logits in net->logits, and with labels the loss. The arrays of r->forward are the caller's, or
+ * NULL. */
+MUST_USE enum status network_evaluate(struct network *net, const struct parameter_set *p,
                                       const struct fp_options *o, const struct batch *b,
                                       struct network_result *r);
 
 /* ---- implicit.c ---- */
 
 /* z* = f(z*, u) for `rows` sequences from the guess in net->z[0]. */
-MUST_USE enum status implicit_solve(struct network *net, const struct parameters *p, int64_t rows,
-                                    const struct fp_options *o, struct fp_result *r);
+MUST_USE enum status implicit_solve(struct network *net, const struct parameter_set *p,
+                                    int64_t rows, const struct fp_options *o, struct fp_result *r);
 /* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first. */
-MUST_USE enum status trajectory_fwd(struct network *net, const struct parameters *p, int64_t rows,
-                                    int64_t steps, double first, double damping);
+MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_set *p,
+                                    int64_t rows, int64_t steps, double first, double damping);
 /* From the cotangent of z[steps] in net->zb: adds to net->ub and g. */
-MUST_USE enum status trajectory_vjp(struct network *net, const struct parameters *p, int64_t rows,
-                                    int64_t steps, double first, double damping,
-                                    const struct parameters *g);
+MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
+                                    int64_t rows, int64_t steps, double first, double damping,
+                                    const struct parameter_set *g);
 /* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb. */
-MUST_USE enum status adjoint_solve(struct network *net, const struct parameters *p, int64_t rows,
+MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
                                    const struct fp_options *o, struct fp_result *r);
 
 /* A backend whose operations do nothing: running a function on it and on measuring arenas tells the

@@ -531,3 +531,6 @@ enum status fp_solve(const struct backend *be, const struct fp_problem *p,
     finish_rows(&v);
   return answer(&v, result);
 }
+
+extern const struct solver_port OP(fixed_point_solvers);
+const struct solver_port OP(fixed_point_solvers) = {fp_solve, fp_plan};

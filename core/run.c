@@ -1,0 +1,48 @@
+/* run.c: the precision-free front of training and evaluation. */
+#include "core/run.h"
+#include "core/files.h"
+#include "core/training.h"
+#include "core/word_problem.h"
+#include <string.h>
+
+enum status train_run(const struct config *c, const struct runtime *rt,
+                      const struct train_options *o)
+{
+  return c->dtype == DTYPE_F32 ? train_f32(c, rt->f32, rt->solver_f32, o)
+                               : train_f64(c, rt->f64, rt->solver_f64, o);
+}
+
+enum status evaluate_run(const struct config *c, const struct runtime *rt, const char *dir,
+                         const struct evaluate_options *o)
+{
+  return c->dtype == DTYPE_F32 ? evaluate_f32(c, rt->f32, rt->solver_f32, dir, o)
+                               : evaluate_f64(c, rt->f64, rt->solver_f64, dir, o);
+}
+
+enum status run_directory(const struct config *c, char *out, size_t size)
+{
+  return path_join(out, size, c->runs_dir, c->name);
+}
+
+enum status checkpoint_resolve(const char *dir, char *out, size_t size)
+{
+  char path[2 * CONFIG_PATH];
+  if (!path_is_directory(dir))
+    FAIL(ERR_IO, "%s: no such directory", dir);
+  TRY(path_join(path, sizeof path, dir, "model.safetensors"));
+  if (path_exists(path))
+    return path_join(out, size, dir, "");
+  TRY(path_join(out, size, dir, "latest"));
+  if (!path_is_directory(out))
+    FAIL(ERR_DATA, "%s: neither a checkpoint (model.safetensors) nor a run with one (latest)", dir);
+  return OK;
+}
+
+enum status config_resolve(struct config *c)
+{
+  struct word_problem w;
+  TRY(word_problem_init(&c->data, &w));
+  c->model.vocab_size = word_problem_vocabulary(&w);
+  word_problem_free(&w);
+  return OK;
+}

@@ -1,0 +1,57 @@
+/* run.h: what programs ask for, whatever the precision: train, evaluate. */
+#ifndef CORE_RUN_H
+#define CORE_RUN_H
+#include "core/config.h"
+
+struct backend_f32;
+struct backend_f64;
+struct solver_port_f32;
+struct solver_port_f64;
+
+/* The device and the solvers, as the program wired them. */
+struct runtime {
+  const struct backend_f32 *f32;
+  const struct backend_f64 *f64;
+  const struct solver_port_f32 *solver_f32;
+  const struct solver_port_f64 *solver_f64;
+};
+
+struct train_options {
+  const char *directory; /* the run directory */
+  bool resume;           /* go on from its latest checkpoint; without one this is beginning */
+  bool overwrite;        /* an existing run there is removed first */
+};
+
+/* Trains as c says and writes the run directory (DESIGN.md 4).  c->model.vocab_size is resolved.
+ * ERR_USAGE for an existing run, ERR_INTERRUPTED after Ctrl-C with a checkpoint written,
+ * ERR_NUMERIC when the loss or a gradient is not finite. */
+MUST_USE enum status train_run(const struct config *c, const struct runtime *rt,
+                               const struct train_options *o);
+
+/* Accuracy and loss of one mode at one length. */
+struct evaluation_row {
+  enum evaluate_mode mode;
+  int64_t length, sequences;
+  double loss, accuracy, accuracy_last10, accuracy_group, accuracy_monoid;
+  double iterations_mean, converged; /* a fraction of the samples; explicit models: NaN */
+  int64_t iterations_max;
+  int64_t block_evaluations, serial_iterations; /* summed over the batches */
+  double seconds;
+};
+
+struct evaluate_options {
+  const char *json;                        /* FILE or NULL */
+  const char *tokens, *logits, *gradients; /* safetensors FILEs or NULL */
+};
+
+/* The model directory's model on fresh sequences of every length of c->evaluate, in both modes; or,
+ * with o->tokens, on those tokens.  `dir` is a checkpoint. */
+MUST_USE enum status evaluate_run(const struct config *c, const struct runtime *rt, const char *dir,
+                                  const struct evaluate_options *o);
+
+/* Where a run lives, and the checkpoint that a user's DIR (run or checkpoint) means. */
+MUST_USE enum status run_directory(const struct config *c, char *out, size_t size);
+MUST_USE enum status checkpoint_resolve(const char *dir, char *out, size_t size);
+/* Resolves what follows from the data: model.vocab_size. */
+MUST_USE enum status config_resolve(struct config *c);
+#endif

@@ -1,0 +1,20 @@
+/* training.h: training and evaluation, by precision; programs call run.h. */
+#ifndef CORE_TRAINING_H
+#define CORE_TRAINING_H
+#include "core/run.h"
+
+MUST_USE enum status train_f32(const struct config *c, const struct backend_f32 *be,
+                               const struct solver_port_f32 *solver, const struct train_options *o);
+MUST_USE enum status train_f64(const struct config *c, const struct backend_f64 *be,
+                               const struct solver_port_f64 *solver, const struct train_options *o);
+MUST_USE enum status evaluate_f32(const struct config *c, const struct backend_f32 *be,
+                                  const struct solver_port_f32 *solver, const char *dir,
+                                  const struct evaluate_options *o);
+MUST_USE enum status evaluate_f64(const struct config *c, const struct backend_f64 *be,
+                                  const struct solver_port_f64 *solver, const char *dir,
+                                  const struct evaluate_options *o);
+
+/* Learning rate of step `step` (from 0): warm-up over lr_warmup steps, then constant, then decay
+ * over the last decay_fraction of the steps: to 0 along a line or half a cosine. */
+double learning_rate(const struct train_config *t, int64_t step);
+#endif
