@@ -1,0 +1,105 @@
+/* program.c: see program.h. */
+#include "experiments/program.h"
+#include "core/interrupt.h"
+#include "kernels/backends.h"
+#include "kernels/blas.h"
+#include "solvers/registry.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void program_start(int argc, char **argv)
+{
+  blas_start(argc, argv);
+  interrupt_install();
+}
+
+static void print_help(const char *usage, const struct option_spec *options)
+{
+  (void)printf("%s\n\noptions:\n", usage);
+  for (const struct option_spec *o = options; o->name; o++) {
+    char left[64];
+    (void)snprintf(left, sizeof left, "--%s%s%s", o->name, o->value_name ? " " : "",
+                   o->value_name ? o->value_name : "");
+    (void)printf("  %-22s %s\n", left, o->help);
+  }
+  (void)printf("  %-22s %s\n\n", "--help", "this text");
+  (void)printf(
+      "exit status: 0 done; 1 the check failed, a solve did not converge or the loss is not "
+      "finite;\n2 usage or configuration; 3 files, memory or device; 130 interrupted.\n");
+}
+
+/* Takes options[*i], which begins with --; moves *i over its value. */
+static enum status take_option(int argc, char **argv, int *i, const struct option_spec *options)
+{
+  const char *word = argv[*i] + 2, *equals = strchr(word, '=');
+  size_t n = equals ? (size_t)(equals - word) : strlen(word);
+  for (const struct option_spec *o = options; o->name; o++) {
+    if (strlen(o->name) != n || memcmp(o->name, word, n) != 0)
+      continue;
+    if (o->flag && !equals) {
+      *o->flag = true;
+      return OK;
+    }
+    if (o->value && (equals || *i + 1 < argc)) {
+      *o->value = equals ? equals + 1 : argv[++*i];
+      return OK;
+    }
+    FAIL(ERR_USAGE, o->value ? "--%s needs %s" : "--%s takes no value%s", o->name,
+         o->value_name ? o->value_name : "");
+  }
+  FAIL(ERR_USAGE, "unknown option %s; --help lists them", argv[*i]);
+}
+
+enum status command_line_parse(int argc, char **argv, const char *usage,
+                               const struct option_spec *options, struct command_line *c)
+{
+  *c = (struct command_line){.override = calloc((size_t)argc + 1, sizeof *c->override)};
+  if (!c->override)
+    FAIL(ERR_MEMORY, "out of memory");
+  for (int i = 1; i < argc; i++) {
+    if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+      print_help(usage, options);
+      exit(0);
+    }
+    if (strncmp(argv[i], "--", 2) == 0)
+      TRY(take_option(argc, argv, &i, options));
+    else if (c->target && strchr(argv[i], '='))
+      c->override[c->overrides++] = argv[i];
+    else if (!c->target)
+      c->target = argv[i];
+    else
+      FAIL(ERR_USAGE, "'%s' is neither an option (--name) nor an override (key.path=value)",
+           argv[i]);
+  }
+  return OK;
+}
+
+void command_line_free(struct command_line *c)
+{
+  free(c->override);
+  *c = (struct command_line){0};
+}
+
+enum status runtime_open(const struct config *c, struct runtime *rt)
+{
+  struct backend_cpu cpu;
+  if (c->device == DEVICE_CUDA)
+    FAIL(ERR_DEVICE, "device: cuda is not part of this build; use device: cpu or auto");
+  TRY(backend_cpu_select(&cpu));
+  struct solver_ports solvers = solver_ports_for(cpu.isa);
+  *rt = (struct runtime){cpu.f32, cpu.f64, solvers.f32, solvers.f64};
+  (void)fprintf(stderr, "device cpu (%s), %s\n", cpu.isa, blas_describe());
+  return OK;
+}
+
+int program_end(enum status s)
+{
+  if (s != OK)
+    (void)fprintf(stderr, "%s\n", last_error());
+  if (fflush(stdout) != 0 && s == OK) {
+    (void)fprintf(stderr, "standard output cannot be written\n");
+    return exit_code(ERR_IO);
+  }
+  return exit_code(s);
+}

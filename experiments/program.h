@@ -1,0 +1,29 @@
+/* program.h: what every program does with its command line, its device and its end. */
+#ifndef EXPERIMENTS_PROGRAM_H
+#define EXPERIMENTS_PROGRAM_H
+#include "core/run.h"
+
+/* An option --name, with a value when `value` is given. */
+struct option_spec {
+  const char *name, *value_name, *help;
+  const char **value; /* receives the text; or NULL */
+  bool *flag;         /* set to true; or NULL */
+};
+
+struct command_line {
+  const char *target; /* the first word: CONFIG.yaml or DIR; NULL: none */
+  const char **override;
+  int overrides;
+};
+
+/* Starts the program: the right BLAS (may start it again), signal handlers. */
+void program_start(int argc, char **argv);
+/* Sorts the words into target, key=value overrides and options; --help prints and exits 0.  */
+MUST_USE enum status command_line_parse(int argc, char **argv, const char *usage,
+                                        const struct option_spec *options, struct command_line *c);
+void command_line_free(struct command_line *c);
+/* The device and the solvers that c asks for; says on stderr what was chosen. */
+MUST_USE enum status runtime_open(const struct config *c, struct runtime *rt);
+/* Prints the error of a failed status; returns the program's exit code. */
+int program_end(enum status s);
+#endif

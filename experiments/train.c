@@ -1,0 +1,73 @@
+/* train.c: trains a model as a YAML file describes it. */
+#include "core/files.h"
+#include "experiments/program.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char usage[] =
+    "usage: train CONFIG.yaml [key.path=value ...] [--overwrite]\n"
+    "       train --resume DIR [key.path=value ...]\n"
+    "       train --keys\n\n"
+    "Trains an implicit or explicit Mamba-2 and writes the run directory (runs_dir/name): "
+    "config.yaml,\n"
+    "metrics.jsonl, checkpoints/ and latest.  Overrides take YAML values and win over the file.\n"
+    "Ctrl-C finishes the step, writes a checkpoint and says how to go on.";
+
+/* A run's directory from what the user gave: the run, or a checkpoint inside it. */
+static enum status run_of(const char *dir, char *out, size_t size)
+{
+  char path[2 * CONFIG_PATH];
+  TRY(path_join(path, sizeof path, dir, "trainer.json"));
+  if (!path_exists(path))
+    return path_join(out, size, dir, "");
+  return path_join(out, size, dir, "../..");
+}
+
+static enum status run(int argc, char **argv)
+{
+  struct train_options o = {0};
+  struct command_line line;
+  struct config c;
+  struct runtime rt;
+  const char *resume = NULL;
+  bool keys = false;
+  char directory[2 * CONFIG_PATH], config[2 * CONFIG_PATH];
+  const struct option_spec options[] = {
+      {"resume", "DIR", "go on with a run, exactly, from its latest checkpoint", &resume, NULL},
+      {"overwrite", NULL, "remove an existing run of this name first", NULL, &o.overwrite},
+      {"keys", NULL, "print every configuration key: type, range, default, meaning", NULL, &keys},
+      {0}};
+  TRY(command_line_parse(argc, argv, usage, options, &line));
+  if (keys) {
+    config_print_keys(stdout);
+    return OK;
+  }
+  if (resume) { /* the words left are all overrides */
+    if (line.target)
+      line.override[line.overrides++] = line.target;
+    TRY(run_of(resume, directory, sizeof directory));
+    TRY(path_join(config, sizeof config, directory, "config.yaml"));
+    o.resume = true;
+    line.target = config;
+  }
+  if (!line.target)
+    FAIL(ERR_USAGE, "%s", usage);
+  TRY(config_load(line.target, line.overrides, line.override, &c));
+  TRY(config_resolve(&c));
+  if (!resume)
+    TRY(run_directory(&c, directory, sizeof directory));
+  o.directory = directory;
+  TRY(runtime_open(&c, &rt));
+  TRY(train_run(&c, &rt, &o));
+  command_line_free(&line);
+  (void)printf("%s: %lld steps done; evaluate it with: build/evaluate %s\n", directory,
+               (long long)c.train.steps, directory);
+  return OK;
+}
+
+int main(int argc, char **argv)
+{
+  program_start(argc, argv);
+  return program_end(run(argc, argv));
+}
