@@ -1,5 +1,5 @@
-/* config.h: a run as its YAML file describes it.  config.c has the table of all keys: type, range,
- * default and one line of help each. */
+/* config.h: a run as its YAML file describes it.  config_keys.c has the table of all keys: type,
+ * range, default and one line of help each. */
 #ifndef CORE_CONFIG_H
 #define CORE_CONFIG_H
 #include "core/options.h"
@@ -35,7 +35,7 @@ struct model_config {
 
 struct deq_config {
   struct fp_options forward, backward, evaluate;
-  enum evaluate_mode mode; /* of evaluate, when its window is not given */
+  enum evaluate_mode mode; /* of evaluate; its window is resolved: 1, all, or what was given */
   enum gradient_kind gradient;
   int64_t unroll_iterations, phantom_steps;
   double unroll_damping, phantom_damping;

@@ -1,0 +1,113 @@
+/* config_check.c: what keys mean together, and what this version does not do. */
+#include "core/config_keys.h"
+#include <float.h>
+#include <string.h>
+
+/* Of the keys that a fault is about, the one that was given last; equally late ones in the order of
+ * the call.  NULL ends the list. */
+static struct origin blame(const struct layer *l, const char *const *paths)
+{
+  struct origin at = l->root;
+  for (; *paths; paths++) {
+    int k = key_find(*paths);
+    CHECK(k >= 0);
+    if (given(l, k) && l->from[k].order > at.order)
+      at = l->from[k];
+  }
+  return at;
+}
+#define BLAME(l, ...) blame(l, (const char *const[]){__VA_ARGS__, NULL})
+
+static enum status check_required(const struct layer *l)
+{
+  for (int k = 0; k < keys_count; k++)
+    if (!keys[k].fallback && !given(l, k))
+      FAIL_FROM(l->root, "missing key '%s'", keys[k].path);
+  return OK;
+}
+
+static enum status check_name(const struct layer *l)
+{
+  const char *name = l->c.name;
+  if (strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
+    FAIL_FROM(BLAME(l, "name"), "name '%s' cannot be that of a directory", name);
+  return OK;
+}
+
+static enum status check_ordered(const struct layer *l, double lo, double hi, const char *key,
+                                 const char *other)
+{
+  if (lo > hi)
+    FAIL_FROM(BLAME(l, key, other), "%s: %g is larger than %g", key, lo, hi);
+  return OK;
+}
+
+static enum status check_mamba2(const struct layer *l)
+{
+#define M2 "model.mamba2."
+  const struct mamba2_config *m = &l->c.model.mamba2;
+  int64_t E = m->expand * l->c.model.d_model, d_ssm = m->d_ssm ? m->d_ssm : E;
+  if (d_ssm > E)
+    FAIL_FROM(BLAME(l, M2 "d_ssm", M2 "expand", "model.d_model"),
+              M2 "d_ssm %lld is larger than expand * d_model = %lld", (long long)d_ssm,
+              (long long)E);
+  if (d_ssm % m->headdim)
+    FAIL_FROM(BLAME(l, M2 "headdim", M2 "d_ssm", M2 "expand", "model.d_model"),
+              M2 "headdim %lld does not divide d_ssm = %lld%s", (long long)m->headdim,
+              (long long)d_ssm, m->d_ssm ? "" : " (auto: expand * d_model)");
+  if (d_ssm / m->headdim % m->ngroups)
+    FAIL_FROM(BLAME(l, M2 "ngroups", M2 "headdim", M2 "d_ssm", M2 "expand", "model.d_model"),
+              M2 "ngroups %lld does not divide the %lld heads (d_ssm / headdim)",
+              (long long)m->ngroups, (long long)(d_ssm / m->headdim));
+  TRY(check_ordered(l, m->dt_limit[0], m->dt_limit[1], M2 "dt_limit", M2 "dt_limit"));
+  TRY(check_ordered(l, m->A_init_range[0], m->A_init_range[1], M2 "A_init_range",
+                    M2 "A_init_range"));
+  return check_ordered(l, m->dt_min, m->dt_max, M2 "dt_min", M2 "dt_max");
+}
+
+/* A relative residual |f(z) - z|/|f(z)| carries the rounding of f and of z: a few eps. */
+static enum status check_solve(const struct layer *l, const struct fp_options *o,
+                               const char *section)
+{
+  char tol[KEY_PATH], stop[KEY_PATH], min_iter[KEY_PATH], max_iter[KEY_PATH];
+  (void)snprintf(tol, sizeof tol, "%s.tol", section);
+  (void)snprintf(stop, sizeof stop, "%s.stop", section);
+  (void)snprintf(min_iter, sizeof min_iter, "%s.min_iter", section);
+  (void)snprintf(max_iter, sizeof max_iter, "%s.max_iter", section);
+  double floor = 4 * (l->c.dtype == DTYPE_F32 ? (double)FLT_EPSILON : DBL_EPSILON);
+  if (o->stop == FP_REL && o->tol < floor)
+    FAIL_FROM(BLAME(l, tol, stop, "dtype"),
+              "%s %g is out of reach: in %s rounding keeps a relative residual above about %.2g",
+              tol, o->tol, dtype_name(l->c.dtype), floor);
+  if (o->min_iter > o->max_iter)
+    FAIL_FROM(BLAME(l, min_iter, max_iter), "%s %lld is larger than max_iter %lld", min_iter,
+              (long long)o->min_iter, (long long)o->max_iter);
+  return OK;
+}
+
+/* Keys that are understood but that the model does not follow. */
+static enum status check_supported(const struct layer *l)
+{
+  const struct model_config *m = &l->c.model;
+  if (m->weight_norm)
+    FAIL_FROM(BLAME(l, "model.weight_norm"), "model.weight_norm: true is not supported");
+  if (m->dropout > 0)
+    FAIL_FROM(BLAME(l, "model.dropout"), "model.dropout above 0 is not supported");
+  if (m->mamba2.d_ssm && m->mamba2.d_ssm < m->mamba2.expand * m->d_model)
+    FAIL_FROM(BLAME(l, M2 "d_ssm", M2 "expand", "model.d_model"),
+              M2 "d_ssm %lld smaller than expand * d_model = %lld is not supported",
+              (long long)m->mamba2.d_ssm, (long long)(m->mamba2.expand * m->d_model));
+  return OK;
+}
+
+enum status config_check(const struct layer *l)
+{
+  const struct deq_config *d = &l->c.deq;
+  TRY(check_required(l));
+  TRY(check_name(l));
+  TRY(check_mamba2(l));
+  TRY(check_solve(l, &d->forward, "deq.forward"));
+  TRY(check_solve(l, &d->backward, "deq.backward"));
+  TRY(check_solve(l, &d->evaluate, "deq.evaluate"));
+  return check_supported(l);
+}

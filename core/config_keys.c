@@ -1,0 +1,322 @@
+/* config_keys.c: the table of all configuration keys, in the order in which they are written. */
+#include "core/config_keys.h"
+#include <string.h>
+
+static const char *const dtypes[] = {"f32", "f64", NULL};
+static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
+static const char *const model_kinds[] = {"implicit", "explicit", NULL};
+static const char *const mixers[] = {"mamba2", NULL};
+static const char *const solvers[] = {"picard", NULL};
+static const char *const stops[] = {"rel", "abs", "rms", "max", NULL};
+static const char *const returns[] = {"best", "last", NULL};
+static const char *const modes[] = {"sequential", "simultaneous", NULL};
+static const char *const gradients[] = {"unroll", "phantom", "jfb", "ift", NULL};
+static const char *const tasks[] = {"word_problem", NULL};
+static const char *const monoids[] = {"trivial", "aperiodic", "aperiodic_alive", NULL};
+static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const all[] = {"all", NULL};
+static const char *const automatic[] = {"auto", NULL};
+_Static_assert(sizeof solvers / sizeof *solvers == FP_SOLVERS + 1, "every solver has its word");
+_Static_assert(FP_WINDOW_ALL == 0, "the word of a KEY_INT stands for 0");
+
+#define AT(member) offsetof(struct config, member), sizeof(((struct config *)0)->member)
+#define LENGTHS offsetof(struct config, evaluate.lengths), (CONFIG_LENGTHS + 1) * sizeof(int64_t)
+#define NOT_KEPT 0, 0
+_Static_assert(offsetof(struct evaluate_config, lengths_count) ==
+                   offsetof(struct evaluate_config, lengths) + CONFIG_LENGTHS * sizeof(int64_t),
+               "the count stands behind the list");
+
+/* clang-format off */
+/* the options of one solve (core/options.h) */
+#define SOLVE(path, to, max_iter_, tol_, damping_, window_help)                                    \
+  {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard", "method"},                    \
+  {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
+   "evaluations of f that a sample may take"},                                                     \
+  {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
+   "evaluations of f that a sample must take"},                                                    \
+  {path ".tol", KEY_REAL, AT(to.tol), "[0, inf)", NULL, tol_,                                      \
+   "a sample has converged when its residual is at most this"},                                    \
+  {path ".stop", KEY_WORD, AT(to.stop), NULL, stops, "rel",                                        \
+   "residual r = f(z) - z: rel |r|/|f(z)|, abs |r|, rms |r|/sqrt(n), max largest component"},      \
+  {path ".damping", KEY_REAL, AT(to.damping), "(0, 1]", NULL, damping_,                            \
+   "z <- (1 - damping) z + damping f(z)"},                                                         \
+  {path ".window", KEY_INT, AT(to.window), "[1, 1000000000]", all, "all", window_help},            \
+  {path ".worst_token", KEY_BOOL, AT(to.worst_token), NULL, NULL, "false",                         \
+   "window all: test every token of a sequence, not their common norm"},                           \
+  {path ".stop_together", KEY_BOOL, AT(to.stop_together), NULL, NULL, "false",                     \
+   "all samples go on until the worst has converged"},                                             \
+  {path ".return", KEY_FLAG, AT(to.return_last), NULL, returns, "best",                            \
+   "iterate that a sample which has not converged returns"},                                       \
+  {path ".poll_every", KEY_INT, AT(to.poll_every), "[1, 1000000]", NULL, "1",                      \
+   "iterations between the host's looks at the flags on a GPU"}
+#define WINDOW "tokens solved together, sliding over the sequence"
+
+const struct key keys[] = {
+  {"include", KEY_INCLUDE, NOT_KEPT, NULL, NULL, "[]",
+   "files merged first, relative to this file; later ones and this file win"},
+  {"name", KEY_TEXT, AT(name), NULL, NULL, NULL, "of the run: its directory in runs_dir"},
+  {"runs_dir", KEY_TEXT, AT(runs_dir), NULL, NULL, "runs", "directory of the runs"},
+  {"seed", KEY_INT, AT(seed), "[0, inf)", NULL, "0", "of initialisation, data and dropout"},
+  {"device", KEY_WORD, AT(device), NULL, devices, "auto", "auto: cuda where there is a GPU"},
+  {"dtype", KEY_WORD, AT(dtype), NULL, dtypes, "f32", "precision of parameters and activations"},
+
+  {"model.kind", KEY_WORD, AT(model.kind), NULL, model_kinds, NULL,
+   "implicit: z* = f(z*, u(tokens)); explicit: z* = f(embeddings, 0)"},
+  {"model.mixer", KEY_WORD, NOT_KEPT, NULL, mixers, "mamba2", "the block's sequence mixer"},
+  {"model.d_model", KEY_INT, AT(model.d_model), "[1, 65536]", NULL, "64", "width D"},
+  {"model.n_layer", KEY_INT, AT(model.n_layer), "[1, 1024]", NULL, "1", "blocks in f"},
+  {"model.d_intermediate", KEY_INT, AT(model.d_intermediate), "[0, 1048576]", NULL, "0",
+   "width of the gated MLP behind each mixer; 0: none"},
+  {"model.tie_embeddings", KEY_BOOL, AT(model.tie_embeddings), NULL, NULL, "true",
+   "the output matrix is the embedding"},
+  {"model.norm_eps", KEY_REAL, AT(model.norm_eps), "[0, 1]", NULL, "1.0e-5",
+   "added to the mean square in every norm"},
+  {"model.dropout", KEY_REAL, AT(model.dropout), "[0, 1)", NULL, "0.0",
+   "probability; one mask a step, the same in every iteration"},
+  {"model.weight_norm", KEY_BOOL, AT(model.weight_norm), NULL, NULL, "false",
+   "weights as direction and length by row"},
+  {"model.mamba2.d_state", KEY_INT, AT(model.mamba2.d_state), "[1, 256]", NULL, "16",
+   "state N of each channel"},
+  {"model.mamba2.expand", KEY_INT, AT(model.mamba2.expand), "[1, 64]", NULL, "2",
+   "E = expand * d_model channels"},
+  {"model.mamba2.headdim", KEY_INT, AT(model.mamba2.headdim), "[1, 65536]", NULL, "32",
+   "channels P of a head; divides d_ssm"},
+  {"model.mamba2.ngroups", KEY_INT, AT(model.mamba2.ngroups), "[1, 65536]", NULL, "1",
+   "groups G of heads that share B and C; divides the heads"},
+  {"model.mamba2.d_conv", KEY_INT, AT(model.mamba2.d_conv), "[1, 16]", NULL, "4",
+   "taps W of the causal convolution"},
+  {"model.mamba2.chunk_size", KEY_INT, AT(model.mamba2.chunk_size), "[1, 512]", NULL, "64",
+   "tokens of a chunk of the chunked form; changes speed, not results"},
+  {"model.mamba2.d_ssm", KEY_INT, AT(model.mamba2.d_ssm), "[1, 4194304]", automatic, "auto",
+   "channels of the state-space part; auto: all E"},
+  {"model.mamba2.dt_limit", KEY_REALS, AT(model.mamba2.dt_limit), "[0, inf]", NULL, "[0.0, .inf]",
+   "clamp of Delta: low, high"},
+  {"model.mamba2.A_init_range", KEY_REALS, AT(model.mamba2.A_init_range), "(0, inf)", NULL,
+   "[1.0, 16.0]", "A is drawn uniformly between: low, high"},
+  {"model.mamba2.dt_min", KEY_REAL, AT(model.mamba2.dt_min), "(0, inf)", NULL, "0.001",
+   "smallest initial Delta"},
+  {"model.mamba2.dt_max", KEY_REAL, AT(model.mamba2.dt_max), "(0, inf)", NULL, "0.1",
+   "largest initial Delta"},
+  {"model.mamba2.dt_init_floor", KEY_REAL, AT(model.mamba2.dt_init_floor), "[0, inf)", NULL,
+   "1.0e-4", "initial Delta is raised to this"},
+  {"model.mamba2.norm_before_gate", KEY_BOOL, AT(model.mamba2.norm_before_gate), NULL, NULL,
+   "false", "norm(y) silu(z) instead of norm(y silu(z))"},
+  {"model.mamba2.bias", KEY_BOOL, AT(model.mamba2.bias), NULL, NULL, "false",
+   "in_proj and out_proj have a bias"},
+  {"model.mamba2.conv_bias", KEY_BOOL, AT(model.mamba2.conv_bias), NULL, NULL, "true",
+   "the convolution has a bias"},
+  {"model.mamba2.D_has_hdim", KEY_BOOL, AT(model.mamba2.D_has_hdim), NULL, NULL, "false",
+   "D is one number a channel instead of one a head"},
+
+  SOLVE("deq.forward", deq.forward, "24", "5.0e-2", "1.0", WINDOW),
+  SOLVE("deq.backward", deq.backward, "32", "1.0e-3", "1.0", WINDOW),
+  {"deq.gradient", KEY_WORD, AT(deq.gradient), NULL, gradients, "phantom",
+   "how z* is differentiated"},
+  {"deq.unroll.iterations", KEY_INT, AT(deq.unroll_iterations), "[1, 1000000]", NULL, "4",
+   "evaluations of f from 0 that are differentiated through"},
+  {"deq.unroll.damping", KEY_REAL, AT(deq.unroll_damping), "(0, 1]", NULL, "0.8",
+   "of those evaluations"},
+  {"deq.phantom.steps", KEY_INT, AT(deq.phantom_steps), "[1, 1000000]", NULL, "4",
+   "evaluations of f from z* that are differentiated through"},
+  {"deq.phantom.damping", KEY_REAL, AT(deq.phantom_damping), "(0, 1]", NULL, "0.8",
+   "of those evaluations"},
+  {"deq.evaluate.mode", KEY_WORD, AT(deq.mode), NULL, modes, "sequential",
+   "sequential: window 1; simultaneous: window all; a window beside it wins"},
+  SOLVE("deq.evaluate", deq.evaluate, "2048", "1.0e-2", "0.8", WINDOW "; not given: as mode says"),
+
+  {"data.task", KEY_WORD, NOT_KEPT, NULL, tasks, NULL, "what is learnt"},
+  {"data.group", KEY_TEXT, AT(data.group), NULL, NULL, "S3",
+   "Zn, Sn, An (n <= 6 for S, A) or a product as in A5*Z2"},
+  {"data.monoid", KEY_WORD, AT(data.monoid), NULL, monoids, "trivial",
+   "factor that cannot be undone"},
+  {"data.identity_probability", KEY_REAL, AT(data.identity_probability), "[0, 1]", NULL, "0.0",
+   "of a token whose group part is the identity; otherwise uniform"},
+  {"data.length", KEY_INT, AT(data.length), "[1, 16777216]", NULL, "16",
+   "tokens of a training sequence"},
+
+  {"train.steps", KEY_INT, AT(train.steps), "[0, 1000000000]", NULL, "900", "optimiser steps"},
+  {"train.unroll_steps", KEY_INT, AT(train.unroll_steps), "[0, 1000000000]", NULL, "400",
+   "first steps that train by unroll, whatever deq.gradient says"},
+  {"train.batch_size", KEY_INT, AT(train.batch_size), "[1, 1048576]", NULL, "64",
+   "sequences a step"},
+  {"train.lr", KEY_REAL, AT(train.lr), "[0, inf)", NULL, "3.0e-3", "learning rate of AdamW"},
+  {"train.betas", KEY_REALS, AT(train.betas), "[0, 1)", NULL, "[0.9, 0.95]",
+   "decay of the first and the second moment"},
+  {"train.eps", KEY_REAL, AT(train.eps), "(0, inf)", NULL, "1.0e-8",
+   "added to the root of the second moment"},
+  {"train.weight_decay", KEY_REAL, AT(train.weight_decay), "[0, inf)", NULL, "0.0",
+   "decoupled; not on A_log, D, dt_bias, norms and biases"},
+  {"train.clip", KEY_REAL, AT(train.clip), "[0, inf)", NULL, "1.0",
+   "largest norm of the gradient; 0: not clipped"},
+  {"train.lr_warmup", KEY_INT, AT(train.lr_warmup), "[0, 1000000000]", NULL, "50",
+   "steps of linear growth to lr"},
+  {"train.schedule", KEY_WORD, AT(train.schedule), NULL, schedules, "linear",
+   "how lr falls to 0 at the end"},
+  {"train.decay_fraction", KEY_REAL, AT(train.decay_fraction), "[0, 1]", NULL, "0.2",
+   "part of the steps, the last ones, in which lr falls"},
+  {"train.log_every", KEY_INT, AT(train.log_every), "[1, 1000000000]", NULL, "10",
+   "steps between lines of metrics.jsonl"},
+  {"train.evaluate_every", KEY_INT, AT(train.evaluate_every), "[0, 1000000000]", NULL, "0",
+   "steps between evaluations; 0: at the end only"},
+  {"train.checkpoint_every", KEY_INT, AT(train.checkpoint_every), "[0, 1000000000]", NULL, "300",
+   "steps between checkpoints; 0: at the end only"},
+
+  {"evaluate.lengths", KEY_INTS, LENGTHS, "[1, 16777216]", NULL, "[16, 32, 64, 128]",
+   "tokens of the evaluated sequences"},
+  {"evaluate.sequences", KEY_INT, AT(evaluate.sequences), "[1, 1048576]", NULL, "256",
+   "sequences of each length"},
+};
+/* clang-format on */
+const int keys_count = sizeof keys / sizeof *keys;
+_Static_assert(sizeof keys / sizeof *keys <= KEYS_MAX, "struct layer has room for every key");
+
+static const char *word_of(const char *const *words, size_t count, int i)
+{
+  CHECK(i >= 0 && (size_t)i + 1 < count);
+  return words[i];
+}
+#define WORD(words, i) word_of(words, sizeof(words) / sizeof *(words), (int)(i))
+
+const char *dtype_name(enum dtype d) { return WORD(dtypes, d); }
+
+const char *model_kind_name(enum model_kind k) { return WORD(model_kinds, k); }
+
+const char *gradient_name(enum gradient_kind g) { return WORD(gradients, g); }
+
+const char *evaluate_mode_name(enum evaluate_mode m) { return WORD(modes, m); }
+
+int key_find(const char *path)
+{
+  for (int k = 0; k < keys_count; k++)
+    if (!strcmp(keys[k].path, path))
+      return k;
+  return -1;
+}
+
+int key_section(const char *path)
+{
+  size_t n = strlen(path);
+  for (int k = 0; k < keys_count; k++)
+    if (!strncmp(keys[k].path, path, n) && keys[k].path[n] == '.')
+      return k;
+  return -1;
+}
+
+bool key_is_list(const struct key *k)
+{
+  return k->type == KEY_REALS || k->type == KEY_INTS || k->type == KEY_INCLUDE;
+}
+
+int64_t key_items(const struct key *k)
+{
+  switch (k->type) {
+  case KEY_REALS:
+    return (int64_t)(k->size / sizeof(double));
+  case KEY_INTS:
+    return CONFIG_LENGTHS;
+  case KEY_INCLUDE:
+    return INCLUDES_MAX;
+  default:
+    return 1;
+  }
+}
+
+bool key_count_fits(const struct key *k, int64_t items)
+{
+  return k->type == KEY_INCLUDE || (k->type == KEY_INTS ? items >= 1 : items == key_items(k));
+}
+
+/* Levenshtein (1966), one row of the table at a time */
+static size_t edit_distance(const char *a, size_t m, const char *b, size_t n)
+{
+  size_t row[KEY_PATH + 1];
+  CHECK(n <= KEY_PATH);
+  for (size_t j = 0; j <= n; j++)
+    row[j] = j;
+  for (size_t i = 1; i <= m; i++) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= n; j++) {
+      size_t best = diagonal + (a[i - 1] != b[j - 1]);
+      best = row[j] + 1 < best ? row[j] + 1 : best;
+      best = row[j - 1] + 1 < best ? row[j - 1] + 1 : best;
+      diagonal = row[j];
+      row[j] = best;
+    }
+  }
+  return row[n];
+}
+
+static const char *last_part(const char *path)
+{
+  const char *dot = strrchr(path, '.');
+  return dot ? dot + 1 : path;
+}
+
+void key_nearest(const char *path, char out[KEY_PATH])
+{
+  size_t best = (size_t)-1, m = strlen(path);
+  for (int k = 0; k < keys_count; k++) {
+    const char *known = keys[k].path;
+    for (size_t n = 1; n <= strlen(known); n++) {
+      if (known[n] && known[n] != '.')
+        continue; /* a section, or the whole key */
+      size_t d = edit_distance(path, m, known, n);
+      if (!known[n] && d > 2 && !strcmp(last_part(path), last_part(known)))
+        d = 2; /* the right key in a wrong section */
+      if (d < best) {
+        best = d;
+        memcpy(out, known, n);
+        out[n] = 0;
+      }
+    }
+  }
+}
+
+const char *key_expected(const struct key *k, char out[KEY_EXPECTED])
+{
+  int64_t items = key_items(k);
+  size_t used = 0;
+  switch (k->type) {
+  case KEY_INT:
+    (void)snprintf(out, KEY_EXPECTED, "%s%san integer in %s", k->words ? k->words[0] : "",
+                   k->words ? " or " : "", k->range);
+    break;
+  case KEY_REAL:
+    (void)snprintf(out, KEY_EXPECTED, "a number in %s", k->range);
+    break;
+  case KEY_BOOL:
+    (void)snprintf(out, KEY_EXPECTED, "true or false");
+    break;
+  case KEY_WORD:
+  case KEY_FLAG:
+    for (int i = 0; k->words[i] && used < KEY_EXPECTED; i++)
+      used += (size_t)snprintf(out + used, KEY_EXPECTED - used, "%s%s",
+                               i == 0            ? ""
+                               : k->words[i + 1] ? ", "
+                                                 : " or ",
+                               k->words[i]);
+    break;
+  case KEY_TEXT:
+    (void)snprintf(out, KEY_EXPECTED, "text of 1 to %zu bytes", k->size - 1);
+    break;
+  case KEY_REALS:
+    (void)snprintf(out, KEY_EXPECTED, "a list of %d numbers in %s", (int)items, k->range);
+    break;
+  case KEY_INTS:
+    (void)snprintf(out, KEY_EXPECTED, "a list of 1 to %d integers in %s", (int)items, k->range);
+    break;
+  case KEY_INCLUDE:
+    (void)snprintf(out, KEY_EXPECTED, "a list of files");
+    break;
+  }
+  return out;
+}
+
+void config_print_keys(FILE *out)
+{
+  char expected[KEY_EXPECTED];
+  for (const struct key *k = keys; k < keys + keys_count; k++)
+    (void)fprintf(out, "%s: %s; %s%s\n    %s\n", k->path, key_expected(k, expected),
+                  k->fallback ? "default " : "required", k->fallback ? k->fallback : "", k->help);
+}
