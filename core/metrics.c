@@ -91,7 +91,8 @@ static void put_string(struct metrics *m, const char *text)
   json_t *string = json_string(text);
   if (!string && (ascii = strdup(text))) {
     for (char *c = ascii; *c; c++)
-      *c = (unsigned char)*c < 128 ? *c : '?';
+      if ((unsigned char)*c >= 128)
+        *c = '?';
     string = json_string(ascii);
   }
   if (string)

@@ -109,7 +109,7 @@ const char *format_duration(double s, char out[FORMAT_SIZE])
     (void)snprintf(out, FORMAT_SIZE, "%llds", whole);
   else if (whole < 3600)
     (void)snprintf(out, FORMAT_SIZE, "%lldm%02llds", whole / 60, whole % 60);
-  else if (minutes < 24 * 60)
+  else if (minutes < 1440)
     (void)snprintf(out, FORMAT_SIZE, "%lldh%02lldm", minutes / 60, minutes % 60);
   else
     (void)snprintf(out, FORMAT_SIZE, "%lldd%02lldh", hours / 24, hours % 24);

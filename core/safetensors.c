@@ -27,6 +27,8 @@ const char *st_dtype_name(enum st_dtype d) { return dtypes[d].name; }
 
 static uint64_t round_up(uint64_t n) { return (n + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT; }
 
+static enum status out_of_memory(const char *path) { FAIL(ERR_MEMORY, "%s: out of memory", path); }
+
 /* ---- writing ---- */
 
 /* Eight-byte types first: with a padded header every element then lies at a multiple of its size.
@@ -38,6 +40,7 @@ static int64_t *file_order(const struct st_tensor *tensor, int64_t tensors)
     for (int64_t i = 0; i < tensors; i++)
       if (dtypes[tensor[i].dtype].bytes == size)
         order[n++] = i;
+  CHECK(!order || n == tensors); /* no other dtype */
   return order;
 }
 
@@ -56,9 +59,9 @@ static json_t *describe(const struct st_tensor *t, int64_t begin)
     json_decref(shape);
     return NULL;
   }
+  json_int_t extent[2] = {begin, begin + count * dtypes[t->dtype].bytes};
   return json_pack("{s:s, s:o, s:[I, I]}", "dtype", dtypes[t->dtype].name, "shape", shape,
-                   "data_offsets", (json_int_t)begin,
-                   (json_int_t)(begin + count * dtypes[t->dtype].bytes));
+                   "data_offsets", extent[0], extent[1]);
 }
 
 /* The JSON text, or NULL: out of memory.  The metadata is what PyTorch's users expect. */
@@ -102,7 +105,7 @@ enum status safetensors_write(const char *path, const struct st_tensor *tensor, 
   char *header = order ? header_text(tensor, tensors, order) : NULL;
   enum status s = OK;
   if (!header)
-    s = fail_at(ERR_MEMORY, __FILE__, __LINE__, "%s: out of memory", path);
+    s = out_of_memory(path);
   else
     s = file_begin(path, &w);
   if (s == OK)
@@ -315,7 +318,7 @@ static enum status read_entries(int fd, const char *path, json_t *root, int64_t 
   int64_t n;
   struct entry *e = calloc(json_object_size(root) + 1, sizeof *e);
   if (!e)
-    FAIL(ERR_MEMORY, "%s: out of memory", path);
+    return out_of_memory(path);
   enum status s = parse_header(path, root, data, e, &n);
   if (s == OK)
     s = load(fd, path, e, n, file);
