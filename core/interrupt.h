@@ -4,10 +4,10 @@
 #define CORE_INTERRUPT_H
 #include <stdbool.h>
 
-/* Installs the handlers; once, at the start of a program.  Also ignores SIGXFSZ and SIGPIPE, so that
- * a file-size limit and a reader that went away fail the write (EFBIG, EPIPE), which is reported,
- * instead of ending the program without a word.
- * Signals within a tenth of a second count as one: `timeout` and launchers send each twice. */
+/* Installs the handlers; once, at the start of a program.  Also ignores SIGXFSZ and SIGPIPE, so
+ * that a file-size limit and a reader that went away fail the write (EFBIG, EPIPE), which is
+ * reported, instead of ending the program without a word. Signals within a tenth of a second count
+ * as one: `timeout` and launchers send each twice. */
 void interrupt_install(void);
 bool interrupted(void);
 #endif

@@ -240,7 +240,7 @@ static void damaged_files_do_no_harm(void **state)
   size_t n;
   check_ok(safetensors_write(scratch("a"), sample, TENSORS));
   check_ok(file_read(scratch("a"), &bytes, &n));
-  for (size_t cut = 0; cut < n; cut += cut > 100 ? 8 : 1) {
+  for (size_t cut = 0; cut<n; cut += cut> 100 ? 8 : 1) {
     scratch_put("cut", bytes, cut);
     check_fails(safetensors_read(scratch("cut"), &file), ERR_DATA, "cut");
   }
