@@ -1,0 +1,132 @@
+/* model_probe.c: see model_probe.h. */
+#include "tests/numeric/model_probe.h"
+#include "core/network.h"
+#include "core/philox.h"
+#include "core/weights.h"
+#include "tests/check.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define probe NAME(probe)
+#define PROBE_(x) NAME(CONCAT(probe_, x))
+
+extern const struct backend NAME(backend_cpu);
+extern const struct solver_port NAME(fixed_point_solvers_cpu);
+
+struct probe {
+  struct config c;
+  struct weights w;
+  struct solver_port port;
+  struct network net;
+};
+
+static enum status solve_detached(const struct backend *be, const struct fp_problem *p,
+                                  const struct fp_options *o, struct scratch scratch, real *z,
+                                  struct fp_result *result)
+{
+  TRY(NAME(fixed_point_solvers_cpu).solve(be, p, o, scratch, z, result));
+  for (int64_t i = 0; i < p->rows * p->length * p->n; i++)
+    z[i] = re(z[i]);
+  return OK;
+}
+
+struct probe *PROBE_(open)(const struct config *c, int64_t rows, int64_t length, bool learn,
+                           bool detach)
+{
+  struct probe *p = calloc(1, sizeof *p);
+  assert_non_null(p);
+  p->c = *c;
+  check_ok(weights_open(&p->c.model, &NAME(backend_cpu), 2, &p->w));
+  p->port = NAME(fixed_point_solvers_cpu);
+  if (detach)
+    p->port.solve = solve_detached;
+  check_ok(network_open(&p->w.m, &p->c.deq, &p->port, rows, length, learn, &p->net));
+  return p;
+}
+
+void PROBE_(close)(struct probe *p)
+{
+  network_close(&p->net);
+  weights_close(&p->w);
+  free(p);
+}
+
+void PROBE_(set)(struct probe *p, const double *block, int64_t k)
+{
+  real *to = p->w.set[0].block; /* the CPU's device memory is the host's */
+  for (int64_t i = 0; i < p->w.tensors.block; i++)
+    to[i] = (real)block[i];
+#if REAL_BITS == 128
+  if (k >= 0)
+    to[k] = CMPLX(block[k], COMPLEX_STEP);
+#else
+  assert_true(k < 0);
+#endif
+}
+
+static void copy_out(int64_t n, const real *from, double *to)
+{
+  for (int64_t i = 0; to && i < n; i++)
+    to[i] = (double)re(from[i]);
+}
+
+static void report(const struct probe *p, const struct network_result *n, struct probe_result *r)
+{
+  r->forward = n->forward;
+  r->backward = n->backward;
+  r->device_bytes = p->net.device.size;
+  r->host_bytes = p->net.host.size;
+  r->loss = n->labels ? re(n->loss_sum) / (double)n->labels : 0;
+#if REAL_BITS == 128
+  r->loss_im = n->labels ? im(n->loss_sum) / COMPLEX_STEP / (double)n->labels : 0;
+#endif
+}
+
+void PROBE_(learn)(struct probe *p, enum gradient_kind g, const int32_t *tokens,
+                   const int32_t *labels, struct probe_result *r)
+{
+  struct network_result n;
+  struct batch b = {p->net.rows, tokens, labels};
+  int64_t block = p->w.tensors.block;
+  memset(p->w.set[1].block, 0, (size_t)block * sizeof(real));
+  check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n));
+  copy_out(block, p->w.set[1].block, r->gradient);
+  report(p, &n, r);
+}
+
+void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
+                      const int32_t *tokens, struct probe_result *r)
+{
+  struct network_result n = {.forward = r->forward};
+  struct batch b = {rows, tokens, NULL};
+  int64_t M = rows * p->net.length;
+  check_ok(network_evaluate(&p->net, &p->w.set[0], o, &b, &n));
+  copy_out(M * p->w.m.dims.D, p->net.z[0], r->z);
+  copy_out(M * p->w.m.dims.V, p->net.logits, r->logits);
+  report(p, &n, r);
+}
+
+#if REAL_BITS == 64
+double *probe_parameters(const struct config *c, double in_proj, double injection, uint64_t seed,
+                         struct tensor_list *list)
+{
+  check_ok(tensor_list_make(&c->model, list));
+  double *block = calloc((size_t)list->block, sizeof *block);
+  assert_non_null(block);
+  parameters_initialise(&c->model, list, seed, block);
+  for (int64_t i = 0; i < list->count; i++) {
+    const struct tensor_spec *t = &list->tensor[i];
+    double scale = t->slot == P_IN_PROJ ? in_proj : t->slot == P_INJECTION_WEIGHT ? injection : 1;
+    bool constant = t->init == INIT_ONES || t->init == INIT_ZEROS;
+    for (int64_t j = 0; j < t->count; j++) {
+      uint32_t word[4];
+      philox(seed, STREAM_TEST, (uint32_t)i, (uint32_t)j, 0, word);
+      double *x = &block[t->offset + j];
+      *x = *x * scale + (constant ? 0.2 * philox_normal(word) : 0);
+      if (t->slot == P_EMBEDDING || t->slot == P_HEAD)
+        *x *= 20; /* the default is nearly zero: gradients would be too */
+    }
+  }
+  return block;
+}
+#endif

@@ -1,0 +1,40 @@
+/* model_probe.h: a whole model in one precision, driven through doubles, for precision-free tests.
+ * Every function exists as probe_x_f32, _f64, _c64. */
+#ifndef TESTS_NUMERIC_MODEL_PROBE_H
+#define TESTS_NUMERIC_MODEL_PROBE_H
+#include "core/config.h"
+#include "core/tensors.h"
+
+/* detach: the solver's answer counts as a constant (its imaginary part is dropped), as it does in
+ * phantom gradients. */
+
+/* What a call returns; arrays are the caller's or NULL. */
+struct probe_result {
+  double loss, loss_im; /* mean cross-entropy; imaginary part in units of the step */
+  double *gradient;     /* (block) in the tensor list's layout */
+  double *z, *logits;   /* (rows,length,D), (rows,length,V) */
+  struct fp_result forward, backward;
+  size_t device_bytes, host_bytes; /* what the network planned */
+};
+
+#define PROBE(bits)                                                                            \
+  struct probe_##bits;                                                                         \
+  struct probe_##bits *probe_open_##bits(const struct config *c, int64_t rows, int64_t length, \
+                                         bool learn, bool detach);                             \
+  void probe_close_##bits(struct probe_##bits *p);                                             \
+  /* parameters; element k (-1: none) gets an imaginary step in the complex build */           \
+  void probe_set_##bits(struct probe_##bits *p, const double *block, int64_t k);               \
+  void probe_learn_##bits(struct probe_##bits *p, enum gradient_kind g, const int32_t *tokens, \
+                          const int32_t *labels, struct probe_result *r);                      \
+  void probe_evaluate_##bits(struct probe_##bits *p, const struct fp_options *o, int64_t rows, \
+                             const int32_t *tokens, struct probe_result *r);
+PROBE(f32)
+PROBE(f64)
+PROBE(c64)
+
+/* Random parameters of c, in_proj scaled by `in_proj` and the injection by `injection` so that
+ * Picard contracts (0.3 and 4 do); norms, D and biases perturbed away from ones and zeros.
+ * The list is the caller's to free, and so is the block (list->block doubles). */
+double *probe_parameters(const struct config *c, double in_proj, double injection, uint64_t seed,
+                         struct tensor_list *list);
+#endif

@@ -1,0 +1,236 @@
+/* test_model.c: the whole model's gradients against the complex step, and its modes against each
+ * other. */
+#include "core/philox.h"
+#include "tests/check.h"
+#include "tests/numeric/model_probe.h"
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS = 2, LENGTH = 6 };
+
+/* Two layers, two groups, untied head; several chunks. */
+static struct config small(const char *more)
+{
+  struct config c;
+  char yaml[2048];
+  (void)snprintf(
+      yaml, sizeof yaml,
+      "name: small\ndtype: f64\n"
+      "model: {kind: implicit, d_model: 4, n_layer: 2, tie_embeddings: false, %s\n"
+      "  mamba2: {d_state: 2, expand: 2, headdim: 2, ngroups: 2, d_conv: 3, chunk_size: 4}}\n"
+      "deq:\n  forward: {solver: picard, max_iter: 4000, tol: 1.0e-13}\n"
+      "  backward: {solver: picard, max_iter: 4000, tol: 1.0e-13}\n"
+      "  unroll: {iterations: 4, damping: 0.8}\n  phantom: {steps: 3, damping: 0.7}\n"
+      "data: {task: word_problem, group: S3, length: 6}\n",
+      more);
+  check_ok(config_parse("small.yaml", yaml, strlen(yaml), &c));
+  c.model.vocab_size = 6;
+  return c;
+}
+
+static void draw_tokens(int64_t n, int32_t *tokens, int32_t *labels)
+{
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t word[4];
+    philox(5, STREAM_TEST, 100, (uint32_t)i, 0, word);
+    tokens[i] = (int32_t)(word[0] % 6);
+    if (labels)
+      labels[i] = i % 5 == 4 ? -100 : (int32_t)(word[1] % 6);
+  }
+}
+
+/* The gradient of every parameter against the complex step through the same computation. */
+static void check_gradient(struct config c, enum gradient_kind kind, double tol)
+{
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  double *got = calloc((size_t)list.block, sizeof *got);
+  double *want = calloc((size_t)list.block, sizeof *want);
+  int32_t tokens[ROWS * LENGTH], labels[ROWS * LENGTH];
+  draw_tokens(ROWS * LENGTH, tokens, labels);
+
+  struct probe_f64 *p = probe_open_f64(&c, ROWS, LENGTH, true, false);
+  struct probe_result r = {.gradient = got};
+  probe_set_f64(p, block, -1);
+  probe_learn_f64(p, kind, tokens, labels, &r);
+  probe_close_f64(p);
+  if (r.forward.samples)
+    assert_int_equal(r.forward.exits[FP_CONVERGED], ROWS);
+  if (kind == GRADIENT_IFT)
+    assert_int_equal(r.backward.exits[FP_CONVERGED], ROWS);
+
+  struct probe_c64 *q =
+      probe_open_c64(&c, ROWS, LENGTH, true, kind == GRADIENT_PHANTOM || kind == GRADIENT_JFB);
+  for (int64_t i = 0; i < list.count; i++) {
+    const struct tensor_spec *t = &list.tensor[i];
+    for (int64_t j = 0; j < t->count; j++) {
+      struct probe_result s = {0};
+      probe_set_c64(q, block, t->offset + j);
+      probe_learn_c64(q, kind, tokens, labels, &s);
+      if (s.forward.samples)
+        assert_int_equal(s.forward.exits[FP_CONVERGED], ROWS);
+      check_close(s.loss, r.loss, 1e-12, "loss");
+      want[t->offset + j] = s.loss_im;
+    }
+    check_arrays_close(t->count, got + t->offset, want + t->offset, tol, "%s of %s",
+                       gradient_name(kind), t->name);
+  }
+  probe_close_c64(q);
+  tensor_list_free(&list);
+  free(block), free(got), free(want);
+}
+
+static void unroll_gradient(void **state)
+{
+  (void)state;
+  check_gradient(small(""), GRADIENT_UNROLL, 1e-11);
+}
+
+static void phantom_gradient(void **state)
+{
+  (void)state;
+  check_gradient(small(""), GRADIENT_PHANTOM, 1e-11);
+  check_gradient(small(""), GRADIENT_JFB, 1e-11);
+}
+
+static void ift_gradient(void **state)
+{
+  (void)state;
+  check_gradient(small(""), GRADIENT_IFT, 1e-9);
+}
+
+static void mlp_gradient(void **state)
+{
+  (void)state;
+  check_gradient(small("d_intermediate: 3,"), GRADIENT_UNROLL, 1e-11);
+  check_gradient(small("d_intermediate: 3,"), GRADIENT_IFT, 1e-9);
+}
+
+static void explicit_gradient(void **state)
+{
+  (void)state;
+  struct config c = small("d_intermediate: 3,");
+  c.model.kind = MODEL_EXPLICIT;
+  check_gradient(c, GRADIENT_IFT, 1e-11);
+}
+
+/* ---- modes ---- */
+
+enum { MODE_ROWS = 3, MODE_LENGTH = 20 };
+
+/* Sequential, sliding and simultaneous solves, also of batches of another size, give one answer. */
+static void modes_agree(void **state)
+{
+  (void)state;
+  struct config c = small("");
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  int64_t M = MODE_ROWS * MODE_LENGTH, n = M * c.model.d_model, v = M * c.model.vocab_size;
+  int32_t tokens[MODE_ROWS * MODE_LENGTH];
+  double *z = calloc((size_t)(2 * n + 2 * v), sizeof *z), *z1 = z + n, *l = z1 + n, *l1 = l + v;
+  const int64_t windows[] = {FP_WINDOW_ALL, 1, 2, 8, 19, 20, 64};
+  draw_tokens(M, tokens, NULL);
+  c.deq.evaluate = c.deq.forward;
+  c.deq.evaluate.tol = 1e-12;
+  c.deq.evaluate.window = 64;
+  struct probe_f64 *p = probe_open_f64(&c, MODE_ROWS, MODE_LENGTH, false, false);
+  probe_set_f64(p, block, -1);
+  for (int i = 0; i < 7; i++) {
+    int32_t iterations[MODE_ROWS * MODE_LENGTH] = {0};
+    uint8_t exits[MODE_ROWS * MODE_LENGTH] = {0};
+    struct probe_result r = {.z = i ? z1 : z, .logits = i ? l1 : l};
+    struct fp_options o = c.deq.evaluate;
+    o.window = windows[i];
+    r.forward.iterations = iterations, r.forward.exit = exits;
+    probe_evaluate_f64(p, &o, MODE_ROWS, tokens, &r);
+    assert_int_equal(r.forward.samples, i ? M : MODE_ROWS);
+    assert_int_equal(r.forward.exits[FP_CONVERGED], r.forward.samples);
+    assert_true(r.forward.worst_residual <= o.tol);
+    for (int64_t k = 0; k < r.forward.samples; k++)
+      assert_true(exits[k] == FP_CONVERGED && iterations[k] > 1);
+    if (i) {
+      check_arrays_close(n, z1, z, 1e-9, "z*, window %d", (int)windows[i]);
+      check_arrays_close(v, l1, l, 1e-9, "logits, window %d", (int)windows[i]);
+    }
+    /* one row alone is the row among others */
+    struct probe_result alone = {.z = z1};
+    probe_evaluate_f64(p, &o, 1, tokens + MODE_LENGTH, &alone);
+    check_arrays_close(n / MODE_ROWS, z1, z + n / MODE_ROWS, 1e-9, "row 1 alone");
+  }
+  probe_close_f64(p);
+  tensor_list_free(&list);
+  free(block), free(z);
+}
+
+/* The explicit model token by token is the explicit model at once, whatever the chunk. */
+static void explicit_forms_agree(void **state)
+{
+  (void)state;
+  struct config c = small("d_intermediate: 3,");
+  c.model.kind = MODEL_EXPLICIT;
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 1, 1, 8, &list);
+  const int64_t lengths[] = {1, 5, 64, 129}, chunks[] = {1, 7, 16, 64};
+  for (int i = 0; i < 4; i++) {
+    int64_t n = MODE_ROWS * lengths[i] * c.model.d_model;
+    int32_t *tokens = calloc((size_t)(MODE_ROWS * lengths[i]), sizeof *tokens);
+    double *z = calloc((size_t)(2 * n), sizeof *z);
+    draw_tokens(MODE_ROWS * lengths[i], tokens, NULL);
+    for (int k = 0; k < 4; k++) {
+      c.model.mamba2.chunk_size = chunks[k];
+      struct probe_f64 *p = probe_open_f64(&c, MODE_ROWS, lengths[i], false, false);
+      struct fp_options o = c.deq.evaluate;
+      struct probe_result at_once = {.z = z}, stepped = {.z = z + n};
+      probe_set_f64(p, block, -1);
+      o.window = FP_WINDOW_ALL;
+      probe_evaluate_f64(p, &o, MODE_ROWS, tokens, &at_once);
+      o.window = 1;
+      probe_evaluate_f64(p, &o, MODE_ROWS, tokens, &stepped);
+      check_arrays_close(n, z + n, z, 1e-12, "length %d, chunk %d", (int)lengths[i],
+                         (int)chunks[k]);
+      probe_close_f64(p);
+    }
+    free(tokens), free(z);
+  }
+  tensor_list_free(&list);
+  free(block);
+}
+
+/* Memory does not depend on the number of iterations. */
+static void memory_is_planned(void **state)
+{
+  (void)state;
+  struct config c = small("");
+  struct probe_result r[2] = {0};
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  int32_t tokens[ROWS * LENGTH], labels[ROWS * LENGTH];
+  draw_tokens(ROWS * LENGTH, tokens, labels);
+  for (int i = 0; i < 2; i++) {
+    c.deq.forward.max_iter = c.deq.backward.max_iter = i ? 1000 : 10;
+    struct probe_f64 *p = probe_open_f64(&c, ROWS, LENGTH, true, false);
+    probe_set_f64(p, block, -1);
+    probe_learn_f64(p, GRADIENT_IFT, tokens, labels, &r[i]);
+    probe_close_f64(p);
+  }
+  assert_int_equal(r[0].device_bytes, r[1].device_bytes);
+  assert_int_equal(r[0].host_bytes, r[1].host_bytes);
+  assert_true(r[0].forward.max_iterations == 10 && r[1].forward.max_iterations > 10);
+  tensor_list_free(&list);
+  free(block);
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(unroll_gradient),      cmocka_unit_test(phantom_gradient),
+      cmocka_unit_test(ift_gradient),         cmocka_unit_test(mlp_gradient),
+      cmocka_unit_test(explicit_gradient),    cmocka_unit_test(modes_agree),
+      cmocka_unit_test(explicit_forms_agree), cmocka_unit_test(memory_is_planned),
+  };
+  omp_set_num_threads(1);
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
