@@ -5,14 +5,14 @@
 
 extern const struct backend_f32 backend_cpu_f32;
 extern const struct backend_f64 backend_cpu_f64;
-#ifdef __x86_64__
+#ifdef ISA_LEVELS
 extern const struct backend_f32 backend_cpu_v3_f32, backend_cpu_v4_f32;
 extern const struct backend_f64 backend_cpu_v3_f64, backend_cpu_v4_f64;
 #endif
 
 static const struct backend_cpu tables[] = {
     {"cpu", &backend_cpu_f32, &backend_cpu_f64},
-#ifdef __x86_64__
+#ifdef ISA_LEVELS
     {"cpu_v3", &backend_cpu_v3_f32, &backend_cpu_v3_f64},
     {"cpu_v4", &backend_cpu_v4_f32, &backend_cpu_v4_f64},
 #endif
@@ -29,7 +29,7 @@ int backend_cpu_list(const struct backend_cpu **all)
 bool backend_cpu_supported(const struct backend_cpu *b)
 {
   bool runs = true;
-#ifdef __x86_64__
+#ifdef ISA_LEVELS
   __builtin_cpu_init();
   bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
             __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
