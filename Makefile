@@ -4,8 +4,11 @@
 # complex-step derivatives) and, for what runs on the CPU's vector units (kernels/, solvers/), by
 # instruction set (cpu = baseline, cpu_v3 = AVX2, cpu_v4 = AVX-512); the program picks at run time.
 
-CC ?= gcc
+ifeq ($(origin CC),default)
+CC := gcc
+endif
 BUILD ?= build
+PREFIX ?= /usr/local
 ARCH := $(shell uname -m)
 ISAS := cpu $(if $(filter x86_64,$(ARCH)),cpu_v3 cpu_v4)
 ISA_FLAGS_cpu :=
@@ -15,18 +18,31 @@ BITS_f32 := 32
 BITS_f64 := 64
 BITS_c64 := 128
 
+# as many jobs as there are cores, unless the user said how many
+ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+endif
+
+# what the libraries need, as .ci/deps found it (and installed it where it was missing)
+ifneq ($(filter-out help clean format floors deps,$(or $(MAKECMDGOALS),all)),)
+include $(BUILD)/deps.mk
+endif
+
+WERROR ?= -Werror
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wdouble-promotion -Wmissing-prototypes \
-            -Wvla -Wundef -Wcast-qual -Werror
+            -Wvla -Wundef -Wcast-qual $(WERROR)
 OPTIMISE ?= -O3
 SANITIZE ?=
-CFLAGS_ALL := -std=c17 -D_GNU_SOURCE $(OPTIMISE) -g1 -fopenmp -ffp-contract=off $(WARNINGS) \
-              -Wno-unknown-pragmas -I. -MMD -MP $(SANITIZE) $(CFLAGS)
-LDLIBS_ALL := -lyaml -ljansson -llapacke -lopenblas -lm -ldl $(LDLIBS)
+LANGUAGE := -std=c17 -D_GNU_SOURCE $(if $(filter cpu_v3,$(ISAS)),-DISA_LEVELS) -I. $(BLAS_CFLAGS)
+CFLAGS_ALL := $(LANGUAGE) $(OPTIMISE) -g1 -fopenmp -ffp-contract=off \
+              -fno-trapping-math -fno-math-errno $(WARNINGS) -Wno-unknown-pragmas -MMD -MP \
+              $(SANITIZE) $(CFLAGS)
+LDLIBS_ALL := -lyaml -ljansson $(BLAS_LIBS) -lm -ldl $(LDLIBS)
 LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
 
 # core/ files that know a precision; the rest of core/ is compiled once
-NUMERIC_CORE := $(wildcard $(addprefix core/,mamba2.c model.c dry.c network.c implicit.c training.c evaluation.c \
-                  gradient.c checkpoint.c jacobian.c))
+NUMERIC_CORE := $(wildcard $(addprefix core/,mamba2.c model.c implicit.c network.c dry.c weights.c \
+                  training.c evaluation.c gradient.c checkpoint.c jacobian.c))
 PLAIN_CORE := $(filter-out $(NUMERIC_CORE),$(wildcard core/*.c))
 PLAIN_KERNELS := $(wildcard $(addprefix kernels/,backends.c blas.c))
 KERNELS := $(filter-out $(PLAIN_KERNELS) %_cuda.c,$(wildcard kernels/*.c))
@@ -47,49 +63,173 @@ COMPLEX_OBJECTS := $(call obj,c64,$(NUMERIC_CORE)) $(call obj,cpu_c64,$(KERNELS)
 TEST_OBJECTS := $(call obj,plain,$(TEST_SHARED)) \
   $(foreach p,f32 f64 c64,$(call obj,$(p),$(TEST_NUMERIC)))
 
-.PHONY: all programs
-all: programs
-programs: $(PROGRAMS)
+.PHONY: all
+all: $(PROGRAMS) ## builds the programs into build/ (the default)
 
-$(BUILD)/libdeqmamba.a: $(LIB_OBJECTS)
-	@rm -f $@ && $(AR) rcs $@ $^
-$(BUILD)/libdeqmamba_complex.a: $(COMPLEX_OBJECTS)
-	@rm -f $@ && $(AR) rcs $@ $^
-$(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(call obj,plain,$(SHARED_EXPERIMENTS)) \
-             $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
-	@echo "  link $@"
-	@$(CC) $(LDFLAGS_ALL) -o $@ $^ $(LDLIBS_ALL)
-$(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
-          $(call obj,plain,$(SHARED_EXPERIMENTS)) $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
-	@mkdir -p $(@D)
-	@$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(LDLIBS_ALL)
+# ---- compiling: one rule a variant ----
 
-# compile rules: one a variant
-$(BUILD)/obj/plain/%.o: %.c
+$(BUILD)/deps.mk: .ci/deps
+	@.ci/deps --flags $@
+$(BUILD)/%.tools: .ci/deps
+	@.ci/deps --$* && mkdir -p $(@D) && touch $@
+
+# objects are made again when the flags have changed
+FLAGS := $(CC) $(CFLAGS_ALL) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
+$(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
+	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' >$@
+.PHONY: FORCE
+FORCE:
+
+$(BUILD)/obj/plain/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  compile $<"
 	@$(CC) $(CFLAGS_ALL) -c -o $@ $<
+$(call obj,plain,$(wildcard tests/*.c)) $(TEST_OBJECTS): | $(BUILD)/test.tools
 define precision_rule
-$(BUILD)/obj/$(1)/%.o: %.c
+$(BUILD)/obj/$(1)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $$(@D)
-	@echo "  $(1) $$<"
+	@echo "  compile $$< ($(1))"
 	@$$(CC) $$(CFLAGS_ALL) -DREAL_BITS=$(BITS_$(1)) -c -o $$@ $$<
 endef
 define isa_rule
-$(BUILD)/obj/$(1)_$(2)/%.o: %.c
+$(BUILD)/obj/$(1)_$(2)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $$(@D)
-	@echo "  $(1)_$(2) $$<"
+	@echo "  compile $$< ($(1) $(2))"
 	@$$(CC) $$(CFLAGS_ALL) -Wc++-compat -DREAL_BITS=$(BITS_$(2)) -DISA=$(1) $(ISA_FLAGS_$(1)) -c -o $$@ $$<
 endef
 $(foreach p,f32 f64 c64,$(eval $(call precision_rule,$(p))))
 $(foreach p,f32 f64 c64,$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i),$(p)))))
 
-.PHONY: test
-test: $(TESTS) $(PROGRAMS)
-	@tests/run $(TESTS)
+# ---- linking ----
 
-.PHONY: clean
-clean:
+# a library is written under another name first: what is left by Ctrl-C is never taken for whole
+$(BUILD)/libdeqmamba.a: $(LIB_OBJECTS)
+$(BUILD)/libdeqmamba_complex.a: $(COMPLEX_OBJECTS)
+$(BUILD)/%.a:
+	@rm -f $@ && $(AR) rcs $@.tmp $^ && mv $@.tmp $@
+link = @mkdir -p $(@D) && echo "  link $@" && $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) \
+  $(filter %_complex.a,$^) $(filter %/libdeqmamba.a,$^)
+$(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(call obj,plain,$(SHARED_EXPERIMENTS)) \
+             $(BUILD)/libdeqmamba.a
+	$(link) $(LDLIBS_ALL)
+$(BUILD)/jacobian_check: $(BUILD)/libdeqmamba_complex.a
+$(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
+          $(call obj,plain,$(SHARED_EXPERIMENTS)) $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
+	$(link) -lcmocka $(LDLIBS_ALL)
+
+# ---- using ----
+
+.PHONY: quickstart bench test install
+quickstart: $(BUILD)/train $(BUILD)/evaluate ## trains a small implicit and a small explicit model, and compares
+	@BUILD=$(BUILD) experiments/quickstart.sh
+ifneq ($(wildcard experiments/bench.c),)
+BENCH ?= kernels solvers train decode jacobian
+bench: $(BUILD)/bench ## measures speed; BENCH="kernels train" for some of it
+	@for what in $(BENCH); do $(BUILD)/bench $$what || exit; done
+endif
+install: $(PROGRAMS) ## into PREFIX (/usr/local): bin/deqmamba-train and so on, share/deqmamba/configs
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/deqmamba
+	for p in $(notdir $(PROGRAMS)); do \
+	  install $(BUILD)/$$p $(DESTDIR)$(PREFIX)/bin/deqmamba-`echo $$p | tr _ -` || exit; done
+	cp -R configs $(DESTDIR)$(PREFIX)/share/deqmamba/
+
+# ---- checking ----
+
+test: $(TESTS) $(PROGRAMS) ## builds and runs all tests; TESTS=build/tests/test_data for one
+	@BUILD=$(BUILD) tests/run $(TESTS)
+
+.PHONY: check format format-check lint tidy cppcheck floors noderef asan cover
+check: format-check lint floors noderef test asan ## all of what a change must pass: format, lint, floors, noderef, test, asan
+$(BUILD)/test.tools: $(if $(filter check asan,$(MAKECMDGOALS)),$(BUILD)/dev.tools)
+
+SOURCES := $(wildcard $(foreach d,core kernels solvers experiments tests tests/numeric,$(d)/*.c $(d)/*.cu))
+HEADERS := $(wildcard $(foreach d,core kernels solvers experiments tests tests/numeric,$(d)/*.h $(d)/*.def))
+
+CLANG_FORMAT ?= clang-format
+format: ## lays the sources out (clang-format 14)
+	$(CLANG_FORMAT) -i $(SOURCES) $(filter %.h,$(HEADERS))
+format-check: $(BUILD)/dev.tools ## fails when `make format` would change something
+	@if $(CLANG_FORMAT) --version | grep -q 'version 14\.'; then \
+	  $(CLANG_FORMAT) --dry-run -Werror $(SOURCES) $(filter %.h,$(HEADERS)); \
+	else echo "format-check: skipped, needs clang-format 14 (others lay out differently)"; fi
+
+lint: tidy cppcheck ## clang-tidy and cppcheck
+# clang has no omp.h of its own; gcc's is searched last
+CLANG_FLAGS = $(LANGUAGE) -fopenmp -Wno-unknown-pragmas -DREAL_BITS=64 \
+              -idirafter $(dir $(shell $(CC) -print-file-name=include/omp.h))
+tidy: $(patsubst %.c,$(BUILD)/tidy/%.ok,$(filter-out tests/%,$(filter %.c,$(SOURCES))))
+$(BUILD)/tidy/%.ok: %.c .clang-tidy $(HEADERS) | $(BUILD)/dev.tools
+	@mkdir -p $(@D)
+	@echo "  tidy $<"
+	@clang-tidy --quiet $< -- $(CLANG_FLAGS) 2>$@.log || { cat $@.log; exit 1; }
+	@mv $@.log $@
+cppcheck: $(BUILD)/dev.tools
+	@mkdir -p $(BUILD)/cppcheck
+	@cppcheck --quiet -j2 --std=c11 --platform=unix64 --language=c --error-exitcode=1 --inline-suppr \
+	  --enable=warning,performance,portability --suppressions-list=.ci/cppcheck \
+	  --cppcheck-build-dir=$(BUILD)/cppcheck -I. -D_GNU_SOURCE -DREAL_BITS=64 -D__x86_64__ -DISA_LEVELS \
+	  core kernels solvers $(wildcard experiments)
+floors: ## includes may point downwards only (DESIGN.md 1)
+	@.ci/floors
+
+# device memory is touched by kernels only: clang's noderef sees it without any GPU
+noderef: $(patsubst %.c,$(BUILD)/noderef/%.ok,$(NUMERIC_CORE) $(SOLVERS)) ## no host code reads device memory
+$(BUILD)/noderef/%.ok: %.c $(HEADERS) | $(BUILD)/dev.tools
+	@mkdir -p $(@D)
+	@echo "  noderef $<"
+	@clang -fsyntax-only -DCHECK_DEVICE -Werror=noderef $(CLANG_FLAGS) $< && touch $@
+
+SUBMAKE = $(MAKE) --no-print-directory ISAS=cpu
+asan: | $(BUILD)/test.tools ## all tests under the address and undefined-behaviour sanitizers
+	@$(SUBMAKE) BUILD=$(BUILD)/asan OPTIMISE='-O1 -DDEBUG -fno-omit-frame-pointer' WERROR= \
+	  SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' test
+cover: | $(BUILD)/test.tools ## which lines of core/, kernels/ and solvers/ the tests reach
+	@find $(BUILD)/cover -name '*.gcda' -delete 2>/dev/null || true
+	@$(SUBMAKE) BUILD=$(BUILD)/cover OPTIMISE='-O0 --coverage' WERROR= LDFLAGS=--coverage test
+	@.ci/cover $(BUILD)/cover
+
+# ---- CUDA ----
+
+NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) $(addsuffix /bin,$(CUDA_HOME) \
+          /usr/local/cuda))))
+NVCC_ARCHS = $(filter sm_80 sm_90 sm_100,$(shell $(NVCC) --list-gpu-code))
+CUDA_SOURCES := $(filter-out $(wildcard kernels/*_cpu.c kernels/gemm.c),$(KERNELS) $(SOLVERS)) \
+                $(wildcard kernels/*.cu kernels/*_cuda.c)
+cuda_objects = $(addsuffix .o,$(basename $(CUDA_SOURCES:%=$(BUILD)/cuda/$(1)/%)))
+$(BUILD)/cuda/f32/%.o: CUDA_BITS := 32
+$(BUILD)/cuda/f64/%.o: CUDA_BITS := 64
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
+NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< (f$(CUDA_BITS))" && \
+  $(NVCC) -x cu $(NVCC_FLAGS) -DREAL_BITS=$(CUDA_BITS) -c -o $@ $<
+define cuda_rule
+$(BUILD)/cuda/$(1)/%.o: %.c $$(HEADERS)
+	$$(NVCC_COMPILE)
+$(BUILD)/cuda/$(1)/%.o: %.cu $$(HEADERS)
+	$$(NVCC_COMPILE)
+endef
+$(foreach p,f32 f64,$(eval $(call cuda_rule,$(p))))
+.PHONY: cuda
+ifneq ($(NVCC),)
+cuda: $(call cuda_objects,f32) $(call cuda_objects,f64) ## compiles the GPU's code for sm_80, sm_90, sm_100; needs no GPU
+	@echo "cuda: $(words $^) objects for $(NVCC_ARCHS)"
+else
+cuda:
+	@echo "cuda: skipped, no nvcc in PATH, CUDA_HOME or /usr/local/cuda"
+endif
+
+# ---- housekeeping ----
+
+.PHONY: deps clean help
+deps: ## installs what is missing (Debian, Ubuntu), or says what to install
+	@.ci/deps && echo "deqmamba: nothing is missing"
+clean: ## removes build/
 	rm -rf $(BUILD)
+help:
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "Variables: CC CFLAGS LDFLAGS BLAS_CFLAGS BLAS_LIBS OPTIMISE BUILD PREFIX NVCC."
+	@echo "At run time OPENBLAS_CORETYPE chooses OpenBLAS's kernels, DEQMAMBA_ISA ours (cpu, cpu_v3, cpu_v4)."
 
+.DELETE_ON_ERROR:
 .SECONDARY:
 -include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
