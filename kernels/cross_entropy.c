@@ -1,0 +1,121 @@
+/* cross_entropy: loss_m = lse_m - x_m[label_m],  lse_m = log sum_v exp x_mv, a row of logits at a
+ * time. x (M,V)  labels (M)  lse (M), kept for the derivatives  loss (M) xb += scale (softmax(x) -
+ * onehot(label))     lossd = sum_v softmax(x)_v xd_v - xd[label] Rows with IGNORED_LABEL have loss
+ * and derivatives 0; a label outside 0..V-1 gives NaN. argmax: the first index of the largest
+ * logit, -1 where one is NaN.
+ */
+#include "kernels/elementary.h"
+#include "kernels/operations.h"
+#include "kernels/rows.h"
+
+#ifdef __CUDACC__
+#define SIMD_MAX(...)
+#else
+#define SIMD_MAX(...) PRAGMA(omp simd reduction(max : __VA_ARGS__))
+#endif
+#if REAL_BITS == 32
+typedef float logit;
+#else
+typedef double logit;
+#endif
+
+/* Largest real part; NaN are passed over. */
+INLINE logit row_max(int64_t V, const real *x)
+{
+  logit best = re(x[0]);
+  SIMD_MAX(best)
+  for (int64_t v = 0; v < V; v++)
+    best = re(x[v]) > best ? re(x[v]) : best;
+  return best;
+}
+
+INLINE bool is_label(int64_t label, int64_t V) { return label >= 0 && label < V; }
+
+KERNEL fwd(int64_t M, int64_t V, const real *x, const int32_t *labels, real *lse, wide *loss)
+{
+  FOR_EACH_COST (m, M, 16 * V) {
+    const real *xm = x + m * V;
+    int64_t label = labels[m];
+    logit top = row_max(V, xm);
+    wide sum = 0;
+    ADD_ROW_SUM(sum, V, v, exp_real(xm[v] - top));
+    wide above = log(sum); /* lse - top, of which the loss is made without cancelling */
+    lse[m] = (real)((wide)top + above);
+    if (label == IGNORED_LABEL)
+      loss[m] = 0;
+    else
+      loss[m] = is_label(label, V) ? above + ((wide)top - (wide)xm[label]) : (wide)NAN;
+  }
+}
+
+KERNEL vjp(int64_t M, int64_t V, const real *x, const int32_t *labels, const real *lse, real scale,
+           real *xb)
+{
+  FOR_EACH_COST (m, M, 16 * V) {
+    int64_t label = labels[m];
+    if (label == IGNORED_LABEL)
+      continue;
+    const real *xm = x + m * V;
+    real *xbm = xb + m * V, top = lse[m], factor = is_label(label, V) ? scale : (real)NAN;
+    SIMD
+    for (int64_t v = 0; v < V; v++)
+      xbm[v] += factor * (exp_real(xm[v] - top) - (v == label ? 1 : 0));
+  }
+}
+
+KERNEL jvp(int64_t M, int64_t V, const real *x, const int32_t *labels, const real *lse,
+           const real *xd, wide *lossd)
+{
+  FOR_EACH_COST (m, M, 16 * V) {
+    int64_t label = labels[m];
+    wide sum = 0;
+    if (label != IGNORED_LABEL && xd) {
+      const real *xm = x + m * V, *xdm = xd + m * V;
+      real top = lse[m];
+      ADD_ROW_SUM(sum, V, v, exp_real(xm[v] - top) * xdm[v]);
+      sum = is_label(label, V) ? sum - (wide)xdm[label] : (wide)NAN;
+    }
+    lossd[m] = sum;
+  }
+}
+
+KERNEL largest(int64_t M, int64_t V, const real *x, int32_t *best)
+{
+  FOR_EACH_COST (m, M, 16 * V) {
+    const real *xm = x + m * V;
+    logit top = row_max(V, xm);
+    int64_t not_numbers = 0, at = 0;
+    SIMD_SUM(not_numbers)
+    for (int64_t v = 0; v < V; v++)
+      not_numbers += re(xm[v]) != re(xm[v]);
+    while (!not_numbers && re(xm[at]) < top)
+      at++;
+    best[m] = not_numbers ? -1 : (int32_t)at;
+  }
+}
+
+void OP(cross_entropy_fwd)(stream st, int64_t M, int64_t V, const DEVICE real *x,
+                           const DEVICE int32_t *labels, DEVICE real *lse, DEVICE wide *loss)
+{
+  LAUNCH(st, M, fwd, M, V, x, labels, lse, loss);
+}
+
+void OP(cross_entropy_vjp)(stream st, int64_t M, int64_t V, const DEVICE real *x,
+                           const DEVICE int32_t *labels, const DEVICE real *lse, real scale,
+                           DEVICE real *xb)
+{
+  if (xb)
+    LAUNCH(st, M, vjp, M, V, x, labels, lse, scale, xb);
+}
+
+void OP(cross_entropy_jvp)(stream st, int64_t M, int64_t V, const DEVICE real *x,
+                           const DEVICE int32_t *labels, const DEVICE real *lse,
+                           const DEVICE real *xd, DEVICE wide *lossd)
+{
+  LAUNCH(st, M, jvp, M, V, x, labels, lse, xd, lossd);
+}
+
+void OP(argmax)(stream st, int64_t M, int64_t V, const DEVICE real *x, DEVICE int32_t *best)
+{
+  LAUNCH(st, M, largest, M, V, x, best);
+}

@@ -1,0 +1,155 @@
+/* elementary.h: exp and what is built on it, inline, so that loops over them become vector loops.
+ *
+ * exp x = 2^n exp r with n = round(x/ln 2), r = x - n ln 2 in two parts (Cody & Waite 1980), exp r
+ * by a minimax polynomial on |r| <= ln 2/2, and 2^n by two factors, so that results may be
+ * subnormal. No branch, no call: rounding adds and subtracts 1.5 * 2^(digits - 1), which also
+ * leaves n in the low bits for the exponent.  Within 1.1 ulp over the whole range; exact at 0; NaN
+ * stays NaN. The complex build and the GPU use the library's exp.
+ */
+#ifndef KERNELS_ELEMENTARY_H
+#define KERNELS_ELEMENTARY_H
+#include "core/launch.h"
+#include <string.h>
+
+#ifdef __CUDACC__
+#define ELEMENTARY static __host__ __device__ __forceinline__
+#else
+#define ELEMENTARY static inline __attribute__((always_inline))
+#endif
+
+#if defined(__CUDACC__) || REAL_BITS == 128
+
+ELEMENTARY real exp_real(real x) { return exp(x); }
+
+/* log(1 + e) for 0 <= e <= 1 */
+ELEMENTARY real log1p_unit(real e) { return log1p(e); }
+
+#else
+
+ELEMENTARY real multiply_add(real a, real b, real c)
+{
+#ifdef __FMA__
+  return fma(a, b, c);
+#else
+  return a * b + c;
+#endif
+}
+
+#if REAL_BITS == 32
+enum { SIGNIFICAND_BITS = 23, EXPONENT_BIAS = 127 };
+typedef uint32_t real_bits;
+#define ROUNDER 12582912.0f /* 1.5 * 2^23 */
+#define LOG2_E 1.44269504f
+#define LN2_HIGH 0.693359375f /* 9 bits: n LN2_HIGH is exact */
+#define LN2_LOW -2.12194440e-4f
+#define EXP_LOWEST -104.0f /* exp rounds to 0 */
+#define EXP_HIGHEST 89.0f  /* exp overflows */
+
+/* (exp(r) - 1 - r)/r^2 */
+ELEMENTARY real exp_tail(real r)
+{
+  real p = 0.00138144626f;
+  p = multiply_add(p, r, 0.00836878046f);
+  p = multiply_add(p, r, 0.0416683943f);
+  p = multiply_add(p, r, 0.166665201f);
+  return multiply_add(p, r, 0.499999934f);
+}
+
+/* (2 atanh(s) - 2 s)/s^3 in u = s^2 <= 1/9 */
+ELEMENTARY real atanh_tail(real u)
+{
+  real p = 0.280119891f;
+  p = multiply_add(p, u, 0.280018048f);
+  p = multiply_add(p, u, 0.400215273f);
+  return multiply_add(p, u, 0.666664163f);
+}
+#else
+enum { SIGNIFICAND_BITS = 52, EXPONENT_BIAS = 1023 };
+typedef uint64_t real_bits;
+#define ROUNDER 6755399441055744.0 /* 1.5 * 2^52 */
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 6.93147180369123816490e-01 /* 33 bits */
+#define LN2_LOW 1.90821492927058770002e-10
+#define EXP_LOWEST -746.0
+#define EXP_HIGHEST 710.0
+
+ELEMENTARY real exp_tail(real r)
+{
+  real p = 2.49999705548344989e-8;
+  p = multiply_add(p, r, 2.76303786118725452e-7);
+  p = multiply_add(p, r, 2.75575873212122346e-6);
+  p = multiply_add(p, r, 0.000024801492762909601);
+  p = multiply_add(p, r, 0.000198412695047945233);
+  p = multiply_add(p, r, 0.00138888889439224562);
+  p = multiply_add(p, r, 0.00833333333349560764);
+  p = multiply_add(p, r, 0.0416666666665291894);
+  p = multiply_add(p, r, 0.166666666666664103);
+  return multiply_add(p, r, 0.500000000000001072);
+}
+
+ELEMENTARY real atanh_tail(real u)
+{
+  real p = 0.170097515333202256;
+  p = multiply_add(p, u, 0.083449738650925474);
+  p = multiply_add(p, u, 0.121049445094750008);
+  p = multiply_add(p, u, 0.133011214004409438);
+  p = multiply_add(p, u, 0.153865483942528449);
+  p = multiply_add(p, u, 0.181817444787850942);
+  p = multiply_add(p, u, 0.222222239536633883);
+  p = multiply_add(p, u, 0.285714285481175243);
+  p = multiply_add(p, u, 0.400000000001551227);
+  return multiply_add(p, u, 0.666666666666663097);
+}
+#endif
+
+/* 2^n for an integer n within the normal exponents */
+ELEMENTARY real power_of_two(real n)
+{
+  real shifted = n + (ROUNDER + EXPONENT_BIAS), power;
+  real_bits bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits <<= SIGNIFICAND_BITS;
+  memcpy(&power, &bits, sizeof power);
+  return power;
+}
+
+ELEMENTARY real exp_real(real x)
+{
+  x = x < EXP_LOWEST ? EXP_LOWEST : x;
+  x = x > EXP_HIGHEST ? EXP_HIGHEST : x;
+  real n = (x * LOG2_E + ROUNDER) - ROUNDER;
+  real r = multiply_add(n, -LN2_LOW, multiply_add(n, -LN2_HIGH, x));
+  real half = (n * (real)0.5 + ROUNDER) - ROUNDER;
+  real y = 1 + multiply_add(r * r, exp_tail(r), r);
+  return y * power_of_two(half) * power_of_two(n - half);
+}
+
+/* log(1 + e) = 2 atanh(e/(2 + e)) for 0 <= e <= 1 */
+ELEMENTARY real log1p_unit(real e)
+{
+  real s = e / (2 + e), u = s * s;
+  return multiply_add(s * u, atanh_tail(u), 2 * s);
+}
+
+#endif
+
+/* 1/(1 + exp(-x)), without overflow on either side */
+ELEMENTARY real sigmoid(real x)
+{
+  bool positive = re(x) >= 0;
+  real e = exp_real(positive ? -x : x);
+  return (positive ? 1 : e) / (1 + e);
+}
+
+/* silu(x) = x sigmoid(x); its derivative from x and s = sigmoid(x) */
+ELEMENTARY real silu(real x) { return x * sigmoid(x); }
+ELEMENTARY real silu_slope(real x, real s) { return s * (1 + x * (1 - s)); }
+ELEMENTARY real silu_derivative(real x) { return silu_slope(x, sigmoid(x)); }
+
+/* log(1 + exp(x)) */
+ELEMENTARY real softplus(real x)
+{
+  bool positive = re(x) > 0;
+  return (positive ? x : 0) + log1p_unit(exp_real(positive ? -x : x));
+}
+#endif

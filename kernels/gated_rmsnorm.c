@@ -1,0 +1,176 @@
+/* gated_rmsnorm: RMS norm over each group of K = E/G channels, with a gate q = silu(z).
+ * y, out (rows,E)  z (rows,E) in rows of stride ldz  w (E)  r (rows,G), kept for the derivatives.
+ *
+ * Both orders are   out = w p r q2,   p = y q1,   r = (mean_group(p^2) + eps)^(-1/2)
+ *   gate first:        q1 = silu(z), q2 = 1      (Mamba-2)
+ *   norm_before_gate:  q1 = 1, q2 = silu(z)
+ *
+ *   pb  = r (w outb q2 - p r^2/K sum_group w outb q2 p)      yb += pb q1
+ *   zb += pb y silu'(z)  or  outb w p r silu'(z)             wb += sum_rows outb p r q2
+ *   rd  = -r^3/K sum_group p pd,   outd = wd p r q2 + w (pd r q2 + p rd q2 + p r q2d)
+ * Reference: Dao & Gu 2024, arXiv:2405.21060, section 7.1.
+ */
+#include "kernels/elementary.h"
+#include "kernels/operations.h"
+#include "kernels/rows.h"
+
+/* The arrays of group g of row m, from their first channel. */
+struct group {
+  int64_t K, at, z_at, w_at; /* offsets in (rows,E), in z, in w */
+};
+
+INLINE struct group group_of(struct gated_rmsnorm_shape d, int64_t i)
+{
+  struct group s;
+  int64_t row = i / d.G, g = i % d.G;
+  s.K = d.E / d.G;
+  s.at = row * d.E + g * s.K;
+  s.z_at = row * d.ldz + g * s.K;
+  s.w_at = g * s.K;
+  return s;
+}
+
+/* silu(z) on the side of the norm where the gate stands, 1 on the other */
+ELEMENTARY real before(bool norm_first, real z) { return norm_first ? 1 : silu(z); }
+ELEMENTARY real after(bool norm_first, real z) { return norm_first ? silu(z) : 1; }
+
+/* norm_first is a constant where this is called, so that its loops have no branch */
+ELEMENTARY void fwd_group(bool norm_first, struct group s, real eps, const real *y, const real *z,
+                          const real *w, real *r, real *out)
+{
+  wide squares = 0;
+  if (!norm_first) {
+    SIMD
+    for (int64_t j = 0; j < s.K; j++)
+      out[j] = y[j] * silu(z[j]);
+  }
+  const real *p = norm_first ? y : out;
+  ADD_ROW_SUM(squares, s.K, j, p[j] * p[j]);
+  real scale = (real)(1 / sqrt(squares / (wide)s.K + (wide)eps));
+  *r = scale;
+  SIMD
+  for (int64_t j = 0; j < s.K; j++)
+    out[j] = w[j] * (p[j] * scale) * after(norm_first, z[j]);
+}
+
+KERNEL fwd(struct gated_rmsnorm_shape d, real eps, const real *y, const real *z, const real *w,
+           real *r, real *out)
+{
+  FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
+    struct group s = group_of(d, i);
+    if (d.norm_before_gate)
+      fwd_group(true, s, eps, y + s.at, z + s.z_at, w + s.w_at, r + i, out + s.at);
+    else
+      fwd_group(false, s, eps, y + s.at, z + s.z_at, w + s.w_at, r + i, out + s.at);
+  }
+}
+
+ELEMENTARY void vjp_group(bool norm_first, struct group s, const real *y, const real *z,
+                          const real *w, real r, const real *outb, real *yb, real *zb)
+{
+  wide dot = 0;
+  ADD_ROW_SUM(dot, s.K, j, w[j] * outb[j] * (y[j] * silu(z[j])));
+  real along = r * r * (real)(dot / (wide)s.K);
+  SIMD
+  for (int64_t j = 0; j < s.K; j++) {
+    real gate = sigmoid(z[j]), slope = silu_slope(z[j], gate), q = z[j] * gate;
+    real p = norm_first ? y[j] : y[j] * q, ob = w[j] * outb[j];
+    real pb = r * ((norm_first ? ob * q : ob) - p * along);
+    if (yb)
+      yb[j] += norm_first ? pb : pb * q;
+    if (zb)
+      zb[j] += (norm_first ? ob * r : pb) * y[j] * slope;
+  }
+}
+
+KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *w,
+              const real *r, const real *outb, real *yb, real *zb)
+{
+  FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
+    struct group s = group_of(d, i);
+    real *ybi = yb ? yb + s.at : NULL, *zbi = zb ? zb + s.z_at : NULL;
+    if (d.norm_before_gate)
+      vjp_group(true, s, y + s.at, z + s.z_at, w + s.w_at, r[i], outb + s.at, ybi, zbi);
+    else
+      vjp_group(false, s, y + s.at, z + s.z_at, w + s.w_at, r[i], outb + s.at, ybi, zbi);
+  }
+}
+
+KERNEL vjp_w(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *r,
+             const real *outb, real *wb)
+{
+  int64_t E = d.E, ldz = d.ldz;
+  FOR_EACH_COST (strip, d.G * strips(E / d.G),
+                 16 * STRIP * d.rows) { /* a strip lies within one group */
+    int64_t K = E / d.G, per_group = strips(K), g = strip / per_group;
+    const real *yg = y + g * K, *zg = z + g * K, *ob = outb + g * K, *rg = r + g;
+    real *wbg = wb + g * K;
+    ADD_COLUMN_SUMS(strip % per_group, d.rows, K, wbg, m, j,
+                    ob[m * E + j] * (yg[m * E + j] * silu(zg[m * ldz + j])) * rg[m * d.G]);
+  }
+}
+
+ELEMENTARY void jvp_group(bool norm_first, struct group s, const real *y, const real *z,
+                          const real *w, real r, const real *yd, const real *zd, const real *wd,
+                          real *outd)
+{
+  wide dot = 0;
+  SIMD
+  for (int64_t j = 0; j < s.K; j++) { /* pd waits in outd */
+    real ydj = yd ? yd[j] : 0, zdj = zd && !norm_first ? zd[j] : 0;
+    outd[j] = ydj * before(norm_first, z[j]);
+    if (!norm_first)
+      outd[j] += y[j] * silu_derivative(z[j]) * zdj;
+  }
+  ADD_ROW_SUM(dot, s.K, j, y[j] * before(norm_first, z[j]) * outd[j]);
+  real along = r * r * (real)(dot / (wide)s.K);
+  SIMD
+  for (int64_t j = 0; j < s.K; j++) {
+    real gate = sigmoid(z[j]), q = z[j] * gate, wdj = wd ? wd[j] : 0;
+    real p = norm_first ? y[j] : y[j] * q;
+    real sum = (wdj * p + w[j] * (outd[j] - p * along)) * r;
+    if (norm_first)
+      sum = sum * q + w[j] * p * r * silu_slope(z[j], gate) * (zd ? zd[j] : 0);
+    outd[j] = sum;
+  }
+}
+
+KERNEL jvp(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *w, const real *r,
+           const real *yd, const real *zd, const real *wd, real *outd)
+{
+  FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
+    struct group s = group_of(d, i);
+    const real *ydi = yd ? yd + s.at : NULL, *zdi = zd ? zd + s.z_at : NULL;
+    const real *wdi = wd ? wd + s.w_at : NULL, *wi = w + s.w_at;
+    if (d.norm_before_gate)
+      jvp_group(true, s, y + s.at, z + s.z_at, wi, r[i], ydi, zdi, wdi, outd + s.at);
+    else
+      jvp_group(false, s, y + s.at, z + s.z_at, wi, r[i], ydi, zdi, wdi, outd + s.at);
+  }
+}
+
+void OP(gated_rmsnorm_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, const DEVICE real *y,
+                           const DEVICE real *z, const DEVICE real *w, DEVICE real *r,
+                           DEVICE real *out)
+{
+  LAUNCH(st, d.rows * d.G, fwd, d, eps, y, z, w, r, out);
+}
+
+void OP(gated_rmsnorm_vjp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,
+                           const DEVICE real *z, const DEVICE real *w, const DEVICE real *r,
+                           const DEVICE real *outb, DEVICE real *yb, DEVICE real *zb,
+                           DEVICE real *wb)
+{
+  if (yb || zb)
+    LAUNCH(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, yb, zb);
+  if (wb)
+    LAUNCH(st, d.G * strips(d.E / d.G), vjp_w, d, y, z, r, outb, wb);
+}
+
+void OP(gated_rmsnorm_jvp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,
+                           const DEVICE real *z, const DEVICE real *w, const DEVICE real *r,
+                           const DEVICE real *yd, const DEVICE real *zd, const DEVICE real *wd,
+                           DEVICE real *outd)
+{
+  LAUNCH(st, d.rows * d.G, jvp, d, y, z, w, r, yd, zd, wd, outd);
+}

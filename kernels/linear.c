@@ -1,0 +1,53 @@
+/* linear: y = beta y + x W' + b.   x (M,K)  W (N,K)  b (N), may be NULL  y (M,N)
+ *   xb += yb W      Wb += yb' x      bb += sum_rows yb      yd = xd W' + x Wd' + bd
+ */
+#include "kernels/operations.h"
+#include "kernels/rows.h"
+
+KERNEL add_bias(int64_t M, int64_t N, const real *b, real *y)
+{
+  FOR_EACH_COST (i, M * spans(N), N) {
+    struct span s = span_of(i, N);
+    real *row = y + s.row * N;
+    SIMD
+    for (int64_t j = s.first; j < s.end; j++)
+      row[j] += b[j];
+  }
+}
+
+KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
+{
+  FOR_EACH_COST (strip, strips(N), M * STRIP)
+    ADD_COLUMN_SUMS(strip, M, N, bb, m, j, yb[m * N + j]);
+}
+
+void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
+                    const DEVICE real *W, const DEVICE real *b, real beta, DEVICE real *y)
+{
+  gemm(st, false, true, M, N, K, 1, x, K, W, K, beta, y, N);
+  if (b)
+    LAUNCH(st, M * spans(N), add_bias, M, N, b, y);
+}
+
+void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
+                    const DEVICE real *W, const DEVICE real *yb, DEVICE real *xb, DEVICE real *Wb,
+                    DEVICE real *bb)
+{
+  if (xb)
+    gemm(st, false, false, M, K, N, 1, yb, N, W, K, 1, xb, K);
+  if (Wb)
+    gemm(st, true, false, N, K, M, 1, yb, N, x, K, 1, Wb, K);
+  if (bb)
+    LAUNCH(st, strips(N), vjp_bias, M, N, yb, bb);
+}
+
+void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
+                    const DEVICE real *W, const DEVICE real *xd, const DEVICE real *Wd,
+                    const DEVICE real *bd, DEVICE real *yd)
+{
+  gemm(st, false, true, M, N, xd ? K : 0, 1, xd, K, W, K, 0, yd, N);
+  if (Wd)
+    gemm(st, false, true, M, N, K, 1, x, K, Wd, K, 1, yd, N);
+  if (bd)
+    LAUNCH(st, M * spans(N), add_bias, M, N, bd, yd);
+}

@@ -1,0 +1,87 @@
+/* rmsnorm: y = w x r,  r = (mean(x^2) + eps)^(-1/2), per row.
+ * x, y (M,D)  w (D)  r (M), kept for the derivatives.
+ *   rd  = -r^3/D sum_j x_j xd_j               yd  = wd x r + w (xd r + x rd)
+ *   xb += r (w yb - x r^2/D sum_j w_j yb_j x_j)       wb += sum_rows yb x r
+ * Reference: Zhang & Sennrich 2019, arXiv:1910.07467, eq. (4).
+ */
+#include "kernels/operations.h"
+#include "kernels/rows.h"
+
+KERNEL fwd(int64_t M, int64_t D, real eps, const real *x, const real *w, real *r, real *y)
+{
+  FOR_EACH_COST (m, M, D) {
+    const real *xm = x + m * D;
+    real *ym = y + m * D;
+    wide squares = 0;
+    ADD_ROW_SUM(squares, D, j, xm[j] * xm[j]);
+    real scale = (real)(1 / sqrt(squares / (wide)D + (wide)eps));
+    r[m] = scale;
+    SIMD
+    for (int64_t j = 0; j < D; j++)
+      ym[j] = w[j] * (xm[j] * scale);
+  }
+}
+
+KERNEL vjp_x(int64_t M, int64_t D, const real *x, const real *w, const real *r, const real *yb,
+             real *xb)
+{
+  FOR_EACH_COST (m, M, D) {
+    const real *xm = x + m * D, *ybm = yb + m * D;
+    real *xbm = xb + m * D;
+    wide dot = 0;
+    ADD_ROW_SUM(dot, D, j, w[j] * ybm[j] * xm[j]);
+    real scale = r[m], along = scale * scale * (real)(dot / (wide)D);
+    SIMD
+    for (int64_t j = 0; j < D; j++)
+      xbm[j] += scale * (w[j] * ybm[j] - xm[j] * along);
+  }
+}
+
+KERNEL vjp_w(int64_t M, int64_t D, const real *x, const real *r, const real *yb, real *wb)
+{
+  FOR_EACH_COST (strip, strips(D), M * STRIP)
+    ADD_COLUMN_SUMS(strip, M, D, wb, m, j, yb[m * D + j] * (x[m * D + j] * r[m]));
+}
+
+KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, const real *xd,
+           const real *wd, real *yd)
+{
+  FOR_EACH_COST (m, M, D) {
+    const real *xm = x + m * D;
+    real *ydm = yd + m * D, scale = r[m];
+    SIMD
+    for (int64_t j = 0; j < D; j++)
+      ydm[j] = wd ? wd[j] * (xm[j] * scale) : 0;
+    if (xd) {
+      const real *xdm = xd + m * D;
+      wide dot = 0;
+      ADD_ROW_SUM(dot, D, j, xm[j] * xdm[j]);
+      real along = scale * scale * (real)(dot / (wide)D);
+      SIMD
+      for (int64_t j = 0; j < D; j++)
+        ydm[j] += w[j] * (scale * (xdm[j] - xm[j] * along));
+    }
+  }
+}
+
+void OP(rmsnorm_fwd)(stream st, int64_t M, int64_t D, real eps, const DEVICE real *x,
+                     const DEVICE real *w, DEVICE real *r, DEVICE real *y)
+{
+  LAUNCH(st, M, fwd, M, D, eps, x, w, r, y);
+}
+
+void OP(rmsnorm_vjp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
+                     const DEVICE real *r, const DEVICE real *yb, DEVICE real *xb, DEVICE real *wb)
+{
+  if (xb)
+    LAUNCH(st, M, vjp_x, M, D, x, w, r, yb, xb);
+  if (wb)
+    LAUNCH(st, strips(D), vjp_w, M, D, x, r, yb, wb);
+}
+
+void OP(rmsnorm_jvp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
+                     const DEVICE real *r, const DEVICE real *xd, const DEVICE real *wd,
+                     DEVICE real *yd)
+{
+  LAUNCH(st, M, jvp, M, D, x, w, r, xd, wd, yd);
+}

@@ -1,0 +1,63 @@
+/* rows.h: how loops walk a matrix, so that the CPU gets vectors and the GPU coalesced accesses.
+ *
+ * Elementwise, (rows,n): index i of rows * spans(n) is SPAN columns of one row:
+ *   FOR_EACH (i, rows * spans(n)) { struct span s = span_of(i, n); SIMD for (j = s.first; ...) }
+ * Sums over a row: tiles of real, added up in `wide`.
+ * Sums over the rows, one a column: index i of strips(n) is STRIP columns, which one thread adds up
+ * from the first row to the last.
+ */
+#ifndef KERNELS_ROWS_H
+#define KERNELS_ROWS_H
+#include "core/launch.h"
+
+#ifdef __CUDACC__
+enum { SPAN = 1, STRIP = 1 };
+#else
+enum { SPAN = 1024, STRIP = 32 };
+#endif
+
+struct span {
+  int64_t row, first, end; /* columns first..end-1 */
+};
+
+INLINE int64_t spans(int64_t n) { return (n + SPAN - 1) / SPAN; }
+INLINE int64_t strips(int64_t n) { return (n + STRIP - 1) / STRIP; }
+
+INLINE struct span span_of(int64_t i, int64_t n)
+{
+  int64_t per_row = spans(n);
+  struct span s;
+  s.row = i / per_row;
+  s.first = (i - s.row * per_row) * SPAN;
+  s.end = s.first + SPAN < n ? s.first + SPAN : n;
+  return s;
+}
+
+/* sum += term(j), j in 0..n-1, where `sum` is wide: a float holds at most SUM_TILE/4 terms. */
+enum { SUM_TILE = 512 };
+#define ADD_ROW_SUM(sum, n, j, term)                                \
+  for (int64_t tile_ = 0; tile_ < (n); tile_ += SUM_TILE) {         \
+    int64_t end_ = tile_ + SUM_TILE < (n) ? tile_ + SUM_TILE : (n); \
+    real part_ = 0;                                                 \
+    SIMD_SUM(part_)                                                 \
+    for (int64_t j = tile_; j < end_; j++)                          \
+      part_ += (term);                                              \
+    (sum) += (wide)part_;                                           \
+  }
+
+/* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n. */
+#define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                              \
+  do {                                                                                \
+    int64_t first_ = (strip)*STRIP, width_ = (n)-first_ < STRIP ? (n)-first_ : STRIP; \
+    wide sums_[STRIP] = {0};                                                          \
+    for (int64_t i = 0; i < (rows); i++) {                                            \
+      SIMD                                                                            \
+      for (int64_t q_ = 0; q_ < width_; q_++) {                                       \
+        int64_t j = first_ + q_;                                                      \
+        sums_[q_] += (wide)(term);                                                    \
+      }                                                                               \
+    }                                                                                 \
+    for (int64_t q_ = 0; q_ < width_; q_++)                                           \
+      (out)[first_ + q_] += (real)sums_[q_];                                          \
+  } while (0)
+#endif

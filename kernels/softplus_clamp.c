@@ -1,0 +1,124 @@
+/* softplus_clamp: y = clamp(softplus(u), lo, hi),  u = x + bias.
+ * x (M,H) in rows of stride ldx  bias (H)  y (M,H)
+ *   ub = yb sigmoid(u) where lo <= softplus(u) <= hi, else 0;   xb += ub,  biasb += sum_rows ub
+ * The derivatives compare u with softplus^-1 of the limits, which the host computes.
+ * H is small (heads): rows are packed into tiles, so that a vector spans several of them.
+ */
+#include "kernels/elementary.h"
+#include "kernels/operations.h"
+#include "kernels/rows.h"
+
+#ifdef __CUDACC__
+enum { TILE = 1 };
+#else
+enum { TILE = 256 };
+#endif
+
+INLINE int64_t tiles(int64_t n) { return (n + TILE - 1) / TILE; }
+
+/* Elements first.. of (M,H), at most TILE, of x + bias into u; returns how many.  NULL: zeros. */
+INLINE int64_t pack(int64_t first, int64_t M, int64_t H, int64_t ldx, const real *x,
+                    const real *bias, real *u)
+{
+  int64_t m = first / H, h = first % H, count = M * H - first < TILE ? M * H - first : TILE;
+  for (int64_t i = 0; i < count; i++) {
+    u[i] = (x ? x[m * ldx + h] : 0) + (bias ? bias[h] : 0);
+    h++;
+    if (h == H) {
+      h = 0;
+      m++;
+    }
+  }
+  return count;
+}
+
+/* softplus^-1(y) = y + log(1 - exp(-y)) */
+static double softplus_inverse(double y) { return y + log(-expm1(-y)); }
+
+ELEMENTARY real slope(real u, double from, double to)
+{
+  real s = sigmoid(u);
+  return (double)re(u) < from || (double)re(u) > to ? 0 : s;
+}
+
+KERNEL fwd(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, real lo, real hi,
+           real *y)
+{
+  FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
+    real u[TILE], *yt = y + tile * TILE;
+    int64_t count = pack(tile * TILE, M, H, ldx, x, bias, u);
+    SIMD
+    for (int64_t i = 0; i < count; i++) {
+      real value = softplus(u[i]);
+      value = re(value) < re(lo) ? lo : value;
+      yt[i] = re(value) > re(hi) ? hi : value;
+    }
+  }
+}
+
+KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
+             double to, const real *yb, real *xb)
+{
+  FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
+    real u[TILE];
+    int64_t first = tile * TILE, count = pack(first, M, H, ldx, x, bias, u);
+    int64_t m = first / H, h = first % H;
+    SIMD
+    for (int64_t i = 0; i < count; i++)
+      u[i] = yb[first + i] * slope(u[i], from, to);
+    for (int64_t i = 0; i < count; i++) {
+      xb[m * ldx + h] += u[i];
+      h++;
+      if (h == H) {
+        h = 0;
+        m++;
+      }
+    }
+  }
+}
+
+KERNEL vjp_bias(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
+                double to, const real *yb, real *biasb)
+{
+  FOR_EACH_COST (strip, strips(H), 32 * M * STRIP)
+    ADD_COLUMN_SUMS(strip, M, H, biasb, m, h,
+                    yb[m * H + h] * slope(x[m * ldx + h] + (bias ? bias[h] : 0), from, to));
+}
+
+KERNEL jvp(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
+           double to, const real *xd, const real *biasd, real *yd)
+{
+  FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
+    real u[TILE], ud[TILE], *ydt = yd + tile * TILE;
+    int64_t count = pack(tile * TILE, M, H, ldx, x, bias, u);
+    (void)pack(tile * TILE, M, H, ldx, xd, biasd, ud);
+    SIMD
+    for (int64_t i = 0; i < count; i++)
+      ydt[i] = ud[i] * slope(u[i], from, to);
+  }
+}
+
+void OP(softplus_clamp_fwd)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,
+                            const DEVICE real *bias, double lo, double hi, DEVICE real *y)
+{
+  LAUNCH(st, tiles(M * H), fwd, M, H, ldx, x, bias, (real)lo, (real)hi, y);
+}
+
+void OP(softplus_clamp_vjp)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,
+                            const DEVICE real *bias, double lo, double hi, const DEVICE real *yb,
+                            DEVICE real *xb, DEVICE real *biasb)
+{
+  double from = softplus_inverse(lo), to = softplus_inverse(hi);
+  if (xb)
+    LAUNCH(st, tiles(M * H), vjp_x, M, H, ldx, x, bias, from, to, yb, xb);
+  if (biasb)
+    LAUNCH(st, strips(H), vjp_bias, M, H, ldx, x, bias, from, to, yb, biasb);
+}
+
+void OP(softplus_clamp_jvp)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,
+                            const DEVICE real *bias, double lo, double hi, const DEVICE real *xd,
+                            const DEVICE real *biasd, DEVICE real *yd)
+{
+  LAUNCH(st, tiles(M * H), jvp, M, H, ldx, x, bias, softplus_inverse(lo), softplus_inverse(hi), xd,
+         biasd, yd);
+}

@@ -1,0 +1,131 @@
+/* vector: what solvers and training do with whole vectors, without derivatives.
+ *   fill, axpby: y = a, y = a x + b y      sum_squares: sum |x|^2 in float64
+ *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
+ * sum_squares adds PARTS equal parts one after the other, in an order that depends on n alone.
+ */
+#include "kernels/operations.h"
+#include "kernels/rows.h"
+
+enum { PARTS = 64 };
+
+KERNEL set(int64_t n, real a, real *y)
+{
+  FOR_EACH_SIMD (i, n)
+    y[i] = a;
+}
+
+KERNEL scale(int64_t n, real a, const real *x, real *y)
+{
+  FOR_EACH_SIMD (i, n)
+    y[i] = a * x[i];
+}
+
+KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
+{
+  FOR_EACH_SIMD (i, n)
+    y[i] = a * x[i] + b * y[i];
+}
+
+INLINE double part_squares(int64_t n, const real *x, int64_t part)
+{
+  int64_t length = (n + PARTS - 1) / PARTS, first = part * length;
+  int64_t end = first + length < n ? first + length : n;
+  double sum = 0;
+  SIMD_SUM(sum)
+  for (int64_t i = first; i < end; i++)
+    sum += square_norm(x[i]);
+  return sum;
+}
+
+#ifdef __CUDACC__
+KERNEL squares(int64_t n, const real *x, double *out)
+{
+  FOR_EACH (one, 1) {
+    double sum = 0;
+    for (int64_t p = 0; p < PARTS; p++)
+      sum += part_squares(n, x, p);
+    out[one] = sum;
+  }
+}
+#else
+KERNEL squares(int64_t n, const real *x, double *out)
+{
+  double part[PARTS], sum = 0;
+  FOR_EACH_COST (p, PARTS, n / PARTS)
+    part[p] = part_squares(n, x, p);
+  for (int64_t p = 0; p < PARTS; p++)
+    sum += part[p];
+  *out = sum;
+}
+#endif
+
+/* Where block j of call row r lies in (.,length,n). */
+struct chains {
+  int64_t blocks, length, n;
+  const int32_t *row, *first, *count;
+};
+
+INLINE int64_t block_at(struct chains c, int64_t r, int64_t j)
+{
+  return ((c.row ? c.row[r] : r) * c.length + c.first[r] + j) * c.n;
+}
+
+KERNEL gather(int64_t rows, struct chains c, const real *src, real *dst)
+{
+  FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
+    struct span s = span_of(i, c.n);
+    int64_t r = s.row / c.blocks, j = s.row % c.blocks;
+    bool active = j < c.count[r];
+    const real *from = active ? src + block_at(c, r, j) : NULL;
+    real *to = dst + s.row * c.n;
+    SIMD
+    for (int64_t k = s.first; k < s.end; k++)
+      to[k] = active ? from[k] : 0;
+  }
+}
+
+KERNEL scatter(int64_t rows, struct chains c, const real *src, real *dst)
+{
+  FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
+    struct span s = span_of(i, c.n);
+    int64_t r = s.row / c.blocks, j = s.row % c.blocks;
+    if (j >= c.count[r])
+      continue;
+    const real *from = src + s.row * c.n;
+    real *to = dst + block_at(c, r, j);
+    SIMD
+    for (int64_t k = s.first; k < s.end; k++)
+      to[k] = from[k];
+  }
+}
+
+void OP(fill)(stream st, int64_t n, real a, DEVICE real *y) { LAUNCH(st, n, set, n, a, y); }
+
+void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVICE real *y)
+{
+  if (re(b) == 0 && b == 0)
+    LAUNCH(st, n, scale, n, a, x, y);
+  else
+    LAUNCH(st, n, combine, n, a, x, b, y);
+}
+
+void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
+{
+  LAUNCH(st, 1, squares, n, x, out);
+}
+
+void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
+                       const DEVICE int32_t *row, const DEVICE int32_t *first,
+                       const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
+{
+  struct chains c = {blocks, length, n, row, first, count};
+  LAUNCH(st, rows * blocks * spans(n), gather, rows, c, src, dst);
+}
+
+void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
+                        const DEVICE int32_t *row, const DEVICE int32_t *first,
+                        const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
+{
+  struct chains c = {blocks, length, n, row, first, count};
+  LAUNCH(st, rows * blocks * spans(n), scatter, rows, c, src, dst);
+}
