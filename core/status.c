@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#undef fail_at
+#undef fail_within
+
 static _Thread_local char text[2048];
 static _Thread_local char place[128];
 

@@ -29,6 +29,11 @@ MUST_USE enum status fail_at(enum status code, const char *file, int line, const
 MUST_USE enum status fail_within(enum status code, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
+#ifdef __clang_analyzer__ /* which cannot see that the answer is the first argument */
+#define fail_at(code, ...) ((void)fail_at(code, __VA_ARGS__), (code))
+#define fail_within(code, ...) ((void)fail_within(code, __VA_ARGS__), (code))
+#endif
+
 const char *last_error(void);       /* message of the last failure in this thread */
 const char *last_error_place(void); /* "core/config.c:120" of the last failure in this thread */
 int exit_code(enum status code);    /* exit status of a program: 0, 1, 2, 3 or 130 */
