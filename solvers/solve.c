@@ -328,10 +328,10 @@ KERNEL slide(struct fp_samples s, struct decision d, const real *guess, int32_t 
       s.first[r] += (int32_t)k;
       int64_t left = d.lengths[s.row[r]] - s.first[r];
       s.count[r] = (int32_t)(left < s.blocks ? left : s.blocks);
-      live[r] = s.count[r] > 0;
       for (int64_t b = kept; b < s.blocks; b++)
         admit_block(s, d, guess, r, b);
     }
+    live[r] = s.count[r] > 0;
   }
 }
 
