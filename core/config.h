@@ -22,6 +22,7 @@ struct mamba2_config {
   double dt_limit[2]; /* clamp of Delta */
   double A_init_range[2], dt_min, dt_max, dt_init_floor;
   bool norm_before_gate, bias, conv_bias, D_has_hdim;
+  bool A_negative; /* a = 2 exp(-exp(A_log) Delta) - 1 */
 };
 
 struct model_config {
@@ -30,6 +31,7 @@ struct model_config {
   int64_t vocab_size; /* resolved from the data */
   bool tie_embeddings, weight_norm;
   double norm_eps, dropout;
+  double residual; /* factor on what each mixer and MLP adds to the residual stream */
   struct mamba2_config mamba2;
 };
 
@@ -45,11 +47,15 @@ struct data_config {
   char group[CONFIG_WORD];
   enum monoid_kind monoid;
   double identity_probability;
-  int64_t length;
+  int64_t length, length_min; /* length_min 0: all sequences have `length` tokens */
 };
 
 struct train_config {
-  int64_t steps, unroll_steps, batch_size, lr_warmup, log_every, evaluate_every, checkpoint_every;
+  int64_t steps, unroll_steps, batch_size, accumulate, lr_warmup;
+  int64_t log_every, evaluate_every, checkpoint_every, keep;
+  int64_t curriculum_steps, curriculum_length;
+  bool skip_nonfinite, log_timing, tensorboard;
+  double spike_factor;
   double lr, betas[2], eps, weight_decay, clip, decay_fraction;
   enum schedule_kind schedule;
 };

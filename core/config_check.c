@@ -85,6 +85,21 @@ static enum status check_solve(const struct layer *l, const struct fp_options *o
   return OK;
 }
 
+static enum status check_lengths(const struct layer *l)
+{
+  const struct data_config *d = &l->c.data;
+  const struct train_config *t = &l->c.train;
+  if (d->length_min > d->length)
+    FAIL_FROM(BLAME(l, "data.length_min", "data.length"),
+              "data.length_min %lld is larger than data.length %lld", (long long)d->length_min,
+              (long long)d->length);
+  if (t->curriculum_steps && t->curriculum_length > d->length)
+    FAIL_FROM(BLAME(l, "train.curriculum_length", "data.length"),
+              "train.curriculum_length %lld is larger than data.length %lld",
+              (long long)t->curriculum_length, (long long)d->length);
+  return OK;
+}
+
 /* Keys that are understood but that the model does not follow. */
 static enum status check_supported(const struct layer *l)
 {
@@ -93,6 +108,10 @@ static enum status check_supported(const struct layer *l)
     FAIL_FROM(BLAME(l, "model.weight_norm"), "model.weight_norm: true is not supported");
   if (m->dropout > 0)
     FAIL_FROM(BLAME(l, "model.dropout"), "model.dropout above 0 is not supported");
+  if (m->mamba2.A_negative)
+    FAIL_FROM(BLAME(l, M2 "A_range"), M2 "A_range: negative is not supported");
+  if (m->residual != 1)
+    FAIL_FROM(BLAME(l, "model.residual"), "model.residual below 1 is not supported");
   if (m->mamba2.d_ssm && m->mamba2.d_ssm < m->mamba2.expand * m->d_model)
     FAIL_FROM(BLAME(l, M2 "d_ssm", M2 "expand", "model.d_model"),
               M2 "d_ssm %lld smaller than expand * d_model = %lld is not supported",
@@ -106,6 +125,7 @@ enum status config_check(const struct layer *l)
   TRY(check_required(l));
   TRY(check_name(l));
   TRY(check_mamba2(l));
+  TRY(check_lengths(l));
   TRY(check_solve(l, &d->forward, "deq.forward"));
   TRY(check_solve(l, &d->backward, "deq.backward"));
   TRY(check_solve(l, &d->evaluate, "deq.evaluate"));

@@ -16,6 +16,7 @@ static const char *const monoids[] = {"trivial", "aperiodic", "aperiodic_alive",
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const all[] = {"all", NULL};
 static const char *const automatic[] = {"auto", NULL};
+static const char *const ranges[] = {"positive", "negative", NULL};
 _Static_assert(sizeof solvers / sizeof *solvers == FP_SOLVERS + 1, "every solver has its word");
 _Static_assert(FP_WINDOW_ALL == 0, "the word of a KEY_INT stands for 0");
 
@@ -75,6 +76,8 @@ const struct key keys[] = {
    "probability; one mask a step, the same in every iteration"},
   {"model.weight_norm", KEY_BOOL, AT(model.weight_norm), NULL, NULL, "false",
    "weights as direction and length by row"},
+  {"model.residual", KEY_REAL, AT(model.residual), "(0, 1]", NULL, "1.0",
+   "damping of the residual stream: z <- z + residual * mixer(z)"},
   {"model.mamba2.d_state", KEY_INT, AT(model.mamba2.d_state), "[1, 256]", NULL, "16",
    "state N of each channel"},
   {"model.mamba2.expand", KEY_INT, AT(model.mamba2.expand), "[1, 64]", NULL, "2",
@@ -107,6 +110,8 @@ const struct key keys[] = {
    "the convolution has a bias"},
   {"model.mamba2.D_has_hdim", KEY_BOOL, AT(model.mamba2.D_has_hdim), NULL, NULL, "false",
    "D is one number a channel instead of one a head"},
+  {"model.mamba2.A_range", KEY_FLAG, AT(model.mamba2.A_negative), NULL, ranges, "positive",
+   "decay q = exp(-exp(A_log) Delta): positive: a = q in (0, 1); negative: a = 2 q - 1"},
 
   SOLVE("deq.forward", deq.forward, "24", "5.0e-2", "1.0", WINDOW),
   SOLVE("deq.backward", deq.backward, "32", "1.0e-3", "1.0", WINDOW),
@@ -133,12 +138,16 @@ const struct key keys[] = {
    "of a token whose group part is the identity; otherwise uniform"},
   {"data.length", KEY_INT, AT(data.length), "[1, 16777216]", NULL, "16",
    "tokens of a training sequence"},
+  {"data.length_min", KEY_INT, AT(data.length_min), "[1, 16777216]", automatic, "auto",
+   "shortest training sequence: lengths are uniform up to `length`; auto: all have `length`"},
 
   {"train.steps", KEY_INT, AT(train.steps), "[0, 1000000000]", NULL, "900", "optimiser steps"},
   {"train.unroll_steps", KEY_INT, AT(train.unroll_steps), "[0, 1000000000]", NULL, "400",
    "first steps that train by unroll, whatever deq.gradient says"},
   {"train.batch_size", KEY_INT, AT(train.batch_size), "[1, 1048576]", NULL, "64",
-   "sequences a step"},
+   "sequences of a batch"},
+  {"train.accumulate", KEY_INT, AT(train.accumulate), "[1, 1048576]", NULL, "1",
+   "batches a step: their gradients are summed before the update"},
   {"train.lr", KEY_REAL, AT(train.lr), "[0, inf)", NULL, "3.0e-3", "learning rate of AdamW"},
   {"train.betas", KEY_REALS, AT(train.betas), "[0, 1)", NULL, "[0.9, 0.95]",
    "decay of the first and the second moment"},
@@ -154,12 +163,26 @@ const struct key keys[] = {
    "how lr falls to 0 at the end"},
   {"train.decay_fraction", KEY_REAL, AT(train.decay_fraction), "[0, 1]", NULL, "0.2",
    "part of the steps, the last ones, in which lr falls"},
+  {"train.curriculum_steps", KEY_INT, AT(train.curriculum_steps), "[0, 1000000000]", NULL, "0",
+   "first steps in which the training length grows from curriculum_length to data.length"},
+  {"train.curriculum_length", KEY_INT, AT(train.curriculum_length), "[1, 16777216]", NULL, "1",
+   "training length of the first step of the curriculum"},
+  {"train.skip_nonfinite", KEY_BOOL, AT(train.skip_nonfinite), NULL, NULL, "false",
+   "a step whose loss or gradient is not finite is skipped and counted instead of ending the run"},
+  {"train.spike_factor", KEY_REAL, AT(train.spike_factor), "[1, inf]", NULL, "2.0",
+   "a loss above this times its running mean is marked as a spike in the metrics"},
   {"train.log_every", KEY_INT, AT(train.log_every), "[1, 1000000000]", NULL, "10",
    "steps between lines of metrics.jsonl"},
   {"train.evaluate_every", KEY_INT, AT(train.evaluate_every), "[0, 1000000000]", NULL, "0",
-   "steps between evaluations; 0: at the end only"},
+   "steps between evaluations at data.length, the best of which keeps its checkpoint; 0: none"},
   {"train.checkpoint_every", KEY_INT, AT(train.checkpoint_every), "[0, 1000000000]", NULL, "300",
    "steps between checkpoints; 0: at the end only"},
+  {"train.keep", KEY_INT, AT(train.keep), "[1, 1000000000]", all, "all",
+   "checkpoints that are kept, the newest ones, beside the best"},
+  {"train.log_timing", KEY_BOOL, AT(train.log_timing), NULL, NULL, "true",
+   "tokens_per_second in the metrics; without it two runs of a seed write equal files"},
+  {"train.tensorboard", KEY_BOOL, AT(train.tensorboard), NULL, NULL, "false",
+   "also writes the metrics as a TensorBoard event file"},
 
   {"evaluate.lengths", KEY_INTS, LENGTHS, "[1, 16777216]", NULL, "[16, 32, 64, 128]",
    "tokens of the evaluated sequences"},

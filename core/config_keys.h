@@ -5,7 +5,7 @@
 #include "core/config.h"
 #include <stddef.h>
 
-enum { KEYS_MAX = 128, INCLUDES_MAX = 128, KEY_PATH = 128, KEY_SHOWN = 64, KEY_EXPECTED = 256 };
+enum { KEYS_MAX = 192, INCLUDES_MAX = 128, KEY_PATH = 128, KEY_SHOWN = 64, KEY_EXPECTED = 256 };
 
 enum key_type {
   KEY_INT,     /* int64_t; a word of `words` stands for 0 */
