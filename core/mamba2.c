@@ -82,9 +82,10 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
 }
 
 enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
-                      const struct span *s, const struct layer_activations *a,
-                      const DEVICE real *outb, struct scratch scratch, DEVICE real *xnb,
-                      DEVICE real *ub, const struct layer_parameters *g)
+                      const struct span *s, int64_t l, const struct layer_activations *a,
+                      const DEVICE real *outb, const struct carried_states *s1b,
+                      struct scratch scratch, DEVICE real *xnb, DEVICE real *ub,
+                      const struct layer_parameters *g, const struct carried_states *s0b)
 {
   static const struct layer_parameters none;
   const struct backend *be = m->be;
@@ -93,6 +94,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   struct columns at = columns_of(d);
   struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
   int64_t M = s->rows * s->T;
+  DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ynb, *yb, *zxbcdtb, *xBCb, *dtb, *work;
   struct arena *dev = &scratch.device;
   g = g ? g : &none;
@@ -113,15 +115,46 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
                         yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
-                      p->D, a->S, yb, NULL, work, xBCb + at.x, xBCb + at.B, xBCb + at.C, dtb,
-                      g->A_log, g->D, NULL);
+                      p->D, a->S, yb, s1b ? s1b->ssm[l] : NULL, work, xBCb + at.x, xBCb + at.B,
+                      xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
   be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
                          c->dt_limit[0], c->dt_limit[1], dtb, zxbcdtb + at.dt, g->dt_bias);
-  be->conv1d_vjp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, NULL,
-                 xBCb, NULL, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias, NULL);
+  be->conv1d_vjp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
+                 xBCb, s1b ? s1b->conv[l] : NULL, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
+                 s0b ? s0b->conv[l] : NULL);
   if (ub)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, 1, ub);
   be->linear_vjp(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, zxbcdtb, xnb, g->in_proj,
                  g->in_proj_bias);
+  return OK;
+}
+
+enum status mixer_jvp(const struct sequence_model *m, const struct layer_parameters *p,
+                      const struct span *s, int64_t l, const struct layer_activations *a,
+                      const struct carried_states *s0d, struct scratch scratch,
+                      const struct layer_activations *ad, const struct carried_states *s1d,
+                      DEVICE real *outd)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  const struct mamba2_config *c = &m->config.mamba2;
+  struct columns at = columns_of(d);
+  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
+  int64_t M = s->rows * s->T;
+  DEVICE real *work;
+  CHECK(a->S);
+  TRY(CARVE(&scratch.device, 2 * ssd_chunked_work(ssd), &work));
+  be->linear_jvp(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, ad->xn, NULL, NULL, ad->zxbcdt);
+  be->conv1d_jvp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias,
+                 s->carried ? s->carried->conv[l] : NULL, ad->zxbcdt + at.xBC, NULL, NULL,
+                 s0d ? s0d->conv[l] : NULL, ad->xBC, s1d ? s1d->conv[l] : NULL);
+  be->softplus_clamp_jvp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
+                         c->dt_limit[0], c->dt_limit[1], ad->zxbcdt + at.dt, NULL, ad->dt);
+  be->ssd_chunked_jvp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
+                      p->D, a->S, ad->xBC + at.x, ad->xBC + at.B, ad->xBC + at.C, ad->dt, NULL,
+                      NULL, s0d ? s0d->ssm[l] : NULL, work, ad->y, s1d ? s1d->ssm[l] : NULL);
+  be->gated_rmsnorm_jvp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr,
+                        ad->y, ad->zxbcdt + at.z, NULL, ad->yn);
+  be->linear_jvp(be->st, M, d->E, d->D, a->yn, p->out_proj, ad->yn, NULL, NULL, outd);
   return OK;
 }

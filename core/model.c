@@ -196,16 +196,17 @@ static enum status mlp_vjp(const struct sequence_model *m, const struct layer_pa
   return OK;
 }
 
-enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
-                      const struct span *s, const struct activations *a, const DEVICE real *fb,
-                      struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
-                      const struct parameter_set *g)
+enum status block_vjp_carried(const struct sequence_model *m, const struct parameter_set *p,
+                              const struct span *s, const struct activations *a,
+                              const DEVICE real *fb, const struct carried_states *s1b,
+                              struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
+                              const struct parameter_set *g, const struct carried_states *s0b)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
   DEVICE real *xb, *xnb;
-  CHECK(!s->row && !s->carried);
+  CHECK(!s->row);
   TRY(CARVE(&scratch.device, M * d->D, &xb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
   be->fill(be->st, M * d->D, 0, xb);
@@ -216,11 +217,64 @@ enum status block_vjp(const struct sequence_model *m, const struct parameter_set
     if (d->F)
       TRY(mlp_vjp(m, w, M, l, scratch, xb, gw));
     be->fill(be->st, M * d->D, 0, xnb);
-    TRY(mixer_vjp(m, w, s, l, xb, scratch, xnb, ub, gw));
+    TRY(mixer_vjp(m, w, s, i, l, xb, s1b, scratch, xnb, ub, gw, s0b));
     be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
   }
   if (zb)
     be->axpby(be->st, M * d->D, 1, xb, 1, zb);
+  return OK;
+}
+
+enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const struct activations *a, const DEVICE real *fb,
+                      struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
+                      const struct parameter_set *g)
+{
+  CHECK(!s->carried);
+  return block_vjp_carried(m, p, s, a, fb, NULL, scratch, zb, ub, g, NULL);
+}
+
+/* nextd (M,D) from the tangent of the MLP's input in ad->x2. */
+static void mlp_jvp(const struct sequence_model *m, const struct layer_parameters *w, int64_t M,
+                    const struct layer_activations *l, const struct layer_activations *ad,
+                    DEVICE real *outd, DEVICE real *nextd)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  be->rmsnorm_jvp(be->st, M, d->D, l->x2, w->norm2, l->r2, ad->x2, NULL, ad->xn2);
+  be->linear_jvp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, ad->xn2, NULL, NULL, ad->h);
+  be->silu_gate_jvp(be->st, M, d->F, l->h, ad->h, ad->hg);
+  be->linear_jvp(be->st, M, d->F, d->D, l->hg, w->fc2, ad->hg, NULL, NULL, outd);
+  be->residual_jvp(be->st, M, 1, d->D, NULL, NULL, ad->x2, outd, nextd);
+}
+
+enum status block_jvp(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const struct activations *a, const DEVICE real *zd,
+                      const struct carried_states *s0d, struct scratch scratch,
+                      const struct activations *ad, const struct carried_states *s1d,
+                      DEVICE real *fzd)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  int64_t M = s->rows * s->T;
+  DEVICE real *outd;
+  CHECK(!s->row);
+  TRY(CARVE(&scratch.device, M * d->D, &outd));
+  if (zd)
+    be->axpby(be->st, M * d->D, 1, zd, 0, ad->layer[0].x);
+  else
+    be->fill(be->st, M * d->D, 0, ad->layer[0].x);
+  for (int64_t i = 0; i < d->layers; i++) {
+    const struct layer_activations *l = &a->layer[i], *ld = &ad->layer[i];
+    const struct layer_parameters *w = &p->layer[i];
+    DEVICE real *nextd = i + 1 < d->layers ? ad->layer[i + 1].x : ad->x;
+    be->rmsnorm_jvp(be->st, M, d->D, l->x, w->norm, l->r, ld->x, NULL, ld->xn);
+    TRY(mixer_jvp(m, w, s, i, l, s0d, scratch, ld, s1d, outd));
+    be->residual_jvp(be->st, M, 1, d->D, NULL, NULL, ld->x, outd, d->F ? ld->x2 : nextd);
+    if (d->F)
+      mlp_jvp(m, w, M, l, ld, outd, nextd);
+  }
+  be->rmsnorm_jvp(be->st, M, d->D, a->x, p->norm_f, a->r, ad->x, NULL, fzd);
   return OK;
 }
 

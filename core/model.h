@@ -28,9 +28,12 @@
 #define carried_states_clear NAME(carried_states_clear)
 #define block_fwd NAME(block_fwd)
 #define block_vjp NAME(block_vjp)
+#define block_vjp_carried NAME(block_vjp_carried)
+#define block_jvp NAME(block_jvp)
 #define block_advance NAME(block_advance)
 #define mixer_fwd NAME(mixer_fwd)
 #define mixer_vjp NAME(mixer_vjp)
+#define mixer_jvp NAME(mixer_jvp)
 #define embed_fwd NAME(embed_fwd)
 #define inject_fwd NAME(inject_fwd)
 #define inject_vjp NAME(inject_vjp)
@@ -114,6 +117,24 @@ MUST_USE enum status block_vjp(const struct sequence_model *m, const struct para
                                const struct span *s, const struct activations *a,
                                const DEVICE real *fb, struct scratch scratch, DEVICE real *zb,
                                DEVICE real *ub, const struct parameter_set *g);
+/* The same for spans with carried states (still without row map), with the states' cotangents:
+ * those of the states that leave come in by s1b (NULL: zero), those of the states that enter are
+ * added to s0b (NULL: not wanted). */
+MUST_USE enum status block_vjp_carried(const struct sequence_model *m,
+                                       const struct parameter_set *p, const struct span *s,
+                                       const struct activations *a, const DEVICE real *fb,
+                                       const struct carried_states *s1b, struct scratch scratch,
+                                       DEVICE real *zb, DEVICE real *ub,
+                                       const struct parameter_set *g,
+                                       const struct carried_states *s0b);
+/* fzd (M,D) = df/dz zd + df/d(entering states) s0d at the activations a, which are kept ones; zd
+ * and s0d NULL: zero.  ad receives the tangents of a's x, xn, zxbcdt, xBC, dt, y, yn (and x2, xn2,
+ * h, hg), s1d those of the states that leave (NULL: not wanted).  Spans without row map. */
+MUST_USE enum status block_jvp(const struct sequence_model *m, const struct parameter_set *p,
+                               const struct span *s, const struct activations *a,
+                               const DEVICE real *zd, const struct carried_states *s0d,
+                               struct scratch scratch, const struct activations *ad,
+                               const struct carried_states *s1d, DEVICE real *fzd);
 /* Carries the first count[r] tokens of the last block_fwd into the states. */
 void block_advance(const struct sequence_model *m, const struct parameter_set *p,
                    const struct span *s, const struct activations *a, const DEVICE int32_t *count,
@@ -123,11 +144,18 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
                                struct scratch scratch, DEVICE real *out);
-/* Adds to xnb (M,D), ub and g from outb (M,D). */
+/* Adds to xnb (M,D), ub, g and s0b from outb (M,D) and s1b; see block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
-                               const struct span *s, const struct layer_activations *a,
-                               const DEVICE real *outb, struct scratch scratch, DEVICE real *xnb,
-                               DEVICE real *ub, const struct layer_parameters *g);
+                               const struct span *s, int64_t l, const struct layer_activations *a,
+                               const DEVICE real *outb, const struct carried_states *s1b,
+                               struct scratch scratch, DEVICE real *xnb, DEVICE real *ub,
+                               const struct layer_parameters *g, const struct carried_states *s0b);
+/* outd (M,D) from ad's xn and s0d; see block_jvp. */
+MUST_USE enum status mixer_jvp(const struct sequence_model *m, const struct layer_parameters *p,
+                               const struct span *s, int64_t l, const struct layer_activations *a,
+                               const struct carried_states *s0d, struct scratch scratch,
+                               const struct layer_activations *ad, const struct carried_states *s1d,
+                               DEVICE real *outd);
 
 /* e (M,D) = Emb[tokens]; u (M,d_in_proj) from e, keeping en (M,D) and r (M). */
 void embed_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
