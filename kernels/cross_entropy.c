@@ -59,7 +59,9 @@ KERNEL vjp(int64_t M, int64_t V, const real *x, const int32_t *labels, const rea
     real *xbm = xb + m * V, top = lse[m], factor = is_label(label, V) ? scale : (real)NAN;
     SIMD
     for (int64_t v = 0; v < V; v++)
-      xbm[v] += factor * (exp_real(xm[v] - top) - (v == label ? 1 : 0));
+      xbm[v] += factor * exp_real(xm[v] - top);
+    if (is_label(label, V))
+      xbm[label] -= scale;
   }
 }
 

@@ -18,12 +18,6 @@ KERNEL look_up(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const rea
   }
 }
 
-KERNEL zero(int64_t n, real *y)
-{
-  FOR_EACH_SIMD (i, n)
-    y[i] = 0;
-}
-
 KERNEL vjp(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const real *yb, real *Wb)
 {
   FOR_EACH_COST (strip, strips(D), M * STRIP) {
@@ -58,5 +52,5 @@ void OP(embedding_jvp)(stream st, int64_t M, int64_t V, int64_t D, const DEVICE 
   if (Wd)
     LAUNCH(st, M * spans(D), look_up, M, V, D, tokens, Wd, yd);
   else
-    LAUNCH(st, M * D, zero, M * D, yd);
+    OP(fill)(st, M * D, 0, yd);
 }

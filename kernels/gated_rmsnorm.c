@@ -65,21 +65,42 @@ KERNEL fwd(struct gated_rmsnorm_shape d, real eps, const real *y, const real *z,
   }
 }
 
+/* What one channel adds to yb and zb. */
+struct channel {
+  real yb, zb;
+};
+
+ELEMENTARY struct channel vjp_channel(bool norm_first, real y, real z, real r, real along, real ob)
+{
+  struct channel c;
+  real gate = sigmoid(z), q = z * gate, p = norm_first ? y : y * q;
+  real pb = r * ((norm_first ? ob * q : ob) - p * along);
+  c.yb = norm_first ? pb : pb * q;
+  c.zb = (norm_first ? ob * r : pb) * y * silu_slope(z, gate);
+  return c;
+}
+
 ELEMENTARY void vjp_group(bool norm_first, struct group s, const real *y, const real *z,
                           const real *w, real r, const real *outb, real *yb, real *zb)
 {
   wide dot = 0;
   ADD_ROW_SUM(dot, s.K, j, w[j] * outb[j] * (y[j] * silu(z[j])));
   real along = r * r * (real)(dot / (wide)s.K);
-  SIMD
-  for (int64_t j = 0; j < s.K; j++) {
-    real gate = sigmoid(z[j]), slope = silu_slope(z[j], gate), q = z[j] * gate;
-    real p = norm_first ? y[j] : y[j] * q, ob = w[j] * outb[j];
-    real pb = r * ((norm_first ? ob * q : ob) - p * along);
-    if (yb)
-      yb[j] += norm_first ? pb : pb * q;
-    if (zb)
-      zb[j] += (norm_first ? ob * r : pb) * y[j] * slope;
+  if (yb && zb) {
+    SIMD
+    for (int64_t j = 0; j < s.K; j++) {
+      struct channel c = vjp_channel(norm_first, y[j], z[j], r, along, w[j] * outb[j]);
+      yb[j] += c.yb;
+      zb[j] += c.zb;
+    }
+  } else if (yb) {
+    SIMD
+    for (int64_t j = 0; j < s.K; j++)
+      yb[j] += vjp_channel(norm_first, y[j], z[j], r, along, w[j] * outb[j]).yb;
+  } else {
+    SIMD
+    for (int64_t j = 0; j < s.K; j++)
+      zb[j] += vjp_channel(norm_first, y[j], z[j], r, along, w[j] * outb[j]).zb;
   }
 }
 
@@ -110,28 +131,41 @@ KERNEL vjp_w(struct gated_rmsnorm_shape d, const real *y, const real *z, const r
   }
 }
 
+/* A tangent that may be missing: factor 0 on an array that is there keeps branches, and masked
+ * accesses to NULL, which are slow, out of the loops. */
+struct tangent {
+  const real *at;
+  real factor;
+};
+
+INLINE struct tangent tangent_or(const real *tangent, const real *present)
+{
+  struct tangent t;
+  t.at = tangent ? tangent : present;
+  t.factor = tangent ? 1 : 0;
+  return t;
+}
+
 ELEMENTARY void jvp_group(bool norm_first, struct group s, const real *y, const real *z,
-                          const real *w, real r, const real *yd, const real *zd, const real *wd,
-                          real *outd)
+                          const real *w, real r, struct tangent yd, struct tangent zd,
+                          struct tangent wd, real *outd)
 {
   wide dot = 0;
   SIMD
   for (int64_t j = 0; j < s.K; j++) { /* pd waits in outd */
-    real ydj = yd ? yd[j] : 0, zdj = zd && !norm_first ? zd[j] : 0;
-    outd[j] = ydj * before(norm_first, z[j]);
-    if (!norm_first)
-      outd[j] += y[j] * silu_derivative(z[j]) * zdj;
+    real ydj = yd.factor * yd.at[j], gate = sigmoid(z[j]);
+    outd[j] = norm_first
+                  ? ydj
+                  : ydj * (z[j] * gate) + y[j] * silu_slope(z[j], gate) * (zd.factor * zd.at[j]);
   }
   ADD_ROW_SUM(dot, s.K, j, y[j] * before(norm_first, z[j]) * outd[j]);
   real along = r * r * (real)(dot / (wide)s.K);
   SIMD
   for (int64_t j = 0; j < s.K; j++) {
-    real gate = sigmoid(z[j]), q = z[j] * gate, wdj = wd ? wd[j] : 0;
-    real p = norm_first ? y[j] : y[j] * q;
-    real sum = (wdj * p + w[j] * (outd[j] - p * along)) * r;
-    if (norm_first)
-      sum = sum * q + w[j] * p * r * silu_slope(z[j], gate) * (zd ? zd[j] : 0);
-    outd[j] = sum;
+    real gate = sigmoid(z[j]), q = z[j] * gate, p = norm_first ? y[j] : y[j] * q;
+    real sum = (wd.factor * wd.at[j] * p + w[j] * (outd[j] - p * along)) * r;
+    outd[j] =
+        norm_first ? sum * q + w[j] * p * r * silu_slope(z[j], gate) * (zd.factor * zd.at[j]) : sum;
   }
 }
 
@@ -140,12 +174,14 @@ KERNEL jvp(struct gated_rmsnorm_shape d, const real *y, const real *z, const rea
 {
   FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
     struct group s = group_of(d, i);
-    const real *ydi = yd ? yd + s.at : NULL, *zdi = zd ? zd + s.z_at : NULL;
-    const real *wdi = wd ? wd + s.w_at : NULL, *wi = w + s.w_at;
+    const real *yi = y + s.at, *zi = z + s.z_at, *wi = w + s.w_at;
+    struct tangent ydi = tangent_or(yd ? yd + s.at : NULL, yi);
+    struct tangent zdi = tangent_or(zd ? zd + s.z_at : NULL, zi);
+    struct tangent wdi = tangent_or(wd ? wd + s.w_at : NULL, wi);
     if (d.norm_before_gate)
-      jvp_group(true, s, y + s.at, z + s.z_at, wi, r[i], ydi, zdi, wdi, outd + s.at);
+      jvp_group(true, s, yi, zi, wi, r[i], ydi, zdi, wdi, outd + s.at);
     else
-      jvp_group(false, s, y + s.at, z + s.z_at, wi, r[i], ydi, zdi, wdi, outd + s.at);
+      jvp_group(false, s, yi, zi, wi, r[i], ydi, zdi, wdi, outd + s.at);
   }
 }
 

@@ -13,13 +13,16 @@
 #include <pthread.h>
 
 #if REAL_BITS == 32
-#define BLAS(routine) cblas_s##routine
+#define blas_gemm cblas_sgemm
+#define blas_gemv cblas_sgemv
 #define SCALAR(a) (a)
 #elif REAL_BITS == 64
-#define BLAS(routine) cblas_d##routine
+#define blas_gemm cblas_dgemm
+#define blas_gemv cblas_dgemv
 #define SCALAR(a) (a)
 #else
-#define BLAS(routine) cblas_z##routine
+#define blas_gemm cblas_zgemm
+#define blas_gemv cblas_zgemv
 #define SCALAR(a) (&(a))
 #endif
 
@@ -62,16 +65,15 @@ static void multiply(struct product p)
   CHECK(p.lda <= INT_MAX && p.ldb <= INT_MAX && p.ldc <= INT_MAX && p.k <= INT_MAX);
   int m = (int)p.m, n = (int)p.n, k = (int)p.k;
   int lda = (int)p.lda, ldb = (int)p.ldb, ldc = (int)p.ldc;
-  if (m == 1) {                                /* the row of C is op(B)' times the row of op(A) */
-    for (int j = 0; p.beta == 0 && j < n; j++) /* gemv may not promise to overwrite NaN */
+  if (m == 1) {
+    /* the row of C is op(B)' times the row of op(A); gemv does not promise to overwrite NaN */
+    for (int j = 0; p.beta == 0 && j < n; j++)
       p.C[j] = 0;
-    BLAS(gemv)
-    (CblasRowMajor, p.tb ? CblasNoTrans : CblasTrans, p.tb ? n : k, p.tb ? k : n, SCALAR(p.alpha),
-     p.B, ldb, p.A, p.ta ? lda : 1, SCALAR(p.beta), p.C, 1);
+    blas_gemv(CblasRowMajor, p.tb ? CblasNoTrans : CblasTrans, p.tb ? n : k, p.tb ? k : n,
+              SCALAR(p.alpha), p.B, ldb, p.A, p.ta ? lda : 1, SCALAR(p.beta), p.C, 1);
   } else {
-    BLAS(gemm)
-    (CblasRowMajor, p.ta ? CblasTrans : CblasNoTrans, p.tb ? CblasTrans : CblasNoTrans, m, n, k,
-     SCALAR(p.alpha), p.A, lda, p.B, ldb, SCALAR(p.beta), p.C, ldc);
+    blas_gemm(CblasRowMajor, p.ta ? CblasTrans : CblasNoTrans, p.tb ? CblasTrans : CblasNoTrans, m,
+              n, k, SCALAR(p.alpha), p.A, lda, p.B, ldb, SCALAR(p.beta), p.C, ldc);
   }
 }
 

@@ -15,17 +15,23 @@ INLINE const real *mask_row(struct shape d, const int32_t *row, const real *mask
   return mask ? mask + (row ? row[b] : b) * d.D : NULL;
 }
 
-/* y = x + mask out; NULL x, out: zeros */
 KERNEL add(struct shape d, const real *x, const real *out, const int32_t *row, const real *mask,
            real *y)
 {
   FOR_EACH_COST (i, d.B * d.T * spans(d.D), d.D) {
     struct span s = span_of(i, d.D);
-    const real *keep = mask_row(d, row, mask, s.row);
-    int64_t at = s.row * d.D;
-    SIMD
-    for (int64_t j = s.first; j < s.end; j++)
-      y[at + j] = (x ? x[at + j] : 0) + (out ? (keep ? keep[j] * out[at + j] : out[at + j]) : 0);
+    const real *keep = mask_row(d, row, mask, s.row), *xi = x + s.row * d.D;
+    const real *outi = out + s.row * d.D;
+    real *yi = y + s.row * d.D;
+    if (keep) {
+      SIMD
+      for (int64_t j = s.first; j < s.end; j++)
+        yi[j] = xi[j] + keep[j] * outi[j];
+    } else {
+      SIMD
+      for (int64_t j = s.first; j < s.end; j++)
+        yi[j] = xi[j] + outi[j];
+    }
   }
 }
 
@@ -34,11 +40,17 @@ KERNEL accumulate(struct shape d, const int32_t *row, const real *mask, const re
 {
   FOR_EACH_COST (i, d.B * d.T * spans(d.D), d.D) {
     struct span s = span_of(i, d.D);
-    const real *keep = mask_row(d, row, mask, s.row);
-    int64_t at = s.row * d.D;
-    SIMD
-    for (int64_t j = s.first; j < s.end; j++)
-      outb[at + j] += keep ? keep[j] * yb[at + j] : yb[at + j];
+    const real *keep = mask_row(d, row, mask, s.row), *ybi = yb + s.row * d.D;
+    real *outbi = outb + s.row * d.D;
+    if (keep) {
+      SIMD
+      for (int64_t j = s.first; j < s.end; j++)
+        outbi[j] += keep[j] * ybi[j];
+    } else {
+      SIMD
+      for (int64_t j = s.first; j < s.end; j++)
+        outbi[j] += ybi[j];
+    }
   }
 }
 
@@ -66,5 +78,15 @@ void OP(residual_jvp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE i
                       DEVICE real *yd)
 {
   struct shape d = {B, T, D};
-  LAUNCH(st, B * T * spans(D), add, d, xd, outd, row, mask, yd);
+  int64_t n = B * T * D;
+  if (xd && outd) {
+    LAUNCH(st, B * T * spans(D), add, d, xd, outd, row, mask, yd);
+    return;
+  }
+  if (xd)
+    OP(axpby)(st, n, 1, xd, 0, yd);
+  else
+    OP(fill)(st, n, 0, yd);
+  if (outd)
+    LAUNCH(st, B * T * spans(D), accumulate, d, row, mask, outd, yd);
 }

@@ -49,9 +49,11 @@ KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, co
   FOR_EACH_COST (m, M, D) {
     const real *xm = x + m * D;
     real *ydm = yd + m * D, scale = r[m];
+    const real *tangent = wd ? wd : w;
+    real wanted = wd ? scale : 0; /* no masked accesses to NULL, which are slow */
     SIMD
     for (int64_t j = 0; j < D; j++)
-      ydm[j] = wd ? wd[j] * (xm[j] * scale) : 0;
+      ydm[j] = tangent[j] * (xm[j] * wanted);
     if (xd) {
       const real *xdm = xd + m * D;
       wide dot = 0;

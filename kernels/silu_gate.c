@@ -38,12 +38,12 @@ KERNEL jvp(int64_t M, int64_t F, const real *x, const real *xd, real *yd)
   FOR_EACH_COST (i, M * spans(F), 16 * F) {
     struct span s = span_of(i, F);
     const real *value = x + s.row * 2 * F, *gate = value + F;
-    const real *valued = xd ? xd + s.row * 2 * F : NULL, *gated = xd ? valued + F : NULL;
+    const real *valued = xd + s.row * 2 * F, *gated = valued + F;
     SIMD
     for (int64_t j = s.first; j < s.end; j++) {
       real open = sigmoid(gate[j]);
       yd[s.row * F + j] =
-          xd ? valued[j] * (gate[j] * open) + value[j] * silu_slope(gate[j], open) * gated[j] : 0;
+          valued[j] * (gate[j] * open) + value[j] * silu_slope(gate[j], open) * gated[j];
     }
   }
 }
@@ -63,5 +63,8 @@ void OP(silu_gate_vjp)(stream st, int64_t M, int64_t F, const DEVICE real *x, co
 void OP(silu_gate_jvp)(stream st, int64_t M, int64_t F, const DEVICE real *x, const DEVICE real *xd,
                        DEVICE real *yd)
 {
-  LAUNCH(st, M * spans(F), jvp, M, F, x, xd, yd);
+  if (xd)
+    LAUNCH(st, M * spans(F), jvp, M, F, x, xd, yd);
+  else
+    OP(fill)(st, M * F, 0, yd);
 }

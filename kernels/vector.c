@@ -75,12 +75,17 @@ KERNEL gather(int64_t rows, struct chains c, const real *src, real *dst)
   FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
     struct span s = span_of(i, c.n);
     int64_t r = s.row / c.blocks, j = s.row % c.blocks;
-    bool active = j < c.count[r];
-    const real *from = active ? src + block_at(c, r, j) : NULL;
     real *to = dst + s.row * c.n;
-    SIMD
-    for (int64_t k = s.first; k < s.end; k++)
-      to[k] = active ? from[k] : 0;
+    if (j < c.count[r]) {
+      const real *from = src + block_at(c, r, j);
+      SIMD
+      for (int64_t k = s.first; k < s.end; k++)
+        to[k] = from[k];
+    } else {
+      SIMD
+      for (int64_t k = s.first; k < s.end; k++)
+        to[k] = 0;
+    }
   }
 }
 

@@ -1,0 +1,377 @@
+/* simple_operations.c: cases of every differentiable operation but ssd and conv1d. */
+#include "tests/numeric/operation_case.h"
+#include <string.h>
+
+#define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
+
+/* ---- embedding: n = M, V, D ---- */
+static void embedding_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->embedding_fwd(be->st, c->n[0], c->n[1], c->n[2], c->integers, a->in[0], a->out[0]);
+}
+
+static void embedding_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->embedding_vjp(be->st, c->n[0], c->n[1], c->n[2], c->integers, a->outb[0], a->inb[0]);
+}
+
+static void embedding_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->embedding_jvp(be->st, c->n[0], c->n[1], c->n[2], c->integers, a->ind[0], a->outd[0]);
+}
+
+static bool embedding_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][3] = {{1, 1, 1}, {7, 6, 64}, {129, 6, 7}, {129, 60, 129}};
+  if (index >= COUNT(shapes))
+    return false;
+  int64_t M = shapes[index][0], V = shapes[index][1], D = shapes[index][2];
+  *c = (struct operation_case){.n = {M, V, D},
+                               .in = {{"W", V * D}},
+                               .out = {{"y", M * D}},
+                               .float_bound = 1e-6,
+                               CASE_ADAPTORS(embedding)};
+  for (int64_t m = 0; m < M; m++)
+    c->integers[m] = (int32_t)(m * m * 31 % V); /* some repeat, some never occur */
+  case_name(c, "embedding M %d V %d D %d", (int)M, (int)V, (int)D);
+  return true;
+}
+
+/* ---- rmsnorm: n = M, D; s = eps ---- */
+static void rmsnorm_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->rmsnorm_fwd(be->st, c->n[0], c->n[1], (real)c->s[0], a->in[0], a->in[1], a->kept, a->out[0]);
+}
+
+static void rmsnorm_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->rmsnorm_vjp(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->kept, a->outb[0], a->inb[0],
+                  a->inb[1]);
+}
+
+static void rmsnorm_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->rmsnorm_jvp(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->kept, a->ind[0], a->ind[1],
+                  a->outd[0]);
+}
+
+static bool rmsnorm_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][2] = {{1, 1}, {1, 7}, {7, 64}, {129, 7}, {3, 1100}};
+  if (index >= COUNT(shapes))
+    return false;
+  int64_t M = shapes[index][0], D = shapes[index][1];
+  *c = (struct operation_case){.n = {M, D},
+                               .s = {D == 1 ? 0.5 : 1e-5}, /* D = 1: y' is eps (x^2 + eps)^-1.5 */
+                               .in = {{"x", M * D}, {"w", D, .lo = 0.5, .hi = 2}},
+                               .out = {{"y", M * D}},
+                               .kept = M,
+                               .float_bound = 2e-6,
+                               CASE_ADAPTORS(rmsnorm)};
+  case_name(c, "rmsnorm M %d D %d", (int)M, (int)D);
+  return true;
+}
+
+/* ---- gated_rmsnorm: n = rows, E, G, ldz, norm_before_gate, columns of z's matrix before z ---- */
+static struct gated_rmsnorm_shape gated_shape(const struct operation_case *c)
+{
+  return (struct gated_rmsnorm_shape){c->n[0], c->n[1], c->n[2], c->n[3], c->n[4] != 0};
+}
+
+static void gated_rmsnorm_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *z = a->in[1];
+  be->gated_rmsnorm_fwd(be->st, gated_shape(c), (real)c->s[0], a->in[0], z + c->n[5], a->in[2],
+                        a->kept, a->out[0]);
+}
+
+static void gated_rmsnorm_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *z = a->in[1];
+  real *zb = a->inb[1];
+  be->gated_rmsnorm_vjp(be->st, gated_shape(c), a->in[0], z + c->n[5], a->in[2], a->kept,
+                        a->outb[0], a->inb[0], zb ? zb + c->n[5] : NULL, a->inb[2]);
+}
+
+static void gated_rmsnorm_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *z = a->in[1], *zd = a->ind[1];
+  be->gated_rmsnorm_jvp(be->st, gated_shape(c), a->in[0], z + c->n[5], a->in[2], a->kept, a->ind[0],
+                        zd ? zd + c->n[5] : NULL, a->ind[2], a->outd[0]);
+}
+
+static bool gated_rmsnorm_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][5] = {{1, 1, 1, 1, 0},     {7, 7, 1, 9, 1},
+                                      {5, 128, 1, 292, 0}, {3, 128, 2, 292, 3},
+                                      {129, 6, 2, 6, 0},   {2, 1100, 1, 1100, 0}};
+  if (index >= 2 * COUNT(shapes))
+    return false;
+  const int64_t *s = shapes[index / 2], rows = s[0], E = s[1], G = s[2], ldz = s[3];
+  bool norm_first = index % 2;
+  *c = (struct operation_case){
+      .n = {rows, E, G, ldz, norm_first, s[4]},
+      .s = {E == G ? 0.5 : 1e-5},
+      .in = {{"y", rows * E}, {"z", rows * ldz, .lo = -6, .hi = 6}, {"w", E, .lo = 0.5, .hi = 2}},
+      .out = {{"out", rows * E}},
+      .kept = rows * G,
+      .float_bound = 4e-6,
+      CASE_ADAPTORS(gated_rmsnorm)};
+  case_name(c, "gated_rmsnorm rows %d E %d G %d ldz %d%s", (int)rows, (int)E, (int)G, (int)ldz,
+            norm_first ? " norm_before_gate" : "");
+  return true;
+}
+
+/* ---- linear: n = M, K, N; s = beta; a present y for beta != 0 is the constant input 3 ---- */
+static void linear_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  if (c->s[0] != 0)
+    memcpy(a->out[0], a->in[3], (size_t)(c->n[0] * c->n[2]) * sizeof(real));
+  be->linear_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->in[2], (real)c->s[0],
+                 a->out[0]);
+}
+
+static void linear_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->linear_vjp(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->outb[0], a->inb[0],
+                 a->inb[1], a->inb[2]);
+}
+
+static void linear_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->linear_jvp(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->ind[0], a->ind[1],
+                 a->ind[2], a->outd[0]);
+}
+
+static bool linear_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][3] = {{1, 1, 1},    {1, 64, 292}, {7, 64, 6},
+                                      {3, 128, 64}, {129, 7, 5},  {70, 7, 129}};
+  if (index >= COUNT(shapes))
+    return false;
+  int64_t M = shapes[index][0], K = shapes[index][1], N = shapes[index][2];
+  *c = (struct operation_case){.n = {M, K, N},
+                               .s = {index % 2 ? 0.5 : 0},
+                               .in = {{"x", M * K},
+                                      {"W", N * K},
+                                      {"b", N, .optional = true},
+                                      {"present y", M * N, .constant = true}},
+                               .out = {{"y", M * N}},
+                               .float_bound = 2e-6,
+                               CASE_ADAPTORS(linear)};
+  case_name(c, "linear M %d K %d N %d beta %g", (int)M, (int)K, (int)N, c->s[0]);
+  return true;
+}
+
+/* ---- softplus_clamp: n = M, H, ldx, columns before x; s = lo, hi ---- */
+static void softplus_clamp_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *x = a->in[0];
+  be->softplus_clamp_fwd(be->st, c->n[0], c->n[1], c->n[2], x + c->n[3], a->in[1], c->s[0], c->s[1],
+                         a->out[0]);
+}
+
+static void softplus_clamp_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *x = a->in[0];
+  real *xb = a->inb[0];
+  be->softplus_clamp_vjp(be->st, c->n[0], c->n[1], c->n[2], x + c->n[3], a->in[1], c->s[0], c->s[1],
+                         a->outb[0], xb ? xb + c->n[3] : NULL, a->inb[1]);
+}
+
+static void softplus_clamp_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *x = a->in[0], *xd = a->ind[0];
+  be->softplus_clamp_jvp(be->st, c->n[0], c->n[1], c->n[2], x + c->n[3], a->in[1], c->s[0], c->s[1],
+                         xd ? xd + c->n[3] : NULL, a->ind[1], a->outd[0]);
+}
+
+static bool softplus_clamp_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][4] = {
+      {1, 1, 1, 0}, {7, 4, 292, 288}, {129, 7, 9, 1}, {33, 33, 33, 0}};
+  static const double limits[][2] = {{0, HUGE_VAL}, {0.1, 3}};
+  if (index >= 2 * COUNT(shapes))
+    return false;
+  const int64_t *s = shapes[index / 2], M = s[0], H = s[1], ldx = s[2];
+  const double *limit = limits[index % 2];
+  *c = (struct operation_case){
+      .n = {M, H, ldx, s[3]},
+      .s = {limit[0], limit[1]},
+      .in = {{"x", M * ldx, .lo = -8, .hi = 8}, {"bias", H, .lo = -1, .hi = 1}},
+      .out = {{"y", M * H}},
+      .float_bound = 1e-6,
+      CASE_ADAPTORS(softplus_clamp)};
+  if (M * H == 1) /* within the limits, where the derivative is not 0 */
+    c->in[0].lo = 0.1, c->in[0].hi = 0.5;
+  case_name(c, "softplus_clamp M %d H %d ldx %d in (%g,%g)", (int)M, (int)H, (int)ldx, limit[0],
+            limit[1]);
+  return true;
+}
+
+/* ---- silu_gate: n = M, F ---- */
+static void silu_gate_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->silu_gate_fwd(be->st, c->n[0], c->n[1], a->in[0], a->out[0]);
+}
+
+static void silu_gate_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->silu_gate_vjp(be->st, c->n[0], c->n[1], a->in[0], a->outb[0], a->inb[0]);
+}
+
+static void silu_gate_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->silu_gate_jvp(be->st, c->n[0], c->n[1], a->in[0], a->ind[0], a->outd[0]);
+}
+
+static bool silu_gate_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][2] = {{1, 1}, {7, 129}, {129, 7}, {2, 1100}};
+  if (index >= COUNT(shapes))
+    return false;
+  int64_t M = shapes[index][0], F = shapes[index][1];
+  *c = (struct operation_case){.n = {M, F},
+                               .in = {{"x", M * 2 * F, .lo = -6, .hi = 6}},
+                               .out = {{"y", M * F}},
+                               .float_bound = 1e-6,
+                               CASE_ADAPTORS(silu_gate)};
+  case_name(c, "silu_gate M %d F %d", (int)M, (int)F);
+  return true;
+}
+
+/* ---- residual: n = B, T, D, whether there is a row map; the mask may be absent ---- */
+static void residual_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->residual_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1],
+                   c->n[3] ? c->integers : NULL, a->in[2], a->out[0]);
+}
+
+static void residual_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->residual_vjp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? c->integers : NULL, a->in[2],
+                   a->outb[0], a->inb[0], a->inb[1]);
+}
+
+static void residual_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->residual_jvp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? c->integers : NULL, a->in[2],
+                   a->ind[0], a->ind[1], a->outd[0]);
+}
+
+static bool residual_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][3] = {{1, 1, 1}, {3, 7, 64}, {2, 129, 7}, {1, 2, 1100}};
+  enum { NO_MASK, MASK, MASK_BY_ROW, KINDS };
+  if (index >= KINDS * COUNT(shapes))
+    return false;
+  const int64_t *s = shapes[index / KINDS], B = s[0], T = s[1], D = s[2];
+  int kind = index % KINDS;
+  *c = (struct operation_case){.n = {B, T, D, kind == MASK_BY_ROW},
+                               .in = {{"x", B * T * D}, {"out", B * T * D}},
+                               .out = {{"y", B * T * D}},
+                               .float_bound = 1e-6,
+                               CASE_ADAPTORS(residual)};
+  if (kind != NO_MASK)
+    c->in[2] = (struct case_tensor){"mask", (B + 2) * D, .constant = true};
+  for (int64_t b = 0; b < B; b++)
+    c->integers[b] = (int32_t)(B + 1 - b);
+  case_name(c, "residual B %d T %d D %d%s", (int)B, (int)T, (int)D,
+            kind == NO_MASK ? ""
+            : kind == MASK  ? " mask"
+                            : " mask by row");
+  return true;
+}
+
+/* ---- cross_entropy: n = M, V; the case's output is the sum of the losses ---- */
+static void cross_entropy_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  wide *loss = a->wides, sum = 0;
+  be->cross_entropy_fwd(be->st, c->n[0], c->n[1], a->in[0], c->integers, a->kept, loss);
+  for (int64_t m = 0; m < c->n[0]; m++)
+    sum += loss[m];
+  *(real *)a->out[0] = (real)sum;
+}
+
+static void cross_entropy_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  const real *scale = a->outb[0];
+  be->cross_entropy_vjp(be->st, c->n[0], c->n[1], a->in[0], c->integers, a->kept, *scale,
+                        a->inb[0]);
+}
+
+static void cross_entropy_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  wide *lossd = a->wides, sum = 0;
+  be->cross_entropy_jvp(be->st, c->n[0], c->n[1], a->in[0], c->integers, a->kept, a->ind[0], lossd);
+  for (int64_t m = 0; m < c->n[0]; m++)
+    sum += lossd[m];
+  *(real *)a->outd[0] = (real)sum;
+}
+
+static bool cross_entropy_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][2] = {{1, 1}, {1, 7}, {7, 6}, {129, 6}, {3, 1100}};
+  enum { ALL, SOME, NONE, KINDS }; /* labels that count */
+  if (index >= KINDS * COUNT(shapes))
+    return false;
+  int64_t M = shapes[index / KINDS][0], V = shapes[index / KINDS][1];
+  int kind = index % KINDS;
+  *c = (struct operation_case){.n = {M, V},
+                               .in = {{"x", M * V, .lo = -4, .hi = 4}},
+                               .out = {{"sum of losses", 1}},
+                               .kept = M,
+                               .wides = M,
+                               .float_bound = 4e-6,
+                               CASE_ADAPTORS(cross_entropy)};
+  for (int64_t m = 0; m < M; m++)
+    c->integers[m] =
+        kind == NONE || (kind == SOME && m % 3 == 0) ? IGNORED_LABEL : (int32_t)(m * 5 % V);
+  case_name(c, "cross_entropy M %d V %d, %s labels", (int)M, (int)V,
+            kind == ALL    ? "all"
+            : kind == SOME ? "some"
+                           : "no");
+  return true;
+}
+
+/* ---- all of them ---- */
+case_list NAME(simple_operations);
+bool NAME(simple_operations)(int index, struct operation_case *c)
+{
+  static case_list *const lists[] = {embedding_case, rmsnorm_case,        gated_rmsnorm_case,
+                                     linear_case,    softplus_clamp_case, silu_gate_case,
+                                     residual_case,  cross_entropy_case};
+  for (int l = 0; l < COUNT(lists); l++) {
+    int cases = 0;
+    while (lists[l](cases, c))
+      cases++;
+    if (index < cases)
+      return lists[l](index, c);
+    index -= cases;
+  }
+  return false;
+}
