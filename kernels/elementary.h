@@ -141,10 +141,26 @@ ELEMENTARY real sigmoid(real x)
   return (positive ? 1 : e) / (1 + e);
 }
 
-/* silu(x) = x sigmoid(x); its derivative from x and s = sigmoid(x) */
+/* silu(x) = x sigmoid(x) */
 ELEMENTARY real silu(real x) { return x * sigmoid(x); }
-ELEMENTARY real silu_slope(real x, real s) { return s * (1 + x * (1 - s)); }
-ELEMENTARY real silu_derivative(real x) { return silu_slope(x, sigmoid(x)); }
+
+struct silu_pair {
+  real value, slope;
+};
+
+/* silu and its derivative s (1 + x (1 - s)), s = sigmoid(x), where 1 - s is not a difference. */
+ELEMENTARY struct silu_pair silu_with_slope(real x)
+{
+  struct silu_pair y;
+  bool positive = re(x) >= 0;
+  real e = exp_real(positive ? -x : x), near = 1 / (1 + e), far = e * near;
+  real s = positive ? near : far, rest = positive ? far : near;
+  y.value = x * s;
+  y.slope = s * (1 + x * rest);
+  return y;
+}
+
+ELEMENTARY real silu_derivative(real x) { return silu_with_slope(x).slope; }
 
 /* log(1 + exp(x)) */
 ELEMENTARY real softplus(real x)

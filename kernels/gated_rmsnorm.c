@@ -73,10 +73,11 @@ struct channel {
 ELEMENTARY struct channel vjp_channel(bool norm_first, real y, real z, real r, real along, real ob)
 {
   struct channel c;
-  real gate = sigmoid(z), q = z * gate, p = norm_first ? y : y * q;
+  struct silu_pair gate = silu_with_slope(z);
+  real q = gate.value, p = norm_first ? y : y * q;
   real pb = r * ((norm_first ? ob * q : ob) - p * along);
   c.yb = norm_first ? pb : pb * q;
-  c.zb = (norm_first ? ob * r : pb) * y * silu_slope(z, gate);
+  c.zb = (norm_first ? ob * r : pb) * y * gate.slope;
   return c;
 }
 
@@ -153,19 +154,18 @@ ELEMENTARY void jvp_group(bool norm_first, struct group s, const real *y, const 
   wide dot = 0;
   SIMD
   for (int64_t j = 0; j < s.K; j++) { /* pd waits in outd */
-    real ydj = yd.factor * yd.at[j], gate = sigmoid(z[j]);
-    outd[j] = norm_first
-                  ? ydj
-                  : ydj * (z[j] * gate) + y[j] * silu_slope(z[j], gate) * (zd.factor * zd.at[j]);
+    struct silu_pair gate = silu_with_slope(z[j]);
+    real ydj = yd.factor * yd.at[j];
+    outd[j] = norm_first ? ydj : ydj * gate.value + y[j] * gate.slope * (zd.factor * zd.at[j]);
   }
   ADD_ROW_SUM(dot, s.K, j, y[j] * before(norm_first, z[j]) * outd[j]);
   real along = r * r * (real)(dot / (wide)s.K);
   SIMD
   for (int64_t j = 0; j < s.K; j++) {
-    real gate = sigmoid(z[j]), q = z[j] * gate, p = norm_first ? y[j] : y[j] * q;
+    struct silu_pair gate = silu_with_slope(z[j]);
+    real q = gate.value, p = norm_first ? y[j] : y[j] * q;
     real sum = (wd.factor * wd.at[j] * p + w[j] * (outd[j] - p * along)) * r;
-    outd[j] =
-        norm_first ? sum * q + w[j] * p * r * silu_slope(z[j], gate) * (zd.factor * zd.at[j]) : sum;
+    outd[j] = norm_first ? sum * q + w[j] * p * r * gate.slope * (zd.factor * zd.at[j]) : sum;
   }
 }
 

@@ -26,9 +26,9 @@ KERNEL vjp(int64_t M, int64_t F, const real *x, const real *yb, real *xb)
     real *valueb = xb + s.row * 2 * F, *gateb = valueb + F;
     SIMD
     for (int64_t j = s.first; j < s.end; j++) {
-      real open = sigmoid(gate[j]);
-      valueb[j] += ybm[j] * (gate[j] * open);
-      gateb[j] += ybm[j] * value[j] * silu_slope(gate[j], open);
+      struct silu_pair open = silu_with_slope(gate[j]);
+      valueb[j] += ybm[j] * open.value;
+      gateb[j] += ybm[j] * value[j] * open.slope;
     }
   }
 }
@@ -41,9 +41,8 @@ KERNEL jvp(int64_t M, int64_t F, const real *x, const real *xd, real *yd)
     const real *valued = xd + s.row * 2 * F, *gated = valued + F;
     SIMD
     for (int64_t j = s.first; j < s.end; j++) {
-      real open = sigmoid(gate[j]);
-      yd[s.row * F + j] =
-          valued[j] * (gate[j] * open) + value[j] * silu_slope(gate[j], open) * gated[j];
+      struct silu_pair open = silu_with_slope(gate[j]);
+      yd[s.row * F + j] = valued[j] * open.value + value[j] * open.slope * gated[j];
     }
   }
 }

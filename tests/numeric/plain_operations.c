@@ -1,0 +1,338 @@
+/* plain_operations.c: the tests of plain_operations.h. */
+#include "tests/numeric/plain_operations.h"
+#include "core/backend.h"
+#include "tests/check.h"
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Within rounding: a few units of this precision. */
+#define TOLERANCE (16 * (double)EPSILON)
+
+static void *items(int64_t count, size_t size)
+{
+  void *p = calloc((size_t)(count ? count : 1), size);
+  assert_non_null(p);
+  return p;
+}
+
+/* A sequence without pattern in (-1,1), the same in every precision; index 0 differs by `seed`. */
+static double value(int64_t seed, int64_t i)
+{
+  return (double)(float)sin(12.9898 * (double)(i + 1) + 78.233 * (double)(seed + 1));
+}
+
+static real *reals(int64_t n, int64_t seed)
+{
+  real *x = items(n, sizeof *x);
+  for (int64_t i = 0; i < n; i++)
+    x[i] = (real)value(seed, i);
+  return x;
+}
+
+static void check_reals(int64_t n, const real *got, const double *want, double tol,
+                        const char *what)
+{
+  double *parts = items(n, sizeof *parts);
+  for (int64_t i = 0; i < n; i++)
+    parts[i] = (double)re(got[i]);
+  check_arrays_close(n, parts, want, tol, "%s (%d bits)", what, REAL_BITS);
+  free(parts);
+}
+
+#define memory_holds NAME(memory_holds)
+void memory_holds(const void *table)
+{
+  const struct backend *be = table;
+  void *p, *empty;
+  double sent[3] = {1, 2, 3}, received[3] = {0};
+  check_ok(be->memory_alloc(sizeof sent, &p));
+  check_ok(be->memory_alloc(0, &empty));
+  assert_true((uintptr_t)p % 64 == 0);
+  check_ok(be->upload(be->st, sizeof sent, sent, p));
+  check_ok(be->download(be->st, sizeof sent, p, received));
+  check_ok(be->sync(be->st));
+  assert_memory_equal(sent, received, sizeof sent);
+  be->memory_free(p);
+  be->memory_free(empty);
+  assert_int_equal(be->memory_alloc(SIZE_MAX, &p), ERR_MEMORY);
+  assert_int_equal(be->memory_alloc(SIZE_MAX / 2, &p), ERR_MEMORY);
+}
+
+static void check_vectors(const struct backend *be, int64_t n)
+{
+  real *x = reals(n, 0), *y = reals(n, 1);
+  double *want = items(n, sizeof *want);
+  for (int64_t i = 0; i < n; i++)
+    want[i] = 2.5 * value(0, i) - 0.5 * value(1, i);
+  be->axpby(be->st, n, (real)2.5, x, (real)-0.5, y);
+  check_reals(n, y, want, TOLERANCE, "axpby");
+  be->fill(be->st, n, (real)NAN, y);
+  for (int64_t i = 0; i < n; i++)
+    assert_true(isnan(re(y[i])));
+  for (int64_t i = 0; i < n; i++)
+    want[i] = 3 * value(0, i);
+  be->axpby(be->st, n, 3, x, 0, y);
+  check_reals(n, y, want, TOLERANCE, "axpby on NaN");
+  free(x);
+  free(y);
+  free(want);
+}
+
+#define vectors_match NAME(vectors_match)
+void vectors_match(const void *be)
+{
+  check_vectors(be, 0);
+  check_vectors(be, 1);
+  check_vectors(be, 7);
+  check_vectors(be, 129);
+  check_vectors(be, 20001);
+}
+
+#define sum_squares_matches NAME(sum_squares_matches)
+void sum_squares_matches(const void *table)
+{
+  const struct backend *be = table;
+  for (int k = 0; k < 6; k++) {
+    int64_t n = (int64_t[]){0, 1, 7, 129, 4096, 300007}[k];
+    real *x = reals(n, k);
+    double got, again, want;
+    long double sum = 0;
+    for (int64_t i = 0; i < n; i++)
+      sum += (long double)(value(k, i) * value(k, i));
+    want = (double)sum;
+    omp_set_num_threads(1);
+    be->sum_squares(be->st, n, x, &got);
+    omp_set_num_threads(3);
+    be->sum_squares(be->st, n, x, &again);
+    check_close(got, want, 1e-13, "sum_squares of %d", (int)n);
+    assert_memory_equal(&got, &again, sizeof got);
+#if REAL_BITS == 128
+    for (int64_t i = 0; i < n; i++)
+      x[i] += CMPLX(0, 2 * COMPLEX_STEP);
+    be->sum_squares(be->st, n, x, &got);
+    check_close(got, want + 4. * (double)n, 1e-13, "sum_squares counts steps");
+#endif
+    free(x);
+  }
+}
+
+/* Ranges of three chains of six blocks, taken in another order and padded to four blocks. */
+static void check_blocks(const struct backend *be, int64_t n, const int32_t *row)
+{
+  enum { ROWS = 3, BLOCKS = 4, LENGTH = 6 };
+  const int32_t first[ROWS] = {2, 0, 5}, count[ROWS] = {4, 3, 1};
+  real *src = reals(ROWS * LENGTH * n, 0), *packed = reals(ROWS * BLOCKS * n, 1);
+  real *back = reals(ROWS * LENGTH * n, 2);
+  double *want = items(ROWS * BLOCKS * n, sizeof *want);
+  double *want_back = items(ROWS * LENGTH * n, sizeof *want_back);
+  for (int64_t i = 0; i < ROWS * LENGTH * n; i++)
+    want_back[i] = value(2, i);
+  for (int64_t r = 0; r < ROWS; r++)
+    for (int64_t j = 0; j < count[r]; j++)
+      for (int64_t k = 0; k < n; k++) {
+        int64_t at = ((row ? row[r] : r) * LENGTH + first[r] + j) * n + k;
+        want[(r * BLOCKS + j) * n + k] = want_back[at] = value(0, at);
+      }
+  be->gather_blocks(be->st, ROWS, BLOCKS, n, LENGTH, row, first, count, src, packed);
+  check_reals(ROWS * BLOCKS * n, packed, want, 0, "gather_blocks");
+  be->fill(be->st, n, (real)NAN, packed + (BLOCKS + 3) * n); /* padding is not to be scattered */
+  be->scatter_blocks(be->st, ROWS, BLOCKS, n, LENGTH, row, first, count, packed, back);
+  check_reals(ROWS * LENGTH * n, back, want_back, 0, "scatter_blocks");
+  free(src);
+  free(packed);
+  free(back);
+  free(want);
+  free(want_back);
+}
+
+#define blocks_move NAME(blocks_move)
+void blocks_move(const void *be)
+{
+  const int32_t row[] = {2, 0, 1};
+  check_blocks(be, 1, row);
+  check_blocks(be, 64, NULL);
+  check_blocks(be, 1027, row);
+}
+
+#define embedding_marks_unknown_tokens NAME(embedding_marks_unknown_tokens)
+void embedding_marks_unknown_tokens(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 3, V = 2, D = 5 };
+  const int32_t tokens[M] = {-1, 1, 2};
+  real *W = reals(V * D, 0), y[M * D], *yb = reals(M * D, 1), Wb[V * D] = {0};
+  be->embedding_fwd(be->st, M, V, D, tokens, W, y);
+  be->embedding_vjp(be->st, M, V, D, tokens, yb, Wb);
+  for (int j = 0; j < D; j++) {
+    assert_true(isnan(re(y[j])) && y[D + j] == W[D + j] && isnan(re(y[2 * D + j])));
+    assert_true(Wb[j] == 0 && Wb[D + j] == yb[D + j]);
+  }
+  free(W);
+  free(yb);
+}
+
+/* c (M,N) = sum over k of a(i,k) b(k,j), by strides, added to c */
+static void multiply(int64_t M, int64_t N, int64_t K, const real *a, int64_t ai, int64_t ak,
+                     const real *b, int64_t bk, int64_t bj, double *c)
+{
+  for (int64_t i = 0; i < M; i++)
+    for (int64_t j = 0; j < N; j++)
+      for (int64_t k = 0; k < K; k++)
+        c[i * N + j] += (double)re(a[i * ai + k * ak]) * (double)re(b[k * bk + j * bj]);
+}
+
+static void check_linear(const struct backend *be, int64_t M, int64_t K, int64_t N)
+{
+  double tol = (double)EPSILON * (16 + sqrt((double)(M + K + N)));
+  real *x = reals(M * K, 0), *W = reals(N * K, 1), *b = reals(N, 2), *y = items(M * N, sizeof *y);
+  real *xb = items(M * K, sizeof *xb), *Wb = items(N * K, sizeof *Wb);
+  double *want = items(M * N, sizeof *want), *want_xb = items(M * K, sizeof *want_xb);
+  double *want_Wb = items(N * K, sizeof *want_Wb);
+  be->fill(be->st, M * N, (real)NAN, y);
+  be->linear_fwd(be->st, M, K, N, x, W, b, 0, y);
+  for (int64_t i = 0; i < M * N; i++)
+    want[i] = value(2, i % N);
+  multiply(M, N, K, x, K, 1, W, 1, K, want);
+  check_reals(M * N, y, want, tol, "linear");
+  be->linear_vjp(be->st, M, K, N, x, W, y, xb, Wb, NULL);
+  multiply(M, K, N, y, N, 1, W, K, 1, want_xb);
+  multiply(N, K, M, y, 1, N, x, K, 1, want_Wb);
+  check_reals(M * K, xb, want_xb, tol, "linear xb");
+  check_reals(N * K, Wb, want_Wb, tol, "linear Wb");
+  free(x), free(W), free(b), free(y), free(xb), free(Wb), free(want), free(want_xb), free(want_Wb);
+}
+
+/* Shapes on every path of gemm: nothing, no terms, one row, one tile, tiles of rows and columns. */
+#define linear_matches NAME(linear_matches)
+void linear_matches(const void *be)
+{
+  check_linear(be, 0, 3, 2);
+  check_linear(be, 3, 0, 2);
+  check_linear(be, 1, 1, 1);
+  check_linear(be, 1, 64, 292);
+  check_linear(be, 1, 257, 2100);
+  check_linear(be, 129, 7, 5);
+  check_linear(be, 70, 64, 292);
+  check_linear(be, 300, 20, 129);
+  check_linear(be, 1030, 8, 129);
+  check_linear(be, 4100, 13, 11);
+}
+
+#define losses_match NAME(losses_match)
+void losses_match(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 6, V = 7 };
+  const int32_t labels[M] = {3, IGNORED_LABEL, 0, 6, V, -1};
+  real *x = reals(M * V, 0), lse[M], xb[M * V] = {0};
+  wide loss[M];
+  double want[M] = {0};
+  for (int v = 0; v < V; v++)
+    x[2 * V + v] *= (real)1e4; /* exp overflows here */
+  for (int m = 0; m < M; m++) {
+    double top = -HUGE_VAL, sum = 0;
+    for (int v = 0; v < V; v++)
+      top = fmax(top, (double)re(x[m * V + v]));
+    for (int v = 0; v < V; v++)
+      sum += exp((double)re(x[m * V + v]) - top);
+    if (m < 4 && m != 1)
+      want[m] = log(sum) + top - (double)re(x[m * V + labels[m]]);
+  }
+  be->cross_entropy_fwd(be->st, M, V, x, labels, lse, loss);
+  for (int m = 0; m < 4; m++)
+    check_close((double)re(loss[m]), want[m], TOLERANCE, "loss of row %d", m);
+  assert_true(re(loss[1]) == 0);
+  assert_true(isnan(re(loss[4])) && isnan(re(loss[5])));
+  be->cross_entropy_vjp(be->st, 4, V, x, labels, lse, 1, xb);
+  for (int m = 0; m < 4; m++) { /* softmax and one-hot both sum to 1 */
+    double sum = 0, label_gradient = m == 1 ? -1 : (double)re(xb[m * V + labels[m]]);
+    for (int v = 0; v < V; v++)
+      sum += (double)re(xb[m * V + v]);
+    assert_true(sum > -1e-2 * (double)EPSILON * 1e4 && sum < 1e-2 * (double)EPSILON * 1e4);
+    assert_true(label_gradient < 0 || re(loss[m]) == 0);
+  }
+  free(x);
+}
+
+#define argmax_finds_first NAME(argmax_finds_first)
+void argmax_finds_first(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 6, V = 19 };
+  real x[M * V];
+  int32_t best[M];
+  const int32_t want[M] = {0, 5, 18, -1, 2, -1};
+  for (int i = 0; i < M * V; i++)
+    x[i] = -1;
+  x[V + 5] = x[V + 11] = 2;
+  x[2 * V + 18] = 0;
+  x[3 * V + 4] = (real)NAN;
+  for (int v = 0; v < V; v++)
+    x[4 * V + v] = v == 2 ? -5 : (real)-HUGE_VAL;
+  x[5 * V] = (real)NAN;
+  be->argmax(be->st, M, V, x, best);
+  for (int m = 0; m < M; m++)
+    assert_int_equal(best[m], want[m]);
+  be->argmax(be->st, 1, 1, x, best);
+  assert_int_equal(best[0], 0);
+}
+
+/* Through the gate, in this instruction set: its exp over the whole range. */
+#define silu_holds_everywhere NAME(silu_holds_everywhere)
+void silu_holds_everywhere(const void *table)
+{
+  const struct backend *be = table;
+  enum { N = 20011 };
+  double worst = 0;
+  real *x = items(2 * N, sizeof *x), *y = items(N, sizeof *y);
+  for (int i = 0; i < N; i++) {
+    x[i] = 1;
+    x[N + i] = (real)(-86 + 186. * i / N);
+  }
+  be->silu_gate_fwd(be->st, 1, N, x, y);
+  for (int i = 0; i < N; i++) {
+    double gate = (double)re(x[N + i]), want = gate / (1 + exp(-gate));
+    worst = fmax(worst, sqrt(pow((double)re(y[i]) / want - 1, 2)));
+  }
+  check_close(worst + 1, 1, 5 * (double)EPSILON, "silu's worst relative error");
+  double edges[] = {-1e4, -120, 0, 120, 1e4};
+  for (int i = 0; i < 5; i++)
+    x[5 + i] = (real)edges[i];
+  be->silu_gate_fwd(be->st, 1, 5, x, y);
+  const double want_edges[] = {0, 0, 0, 120, 1e4};
+  for (int i = 0; i < 5; i++)
+    assert_true(sqrt(pow((double)re(y[i]) - want_edges[i], 2)) < 1e-30);
+  x[1] = (real)NAN;
+  be->silu_gate_fwd(be->st, 1, 1, x, y);
+  assert_true(isnan(re(y[0])));
+  free(x);
+  free(y);
+}
+
+#define adamw_matches NAME(adamw_matches)
+void adamw_matches(const void *table)
+{
+  const struct backend *be = table;
+  enum { STEPS = 3 };
+  const double lr = 1e-2, b1 = 0.9, b2 = 0.95, eps = 1e-8, decay = 0.1, scale = 0.5;
+  for (int k = 0; k < 4; k++) {
+    int64_t n = (int64_t[]){1, 7, 129, 20001}[k];
+    real *g = reals(n, 0), *m = items(n, sizeof *m), *v = items(n, sizeof *v), *p = reals(n, 1);
+    double *want = items(n, sizeof *want);
+    for (int64_t i = 0; i < n; i++) {
+      double mi = 0, vi = 0, gi = scale * value(0, i);
+      want[i] = value(1, i);
+      for (int step = 1; step <= STEPS; step++) {
+        mi = b1 * mi + (1 - b1) * gi;
+        vi = b2 * vi + (1 - b2) * gi * gi;
+        double direction = mi / (1 - pow(b1, step)) / (sqrt(vi / (1 - pow(b2, step))) + eps);
+        want[i] -= lr * (direction + decay * want[i]);
+      }
+    }
+    for (int step = 1; step <= STEPS; step++)
+      be->adamw(be->st, n, step, lr, b1, b2, eps, decay, scale, g, m, v, p);
+    check_reals(n, p, want, TOLERANCE, "adamw");
+    free(g), free(m), free(v), free(p), free(want);
+  }
+}

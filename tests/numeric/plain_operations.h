@@ -1,0 +1,22 @@
+/* plain_operations.h: tests of operations against straightforward code, one set a precision; `be`
+ * is a struct backend of that precision.  Each fails as a cmocka test fails. */
+#ifndef TESTS_NUMERIC_PLAIN_OPERATIONS_H
+#define TESTS_NUMERIC_PLAIN_OPERATIONS_H
+
+typedef void plain_test(const void *be);
+#define PLAIN_TESTS(TEST)              \
+  TEST(memory_holds)                   \
+  TEST(vectors_match)                  \
+  TEST(sum_squares_matches)            \
+  TEST(blocks_move)                    \
+  TEST(embedding_marks_unknown_tokens) \
+  TEST(linear_matches)                 \
+  TEST(losses_match)                   \
+  TEST(argmax_finds_first)             \
+  TEST(silu_holds_everywhere)          \
+  TEST(adamw_matches)
+
+#define DECLARE(name) extern plain_test name##_f32, name##_f64, name##_c64;
+PLAIN_TESTS(DECLARE)
+#undef DECLARE
+#endif
