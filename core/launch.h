@@ -21,6 +21,7 @@ typedef void *stream; /* cudaStream_t on the GPU, NULL on the CPU */
 #define FOR_EACH(i, n)                                                                             \
   for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n);                        \
        i += (int64_t)gridDim.x * blockDim.x)
+#define FOR_EACH_COST(i, n, cost) FOR_EACH (i, n)
 #define FOR_EACH_SIMD(i, n) FOR_EACH (i, n)
 #define SIMD
 #define SIMD_SUM(...)
@@ -44,6 +45,9 @@ extern "C" void launch_check(const char *kernel, const char *file, int line);
 #define KERNEL static void
 #define INLINE static inline
 #define FOR_EACH(i, n) PRAGMA(omp parallel for if((n) > 1)) for (int64_t i = 0; i < (n); i++)
+/* FOR_EACH where an index costs about `cost` operations: threads only where they gain time. */
+#define FOR_EACH_COST(i, n, cost)                                                                  \
+  PRAGMA(omp parallel for if((n) > 1 && (n) * (cost) > 65536)) for (int64_t i = 0; i < (n); i++)
 #define FOR_EACH_SIMD(i, n)                                                                        \
   PRAGMA(omp parallel for simd if(parallel : (n) > 8192)) for (int64_t i = 0; i < (n); i++)
 #define SIMD PRAGMA(omp simd)

@@ -4,6 +4,7 @@
 #include "core/launch.h"
 
 enum { IGNORED_LABEL = -100 };
+enum { SSD_MAX_STATE = 256, CONV_MAX_TAPS = 16 }; /* largest N and W that the kernels take */
 
 /* Causal depthwise convolution: B sequences of T tokens, C channels, W taps; `ld` is the distance
  * between tokens in the input (the channels are columns of a wider matrix). */
@@ -20,6 +21,18 @@ struct ssd_shape {
 
 /* Number of chunks of the chunked form. */
 INLINE int64_t ssd_chunks(struct ssd_shape d) { return (d.T + d.chunk - 1) / d.chunk; }
+
+/* Tokens of the longest chunk. */
+INLINE int64_t ssd_chunk_length(struct ssd_shape d) { return d.T < d.chunk ? d.T : d.chunk; }
+
+/* Scratch reals of the chunked form: a chunk's token pairs, for each group and each head, twice;
+ * its tokens' channels twice; its state; five scalars a token. */
+INLINE int64_t ssd_chunked_work(struct ssd_shape d)
+{
+  int64_t Q = ssd_chunk_length(d);
+  int64_t head = 2 * Q * Q + 2 * Q * d.P + d.P * d.N + 5 * Q;
+  return d.B * ssd_chunks(d) * (2 * d.G * Q * Q + d.H * head);
+}
 
 /* Gated RMS norm: rows of E channels in G groups; `ldz` the distance between rows of the gate z. */
 struct gated_rmsnorm_shape {

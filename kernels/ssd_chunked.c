@@ -1,0 +1,809 @@
+/* ssd_chunked: the map of ssd.c by dense products within chunks of Q tokens.
+ *
+ * With l_k = A dt_k, A = -exp(A_log), and for tokens i, j of one chunk (0 its first, q-1 its last)
+ *   m_ij = exp(sum_{j<k<=i} l_k), 0 for j > i      e_i = exp(sum_{k<=i} l_k)      r_j = m_{q-1,j}
+ *   w_ij = m_ij (C_i . B_j) dt_j
+ *   y_i  = sum_j w_ij x_j + e_i S C_i + D x_i      S (P,N) enters the chunk
+ *   S'   = e_{q-1} S + sum_j r_j dt_j x_j B_j'     leaves it and enters the next
+ * Every exponent is a running sum of l from j on, never a difference of two sums from the chunk's
+ * start: no cancellation, and no exponential above 1.
+ *
+ * VJP, with Sb' the cotangent of S', z_ij = yb_i . x_j, K_ij = w_ij z_ij:
+ *   xb_j += sum_i w_ij yb_i + r_j dt_j Sb' B_j + D yb_j
+ *   Cb_i += sum_{h in group} (sum_j m_ij dt_j z_ij B_j + e_i S' yb_i)             (S' transposed)
+ *   Bb_j += sum_{h in group} (sum_i m_ij dt_j z_ij C_i + r_j dt_j Sb'' x_j)       (likewise)
+ *   Sb    = e_{q-1} Sb' + sum_i e_i yb_i C_i'
+ *   lb_k  = sum_{j<k<=i} K_ij + sum_{i>=k} e_i yb_i S C_i + sum_{j<k} r_j dt_j x_j Sb' B_j
+ *           + e_{q-1} <Sb',S>
+ *   dtb_k += A lb_k + sum_i m_ik (C_i . B_k) z_ik + r_k x_k Sb' B_k;   A_logb += sum_k A dt_k lb_k
+ * No state of a single token is kept.  JVP: each factor's tangent in turn.
+ *
+ * Arrays of a chunk and a head, index u = (b,chunk,h): pairs (Q,Q) by rows i, scalars (Q), scaled
+ * tokens (Q,P), states (P,N).  Pairs of a group: index (b,chunk,g).
+ *
+ * Reference: Dao & Gu 2024, arXiv:2405.21060, section 6.
+ */
+#include "kernels/operations.h"
+#include "kernels/ssd_heads.h"
+
+/* ---- where things are ---- */
+
+struct chunk_scratch {
+  real *scores, *scores2;   /* (b,chunk,g) pairs */
+  real *weights, *weights2; /* u: pairs */
+  real *scaled, *scaled2;   /* u: tokens */
+  real *states;             /* u */
+  real *entry, *leave;      /* u: e and r */
+  real *a, *b, *c;          /* u: scalars */
+};
+
+INLINE struct chunk_scratch scratch_of(struct ssd_shape d, real *work)
+{
+  int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), u = BC * d.H;
+  struct chunk_scratch s;
+  s.scores = work;
+  s.scores2 = s.scores + BC * d.G * Q * Q;
+  s.weights = s.scores2 + BC * d.G * Q * Q;
+  s.weights2 = s.weights + u * Q * Q;
+  s.scaled = s.weights2 + u * Q * Q;
+  s.scaled2 = s.scaled + u * Q * d.P;
+  s.states = s.scaled2 + u * Q * d.P;
+  s.entry = s.states + u * d.P * d.N;
+  s.leave = s.entry + u * Q;
+  s.a = s.leave + u * Q;
+  s.b = s.a + u * Q;
+  s.c = s.b + u * Q;
+  return s;
+}
+
+/* Head h (or group) of a chunk of q tokens; `token` is its first among all B * T. */
+struct chunk {
+  int64_t u, b, c, h, token;
+  int q;
+};
+
+/* Index u of (b,chunk,h), h one of `heads`. */
+INLINE struct chunk chunk_of(struct ssd_shape d, int64_t u, int64_t heads)
+{
+  int64_t chunks = ssd_chunks(d), bc = u / heads;
+  struct chunk k;
+  k.u = u;
+  k.h = u - bc * heads;
+  k.b = bc / chunks;
+  k.c = bc - k.b * chunks;
+  k.token = k.b * d.T + k.c * d.chunk;
+  k.q = at_most(d.T - k.c * d.chunk, (int)ssd_chunk_length(d));
+  return k;
+}
+
+INLINE int64_t chunk_heads(struct ssd_shape d) { return d.B * ssd_chunks(d) * d.H; }
+
+INLINE int64_t group_of(struct ssd_shape d, int64_t h) { return h / (d.H / d.G); }
+
+/* The chunk's columns of x, or of B and C for the head's group. */
+INLINE const real *x_of(struct ssd_shape d, struct chunk k, const real *x)
+{
+  return x + k.token * d.ld + k.h * d.P;
+}
+
+INLINE const real *group_columns(struct ssd_shape d, struct chunk k, const real *B)
+{
+  return B + k.token * d.ld + group_of(d, k.h) * d.N;
+}
+
+/* Where the pairs of the head's group start. */
+INLINE int64_t group_pairs(struct ssd_shape d, struct chunk k)
+{
+  int64_t Q = ssd_chunk_length(d);
+  return (k.u / d.H * d.G + group_of(d, k.h)) * Q * Q;
+}
+
+/* ---- pairs of tokens ---- */
+
+/* scores_ij = (add ? scores_ij : 0) + C_i . B_j for j <= i (others: anything); NULL: zeros */
+KERNEL score_pairs(struct ssd_shape d, const real *C, const real *Bm, bool add, real *scores)
+{
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(Q);
+  FOR_EACH_COST (index, d.B * ssd_chunks(d) * d.G * blocks, Q * LANES * d.N) {
+    struct chunk k = chunk_of(d, index / blocks, d.G);
+    int j0 = (int)(index % blocks) * LANES, lanes = at_most(k.q - j0, LANES);
+    int64_t start = k.token * d.ld + k.h * d.N;
+    real Bt[SSD_MAX_STATE][LANES], acc[ROWS][LANES];
+    if (Bm && lanes > 0)
+      tile_transpose(d.N, lanes, Bm + start + j0 * d.ld, d.ld, Bt);
+    for (int i0 = j0; i0 < k.q; i0 += ROWS) {
+      int rows = at_most(k.q - i0, ROWS);
+      tile_zero(acc);
+      if (C && Bm)
+        tile_multiply(rows, LANES, d.N, C + start + i0 * d.ld, d.ld, 1, Bt[0], LANES, acc);
+      for (int r = 0; r < rows; r++) {
+        real *to = scores + (k.u * Q + i0 + r) * Q + j0;
+        for (int l = 0; l < lanes; l++)
+          to[l] = (add ? to[l] : 0) + acc[r][l];
+      }
+    }
+  }
+}
+
+/* LANES tokens j of a chunk and a head while i goes up from the first of them. */
+struct columns {
+  real A, dt[LANES], sum[LANES]; /* sum: of l_k, j < k <= i */
+};
+
+ELEMENTARY void start_columns(struct ssd_shape d, struct chunk k, int j0, int lanes, const real *dt,
+                              const real *A_log, struct columns *s)
+{
+  s->A = decay_rate(A_log, k.h);
+  for (int l = 0; l < LANES; l++) {
+    s->dt[l] = l < lanes ? dt[(k.token + j0 + l) * d.H + k.h] : 0;
+    s->sum[l] = 0;
+  }
+}
+
+/* Moves on to token i = j0 + past: m[l] = m_ij. */
+ELEMENTARY void step_columns(struct columns *s, int past, real dt, real *m)
+{
+  real step = s->A * dt;
+  SIMD
+  for (int l = 0; l < LANES; l++) {
+    real sum = s->sum[l] + step;
+    s->sum[l] = past > l ? sum : 0;
+    real e = exp_real(s->sum[l]);
+    m[l] = past >= l ? e : 0;
+  }
+}
+
+/* weights_ij = w_ij */
+KERNEL weigh_pairs(struct ssd_shape d, const real *dt, const real *A_log, real *work)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(Q);
+  FOR_EACH_COST (index, chunk_heads(d) * blocks, Q * LANES * 12) {
+    struct chunk k = chunk_of(d, index / blocks, d.H);
+    int j0 = (int)(index % blocks) * LANES, lanes = at_most(k.q - j0, LANES);
+    struct columns at;
+    start_columns(d, k, j0, lanes, dt, A_log, &at);
+    for (int i = j0; i < k.q; i++) {
+      const real *score = s.scores + group_pairs(d, k) + i * Q + j0;
+      real *weight = s.weights + (k.u * Q + i) * Q + j0, m[LANES];
+      step_columns(&at, i - j0, dt[(k.token + i) * d.H + k.h], m);
+      SIMD
+      for (int l = 0; l < lanes; l++)
+        weight[l] = i - j0 >= l ? m[l] * score[l] * at.dt[l] : 0;
+    }
+  }
+}
+
+/* ---- decays and states ---- */
+
+/* entry, leave; and their tangents into a, b where dtd or A_logd is given */
+KERNEL chunk_decays(struct ssd_shape d, const real *dt, const real *A_log, const real *dtd,
+                    const real *A_logd, bool tangents, real *work)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d);
+  FOR_EACH_COST (u, chunk_heads(d), 40 * Q) {
+    struct chunk k = chunk_of(d, u, d.H);
+    real A = decay_rate(A_log, k.h), Ad = A_logd ? A * A_logd[k.h] : 0, sum = 0, sumd = 0;
+    real *entry = s.entry + u * Q, *leave = s.leave + u * Q, *ed = s.a + u * Q, *rd = s.b + u * Q;
+    for (int i = 0; i < k.q; i++) {
+      int64_t t = (k.token + i) * d.H + k.h;
+      entry[i] = sum += A * dt[t];
+      if (tangents)
+        ed[i] = sumd += Ad * dt[t] + (dtd ? A * dtd[t] : 0);
+    }
+    sum = sumd = 0;
+    for (int i = k.q - 1; i >= 0; i--) {
+      int64_t t = (k.token + i) * d.H + k.h;
+      leave[i] = sum;
+      sum += A * dt[t];
+      if (tangents) {
+        rd[i] = sumd;
+        sumd += Ad * dt[t] + (dtd ? A * dtd[t] : 0);
+      }
+    }
+    SIMD
+    for (int i = 0; i < k.q; i++) {
+      entry[i] = exp_real(entry[i]);
+      leave[i] = exp_real(leave[i]);
+    }
+    for (int i = 0; tangents && i < k.q; i++) {
+      ed[i] *= entry[i];
+      rd[i] *= leave[i];
+    }
+  }
+}
+
+/* out (u: tokens) = factor_i dt_i (dt NULL: 1) times the tokens of x, which are ldx apart */
+KERNEL scale_tokens(struct ssd_shape d, const real *factor, const real *dt, const real *x,
+                    int64_t ldx, real *out)
+{
+  int64_t Q = ssd_chunk_length(d);
+  FOR_EACH_COST (u, chunk_heads(d), Q * d.P) {
+    struct chunk k = chunk_of(d, u, d.H);
+    for (int i = 0; i < k.q; i++) {
+      real f = factor[u * Q + i] * (dt ? dt[(k.token + i) * d.H + k.h] : 1);
+      const real *from = x + (k.token + i) * ldx + k.h * d.P;
+      real *to = out + (u * Q + i) * d.P;
+      SIMD
+      for (int64_t p = 0; p < d.P; p++)
+        to[p] = f * from[p];
+    }
+  }
+}
+
+/* The states that enter the first chunks: S0[row[b]] or zeros. */
+KERNEL start_states(struct ssd_shape d, const int32_t *row, const real *S0, real *states)
+{
+  int64_t HPN = d.H * d.P * d.N;
+  FOR_EACH_COST (i, d.B * d.H * d.P, d.N) {
+    int64_t b = i / (d.H * d.P), at = i % (d.H * d.P) * d.N;
+    const real *from = S0 ? S0 + (row ? row[b] : b) * HPN + at : NULL;
+    real *to = states + b * ssd_chunks(d) * HPN + at;
+    for (int64_t n = 0; from && n < d.N; n++)
+      to[n] = from[n];
+    for (int64_t n = 0; !from && n < d.N; n++)
+      to[n] = 0;
+  }
+}
+
+/* sum_j tokens_j panel_j' of each chunk (and of a second pair, NULL: none) into its own slot of
+ * states, or (`onward`) into the next chunk's, the last chunk's into last[row[b]]. */
+KERNEL sum_states(struct ssd_shape d, const real *tokens, const real *panel, const real *tokens2,
+                  const real *panel2, bool onward, const int32_t *row, real *states, real *last)
+{
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(d.N), spans = row_spans(d.P);
+  FOR_EACH_COST (index, chunk_heads(d) * spans * blocks, 2 * d.P / spans * LANES * Q) {
+    struct chunk k = chunk_of(d, index / blocks / spans, d.H);
+    int64_t n0 = index % blocks * LANES, span = index / blocks % spans * ROW_SPAN;
+    int64_t end = span + ROW_SPAN < d.P ? span + ROW_SPAN : d.P, PN = d.P * d.N;
+    int lanes = at_most(d.N - n0, LANES);
+    real *to = states + (onward ? k.u + d.H : k.u) * PN;
+    if (onward && k.c == ssd_chunks(d) - 1)
+      to = last ? last + ((row ? row[k.b] : k.b) * d.H + k.h) * PN : NULL;
+    for (int64_t p = span; to && p < end; p += ROWS) {
+      int rows = at_most(end - p, ROWS);
+      real acc[ROWS][LANES];
+      tile_zero(acc);
+      tile_multiply(rows, lanes, k.q, tokens + k.u * Q * d.P + p, 1, d.P,
+                    group_columns(d, k, panel) + n0, d.ld, acc);
+      if (panel2)
+        tile_multiply(rows, lanes, k.q, tokens2 + k.u * Q * d.P + p, 1, d.P,
+                      group_columns(d, k, panel2) + n0, d.ld, acc);
+      for (int r = 0; r < rows; r++)
+        for (int l = 0; l < lanes; l++)
+          to[(p + r) * d.N + n0 + l] = acc[r][l];
+    }
+  }
+}
+
+/* From the first chunk to the last: what sum_states put into the next one += e_{q-1} S (+ ed S2:
+ * for tangents, where S2 NULL is zeros). */
+KERNEL pass_states(struct ssd_shape d, const real *entry, const real *ed, const real *S2,
+                   const int32_t *row, real *states, real *last)
+{
+  int64_t Q = ssd_chunk_length(d), chunks = ssd_chunks(d), HP = d.H * d.P;
+  FOR_EACH_COST (i, d.B * HP, 2 * chunks * d.N) {
+    int64_t b = i / HP, hp = i % HP;
+    for (int64_t c = 0; c < chunks; c++) {
+      struct chunk k = chunk_of(d, (b * chunks + c) * d.H + hp / d.P, d.H);
+      int64_t at = ((b * chunks + c) * HP + hp) * d.N;
+      real e = entry[k.u * Q + k.q - 1], factor2 = S2 ? ed[k.u * Q + k.q - 1] : 0;
+      const real *from = states + at, *from2 = S2 ? S2 + at : NULL;
+      real *to = c < chunks - 1 ? states + at + HP * d.N
+                 : last         ? last + ((row ? row[b] : b) * HP + hp) * d.N
+                                : NULL;
+      if (to == NULL)
+        continue;
+      SIMD
+      for (int64_t n = 0; n < d.N; n++)
+        to[n] = add_product(to[n], e, from[n]);
+      if (from2 == NULL)
+        continue;
+      SIMD
+      for (int64_t n = 0; n < d.N; n++)
+        to[n] = add_product(to[n], factor2, from2[n]);
+    }
+  }
+}
+
+/* ---- forward ---- */
+
+/* y; the first chunk has a state only where `carried` */
+KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, const real *S,
+               bool carried, real *work, real *y)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(d.P);
+  FOR_EACH_COST (index, chunk_heads(d) * blocks, Q * LANES * (Q + 2 * d.N)) {
+    struct chunk k = chunk_of(d, index / blocks, d.H);
+    int64_t p0 = index % blocks * LANES;
+    int lanes = at_most(d.P - p0, LANES);
+    bool state = k.c > 0 || carried;
+    real St[SSD_MAX_STATE][LANES], acc[ROWS][LANES];
+    if (state)
+      tile_transpose(d.N, lanes, S + (k.u * d.P + p0) * d.N, d.N, St);
+    const real *xs = x_of(d, k, x) + p0, *Cs = group_columns(d, k, C);
+    for (int i0 = 0; i0 < k.q; i0 += ROWS) {
+      int rows = at_most(k.q - i0, ROWS);
+      tile_zero(acc);
+      if (state) {
+        tile_multiply(rows, LANES, d.N, Cs + i0 * d.ld, d.ld, 1, St[0], LANES, acc);
+        tile_scale_rows(rows, s.entry + k.u * Q + i0, acc);
+      }
+      tile_multiply(rows, lanes, i0 + rows, s.weights + (k.u * Q + i0) * Q, Q, 1, xs, d.ld, acc);
+      for (int r = 0; r < rows; r++) {
+        real *to = y + ((k.token + i0 + r) * d.H + k.h) * d.P + p0;
+        for (int l = 0; l < lanes; l++)
+          to[l] = acc[r][l] + skip_of(d, D, k.h, p0 + l) * xs[(i0 + r) * d.ld + l];
+      }
+    }
+  }
+}
+
+void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
+                         const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
+                         const DEVICE real *D, const DEVICE int32_t *row, const DEVICE real *S0,
+                         DEVICE real *S, DEVICE real *work, DEVICE real *y, DEVICE real *S1)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), heads = chunk_heads(d);
+  bool passes = ssd_chunks(d) > 1 || S1;
+  DEVICE real *states = S ? S : s.states;
+  if (S || S0 || passes)
+    LAUNCH(st, d.B * d.H * d.P, start_states, d, row, S0, states);
+  if (S0 || passes)
+    LAUNCH(st, heads, chunk_decays, d, dt, A_log, NULL, NULL, false, work);
+  if (passes) {
+    LAUNCH(st, heads, scale_tokens, d, s.leave, dt, x, d.ld, s.scaled);
+    LAUNCH(st, heads * row_spans(d.P) * lane_blocks(d.N), sum_states, d, s.scaled, Bm, NULL, NULL,
+           true, row, states, S1);
+    LAUNCH(st, d.B * d.H * d.P, pass_states, d, s.entry, NULL, NULL, row, states, S1);
+  }
+  if (y) {
+    LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
+    LAUNCH(st, heads * lane_blocks(Q), weigh_pairs, d, dt, A_log, work);
+    LAUNCH(st, heads * lane_blocks(d.P), outputs, d, x, C, D, states, S0 != NULL, work, y);
+  }
+}
+
+/* ---- VJP ---- */
+
+/* weights = w, weights2_ij = m_ij dt_j z_ij, c_j = sum_i m_ij (C_i . B_j) z_ij */
+KERNEL pair_cotangents(struct ssd_shape d, const real *x, const real *dt, const real *A_log,
+                       const real *yb, real *work)
+{
+  enum { CHANNELS = 128 }; /* of x that are transposed at a time */
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(Q), HP = d.H * d.P;
+  FOR_EACH_COST (index, chunk_heads(d) * blocks, Q * LANES * (d.P + 16)) {
+    struct chunk k = chunk_of(d, index / blocks, d.H);
+    int j0 = (int)(index % blocks) * LANES, lanes = at_most(k.q - j0, LANES);
+    const real *ybs = yb + k.token * HP + k.h * d.P, *xs = x_of(d, k, x) + j0 * d.ld;
+    real xt[CHANNELS][LANES], acc[ROWS][LANES], m[LANES], direct[LANES] = {0};
+    struct columns at;
+    start_columns(d, k, j0, lanes, dt, A_log, &at);
+    for (int i0 = j0; i0 < k.q; i0 += ROWS) {
+      int rows = at_most(k.q - i0, ROWS);
+      tile_zero(acc);
+      for (int64_t p = 0; p < d.P; p += CHANNELS) {
+        int count = at_most(d.P - p, CHANNELS);
+        if (i0 == j0 || d.P > CHANNELS)
+          tile_transpose(count, lanes, xs + p, d.ld, xt);
+        tile_multiply(rows, LANES, count, ybs + i0 * HP + p, HP, 1, xt[0], LANES, acc);
+      }
+      for (int r = 0; r < rows; r++) {
+        int i = i0 + r;
+        int64_t to = (k.u * Q + i) * Q + j0;
+        const real *score = s.scores + group_pairs(d, k) + i * Q + j0;
+        step_columns(&at, i - j0, dt[(k.token + i) * d.H + k.h], m);
+        SIMD
+        for (int l = 0; l < lanes; l++) {
+          real scored = i - j0 >= l ? m[l] * score[l] : 0;
+          real z = i - j0 >= l ? acc[r][l] : 0;
+          s.weights[to + l] = scored * at.dt[l];
+          s.weights2[to + l] = m[l] * at.dt[l] * z;
+          direct[l] = add_product(direct[l], scored, z);
+        }
+      }
+    }
+    for (int l = 0; l < lanes; l++)
+      s.c[k.u * Q + j0 + l] = direct[l];
+  }
+}
+
+/* scores2 = sum of weights2 over the heads of a group */
+KERNEL sum_over_heads(struct ssd_shape d, real *work)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), heads = d.H / d.G;
+  FOR_EACH_COST (index, d.B * ssd_chunks(d) * d.G * Q, heads * Q / 2) {
+    int64_t i = index % Q, group = index / Q;
+    struct chunk k = chunk_of(d, group, d.G);
+    int64_t last = (i / ROWS + 1) * ROWS < k.q ? (i / ROWS + 1) * ROWS : k.q;
+    real *to = s.scores2 + (group * Q + i) * Q;
+    for (int64_t h = 0; i < k.q && h < heads; h++) {
+      const real *from = s.weights2 + ((group * heads + h) * Q + i) * Q;
+      SIMD
+      for (int64_t j = 0; j < last; j++)
+        to[j] = (h ? to[j] : 0) + from[j];
+    }
+  }
+}
+
+/* From the last chunk to the first: states_c = Sb' from Sb' = e_{q-1} Sb' + states_c (`summed`;
+ * otherwise 0), starting with S1b or zeros; what comes out at the start is added to S0b. */
+KERNEL pass_states_back(struct ssd_shape d, const real *entry, const real *S1b, bool summed,
+                        real *states, real *S0b)
+{
+  int64_t Q = ssd_chunk_length(d), chunks = ssd_chunks(d), HP = d.H * d.P;
+  FOR_EACH_COST (i, d.B * HP, 2 * chunks * d.N) {
+    int64_t b = i / HP, hp = i % HP;
+    real running[SSD_MAX_STATE];
+    for (int64_t n = 0; n < d.N; n++)
+      running[n] = S1b ? S1b[i * d.N + n] : 0;
+    for (int64_t c = chunks - 1; c >= 0; c--) {
+      struct chunk k = chunk_of(d, (b * chunks + c) * d.H + hp / d.P, d.H);
+      real e = entry[k.u * Q + k.q - 1], *at = states + ((b * chunks + c) * HP + hp) * d.N;
+      SIMD
+      for (int64_t n = 0; n < d.N; n++) {
+        real sum = summed ? at[n] : 0;
+        at[n] = running[n];
+        running[n] = add_product(sum, e, running[n]);
+      }
+    }
+    for (int64_t n = 0; S0b && n < d.N; n++)
+      S0b[i * d.N + n] += running[n];
+  }
+}
+
+/* xb; the last chunk has a Sb' only where `carried` */
+KERNEL input_cotangents(struct ssd_shape d, const real *Bm, const real *dt, const real *D,
+                        const real *yb, bool carried, real *work, real *xb)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(d.P), HP = d.H * d.P;
+  FOR_EACH_COST (index, chunk_heads(d) * blocks, Q * LANES * (Q + 2 * d.N)) {
+    struct chunk k = chunk_of(d, index / blocks, d.H);
+    int64_t p0 = index % blocks * LANES;
+    int lanes = at_most(d.P - p0, LANES);
+    bool state = k.c < ssd_chunks(d) - 1 || carried;
+    real St[SSD_MAX_STATE][LANES], acc[ROWS][LANES];
+    if (state)
+      tile_transpose(d.N, lanes, s.states + (k.u * d.P + p0) * d.N, d.N, St);
+    const real *ybs = yb + k.token * HP + k.h * d.P + p0, *Bs = group_columns(d, k, Bm);
+    for (int j0 = 0; j0 < k.q; j0 += ROWS) {
+      int rows = at_most(k.q - j0, ROWS);
+      tile_zero(acc);
+      if (state) {
+        real factor[ROWS];
+        for (int r = 0; r < rows; r++)
+          factor[r] = s.leave[k.u * Q + j0 + r] * dt[(k.token + j0 + r) * d.H + k.h];
+        tile_multiply(rows, LANES, d.N, Bs + j0 * d.ld, d.ld, 1, St[0], LANES, acc);
+        tile_scale_rows(rows, factor, acc);
+      }
+      tile_multiply(rows, lanes, k.q - j0, s.weights + (k.u * Q + j0) * Q + j0, 1, Q, ybs + j0 * HP,
+                    HP, acc);
+      for (int r = 0; r < rows; r++) {
+        real *to = xb + (k.token + j0 + r) * d.ld + k.h * d.P + p0;
+        for (int l = 0; l < lanes; l++)
+          to[l] += acc[r][l] + skip_of(d, D, k.h, p0 + l) * ybs[(j0 + r) * HP + l];
+      }
+    }
+  }
+}
+
+/* One side of the products C . B and of the states: for tokens i of a group's chunk,
+ *   out_i  += sum_h factor_hi scaled_hi states_h + sum_j pairs_ij panel_j    (out NULL: not wanted)
+ *   dots_hi = (scaled_hi states_h) . own_i */
+struct side {
+  const real *scaled, *states, *factor, *pairs, *own, *panel; /* factor NULL: ones */
+  bool transposed;  /* pairs_ji, j >= i, in place of pairs_ij, j <= i */
+  bool first, last; /* whether the first, the last chunk has states */
+  real *dots, *out;
+};
+
+ELEMENTARY void side_tokens(struct ssd_shape d, struct side s, struct chunk k, int64_t n0,
+                            int64_t h, int i0, int end)
+{
+  int64_t Q = ssd_chunk_length(d), u = k.u / d.G * d.H + h;
+  int lanes = at_most(d.N - n0, LANES);
+  for (; i0 < end; i0 += ROWS) {
+    int rows = at_most(end - i0, ROWS);
+    real acc[ROWS][LANES];
+    tile_zero(acc);
+    tile_multiply(rows, lanes, d.P, s.scaled + (u * Q + i0) * d.P, d.P, 1,
+                  s.states + u * d.P * d.N + n0, d.N, acc);
+    for (int r = 0; r < rows; r++) {
+      int64_t t = k.token + i0 + r, column = t * d.ld + k.h * d.N + n0;
+      real f = s.factor ? s.factor[t * d.H + h] : 1, dot = 0;
+      SIMD_SUM(dot)
+      for (int l = 0; l < lanes; l++)
+        dot += acc[r][l] * s.own[column + l];
+      s.dots[u * Q + i0 + r] = (n0 ? s.dots[u * Q + i0 + r] : 0) + dot;
+      SIMD
+      for (int l = 0; l < (s.out ? lanes : 0); l++)
+        s.out[column + l] += f * acc[r][l];
+    }
+  }
+}
+
+ELEMENTARY void side_pairs(struct ssd_shape d, struct side s, struct chunk k, int64_t n0, int i0,
+                           int end)
+{
+  int64_t Q = ssd_chunk_length(d), start = k.token * d.ld + k.h * d.N + n0;
+  int lanes = at_most(d.N - n0, LANES);
+  const real *pairs = s.pairs + k.u * Q * Q;
+  for (; i0 < end; i0 += ROWS) {
+    int rows = at_most(end - i0, ROWS);
+    real acc[ROWS][LANES];
+    tile_zero(acc);
+    if (s.transposed)
+      tile_multiply(rows, lanes, k.q - i0, pairs + i0 * Q + i0, 1, Q, s.panel + start + i0 * d.ld,
+                    d.ld, acc);
+    else
+      tile_multiply(rows, lanes, i0 + rows, pairs + i0 * Q, Q, 1, s.panel + start, d.ld, acc);
+    for (int r = 0; r < rows; r++)
+      for (int l = 0; l < lanes; l++)
+        s.out[start + (i0 + r) * d.ld + l] += acc[r][l];
+  }
+}
+
+KERNEL group_cotangents(struct ssd_shape d, struct side s)
+{
+  int64_t Q = ssd_chunk_length(d), spans = row_spans(Q), heads = d.H / d.G;
+  FOR_EACH_COST (index, d.B * ssd_chunks(d) * d.G * spans, Q / spans * d.N * heads * d.P * 2) {
+    struct chunk k = chunk_of(d, index / spans, d.G);
+    int first = (int)(index % spans) * ROW_SPAN, end = at_most(k.q, first + ROW_SPAN);
+    bool states = (k.c > 0 || s.first) && (k.c < ssd_chunks(d) - 1 || s.last);
+    for (int64_t n0 = 0; n0 < d.N; n0 += LANES) {
+      for (int64_t h = k.h * heads; states && h < (k.h + 1) * heads; h++)
+        side_tokens(d, s, k, n0, h, first, end);
+      if (s.out)
+        side_pairs(d, s, k, n0, first, end);
+    }
+    for (int64_t h = k.h * heads; !states && h < (k.h + 1) * heads; h++)
+      for (int i = first; i < end; i++)
+        s.dots[(k.u / d.G * d.H + h) * Q + i] = 0;
+  }
+}
+
+/* sum_{j<k<=i} K_ij for each k from the last into out; weights2 becomes its sums over i. */
+ELEMENTARY void sums_across(struct ssd_shape d, struct chunk k, struct chunk_scratch s, real *out)
+{
+  int64_t Q = ssd_chunk_length(d);
+  for (int i = k.q - 1; i >= 0; i--) {
+    const real *score = s.scores + group_pairs(d, k) + i * Q;
+    real *row = s.weights2 + (k.u * Q + i) * Q, sum = 0;
+    bool last = i == k.q - 1;
+    SIMD_SUM(sum)
+    for (int j = 0; j < i; j++) {
+      row[j] = row[j] * score[j] + (last ? 0 : row[Q + j]);
+      sum += row[j];
+    }
+    out[i] = sum;
+  }
+}
+
+/* dtb; and sum_k A dt_k lb_k into c_0.  a_i = e_i yb_i S C_i, b_j = r_j x_j Sb' B_j, c as above;
+ * leaves: e_{q-1} <Sb',S> counts. */
+KERNEL decay_cotangents(struct ssd_shape d, const real *dt, const real *A_log, const real *S,
+                        bool carried, real *work, real *dtb)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), PN = d.P * d.N;
+  FOR_EACH_COST (u, chunk_heads(d), 2 * Q * Q + 2 * PN) {
+    struct chunk k = chunk_of(d, u, d.H);
+    real A = decay_rate(A_log, k.h), *across = s.weights + u * Q * Q, after = 0;
+    const real *into = s.a + u * Q, *from = s.b + u * Q, *direct = s.c + u * Q;
+    wide through = 0, total = 0;
+    for (int64_t p = 0; S && (k.c < ssd_chunks(d) - 1 || carried) && p < d.P; p++) {
+      real dot = 0;
+      ADD_LANE_SUM(dot, d.N, n, S[u * PN + p * d.N + n] * s.states[u * PN + p * d.N + n]);
+      through += (wide)dot;
+    }
+    sums_across(d, k, s, across); /* w has been used up */
+    for (int i = k.q - 1; i >= 0; i--)
+      across[i] += after += into[i];
+    real before = s.entry[u * Q + k.q - 1] * (real)through;
+    for (int i = 0; i < k.q; i++) {
+      int64_t t = (k.token + i) * d.H + k.h;
+      real lb = across[i] + before;
+      if (dtb)
+        dtb[t] += A * lb + direct[i] + from[i];
+      total += (wide)(A * dt[t] * lb);
+      before += dt[t] * from[i];
+    }
+    s.c[u * Q] = (real)total;
+  }
+}
+
+void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
+                         const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
+                         const DEVICE real *D, const DEVICE real *S, const DEVICE real *yb,
+                         const DEVICE real *S1b, DEVICE real *work, DEVICE real *xb,
+                         DEVICE real *Bb, DEVICE real *Cb, DEVICE real *dtb, DEVICE real *A_logb,
+                         DEVICE real *Db, DEVICE real *S0b)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), chunks = ssd_chunks(d), BC = d.B * chunks;
+  int64_t heads = chunk_heads(d), groups = BC * d.G * row_spans(Q);
+  bool summed = chunks > 1 || S0b, leaves = chunks > 1 || S1b, times = dtb || A_logb;
+  LAUNCH(st, heads, chunk_decays, d, dt, A_log, NULL, NULL, false, work);
+  LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
+  LAUNCH(st, heads * lane_blocks(Q), pair_cotangents, d, x, dt, A_log, yb, work);
+  LAUNCH(st, heads, scale_tokens, d, s.entry, NULL, yb, d.H * d.P, s.scaled2);
+  if (summed)
+    LAUNCH(st, heads * row_spans(d.P) * lane_blocks(d.N), sum_states, d, s.scaled2, C, NULL, NULL,
+           false, NULL, s.states, NULL);
+  if (summed || leaves)
+    LAUNCH(st, d.B * d.H * d.P, pass_states_back, d, s.entry, S1b, summed, s.states, S0b);
+  if (xb)
+    LAUNCH(st, heads * lane_blocks(d.P), input_cotangents, d, Bm, dt, D, yb, S1b != NULL, work, xb);
+  if (Bb || Cb)
+    LAUNCH(st, BC * d.G * Q, sum_over_heads, d, work);
+  if (Cb || times) {
+    struct side side = {s.scaled2, S, NULL, s.scores2, C, Bm, false, S != NULL, S != NULL, s.a, Cb};
+    LAUNCH(st, groups, group_cotangents, d, side);
+  }
+  if (Bb || times) {
+    struct side side = {s.scaled, s.states, dt, s.scores2, Bm, C, true, true, S1b != NULL, s.b, Bb};
+    if (leaves)
+      LAUNCH(st, heads, scale_tokens, d, s.leave, NULL, x, d.ld, s.scaled);
+    LAUNCH(st, groups, group_cotangents, d, side);
+  }
+  if (times)
+    LAUNCH(st, heads, decay_cotangents, d, dt, A_log, S, S1b != NULL, work, dtb);
+  if (A_logb)
+    LAUNCH(st, d.H, add_over_blocks, BC, d.H, Q, s.c, A_logb);
+  if (Db)
+    skip_vjp(st, d, x, yb, 1, s.a, Db);
+}
+
+/* ---- JVP ---- */
+
+/* weights = w, weights2 = wd */
+KERNEL weigh_pair_tangents(struct ssd_shape d, const real *dt, const real *A_log, const real *dtd,
+                           const real *A_logd, real *work)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(Q);
+  FOR_EACH_COST (index, chunk_heads(d) * blocks, Q * LANES * 16) {
+    struct chunk k = chunk_of(d, index / blocks, d.H);
+    int j0 = (int)(index % blocks) * LANES, lanes = at_most(k.q - j0, LANES);
+    struct columns at;
+    start_columns(d, k, j0, lanes, dt, A_log, &at);
+    real Ad = A_logd ? at.A * A_logd[k.h] : 0, sumd[LANES] = {0}, dtd_j[LANES] = {0}, m[LANES];
+    for (int l = 0; dtd && l < lanes; l++)
+      dtd_j[l] = dtd[(k.token + j0 + l) * d.H + k.h];
+    for (int i = j0; i < k.q; i++) {
+      int64_t t = (k.token + i) * d.H + k.h, pair = group_pairs(d, k) + i * Q + j0;
+      int64_t to = (k.u * Q + i) * Q + j0;
+      real step = Ad * dt[t] + (dtd ? at.A * dtd[t] : 0);
+      step_columns(&at, i - j0, dt[t], m);
+      SIMD
+      for (int l = 0; l < lanes; l++) {
+        real score = i - j0 >= l ? s.scores[pair + l] : 0;
+        real scored = i - j0 >= l ? s.scores2[pair + l] : 0;
+        sumd[l] += i - j0 > l ? step : 0;
+        s.weights[to + l] = m[l] * score * at.dt[l];
+        s.weights2[to + l] = m[l] * ((sumd[l] * score + scored) * at.dt[l] + score * dtd_j[l]);
+      }
+    }
+  }
+}
+
+/* scaled2 = tangent of scaled_j = r_j dt_j x_j; b holds that of r */
+KERNEL scale_token_tangents(struct ssd_shape d, const real *x, const real *dt, const real *xd,
+                            const real *dtd, real *work)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d);
+  FOR_EACH_COST (u, chunk_heads(d), Q * d.P * 2) {
+    struct chunk k = chunk_of(d, u, d.H);
+    for (int i = 0; i < k.q; i++) {
+      int64_t t = (k.token + i) * d.H + k.h, column = (k.token + i) * d.ld + k.h * d.P;
+      real f = s.leave[u * Q + i] * dt[t];
+      real fd = s.b[u * Q + i] * dt[t] + (dtd ? s.leave[u * Q + i] * dtd[t] : 0);
+      real *to = s.scaled2 + (u * Q + i) * d.P;
+      SIMD
+      for (int64_t p = 0; p < d.P; p++)
+        to[p] = fd * x[column + p];
+      if (xd == NULL)
+        continue;
+      SIMD
+      for (int64_t p = 0; p < d.P; p++)
+        to[p] = add_product(to[p], f, xd[column + p]);
+    }
+  }
+}
+
+/* What the state S (St) that enters and its tangent (Sdt) give to rows of yd; NULL: zeros. */
+ELEMENTARY void state_tangents(int64_t N, int rows, const real *C, const real *Cd, int64_t ld,
+                               const real *St, const real *Sdt, const real *entry, const real *ed,
+                               real acc[ROWS][LANES])
+{
+  real decayed[ROWS][LANES];
+  tile_zero(decayed);
+  if (Sdt)
+    tile_multiply(rows, LANES, N, C, ld, 1, Sdt, LANES, decayed);
+  if (St && Cd)
+    tile_multiply(rows, LANES, N, Cd, ld, 1, St, LANES, decayed);
+  tile_scale_rows(rows, entry, decayed);
+  if (St)
+    tile_multiply(rows, LANES, N, C, ld, 1, St, LANES, acc);
+  tile_scale_rows(rows, ed, acc);
+  for (int r = 0; r < rows; r++)
+    for (int l = 0; l < LANES; l++)
+      acc[r][l] += decayed[r][l];
+}
+
+/* yd; states holds the tangents of S */
+KERNEL output_tangents(struct ssd_shape d, const real *x, const real *C, const real *D,
+                       const real *S, const real *xd, const real *Cd, const real *Dd, bool carried,
+                       real *work, real *yd)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(d.P);
+  FOR_EACH_COST (index, chunk_heads(d) * blocks, 2 * Q * LANES * (Q + 3 * d.N)) {
+    struct chunk k = chunk_of(d, index / blocks, d.H);
+    int64_t p0 = index % blocks * LANES, state = (k.u * d.P + p0) * d.N;
+    int lanes = at_most(d.P - p0, LANES);
+    bool tangent = k.c > 0 || carried;
+    real St[SSD_MAX_STATE][LANES], Sdt[SSD_MAX_STATE][LANES], acc[ROWS][LANES];
+    if (S)
+      tile_transpose(d.N, lanes, S + state, d.N, St);
+    if (tangent)
+      tile_transpose(d.N, lanes, s.states + state, d.N, Sdt);
+    const real *xs = x_of(d, k, x) + p0, *xds = xd ? x_of(d, k, xd) + p0 : NULL;
+    const real *Cs = group_columns(d, k, C), *Cds = Cd ? group_columns(d, k, Cd) : NULL;
+    for (int i0 = 0; i0 < k.q; i0 += ROWS) {
+      int rows = at_most(k.q - i0, ROWS);
+      int64_t pairs = (k.u * Q + i0) * Q;
+      tile_zero(acc);
+      if (S || tangent)
+        state_tangents(d.N, rows, Cs + i0 * d.ld, Cd ? Cds + i0 * d.ld : NULL, d.ld,
+                       S ? St[0] : NULL, tangent ? Sdt[0] : NULL, s.entry + k.u * Q + i0,
+                       s.a + k.u * Q + i0, acc);
+      tile_multiply(rows, lanes, i0 + rows, s.weights2 + pairs, Q, 1, xs, d.ld, acc);
+      if (xd)
+        tile_multiply(rows, lanes, i0 + rows, s.weights + pairs, Q, 1, xds, d.ld, acc);
+      for (int r = 0; r < rows; r++) {
+        real *to = yd + ((k.token + i0 + r) * d.H + k.h) * d.P + p0;
+        for (int l = 0; l < lanes; l++) {
+          int64_t at = (i0 + r) * d.ld + l;
+          to[l] = acc[r][l] + (xd ? skip_of(d, D, k.h, p0 + l) * xds[at] : 0) +
+                  (Dd ? skip_of(d, Dd, k.h, p0 + l) * xs[at] : 0);
+        }
+      }
+    }
+  }
+}
+
+void OP(ssd_chunked_jvp)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
+                         const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
+                         const DEVICE real *D, const DEVICE real *S, const DEVICE real *xd,
+                         const DEVICE real *Bd, const DEVICE real *Cd, const DEVICE real *dtd,
+                         const DEVICE real *A_logd, const DEVICE real *Dd, const DEVICE real *S0d,
+                         DEVICE real *work, DEVICE real *yd, DEVICE real *S1d)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), heads = chunk_heads(d);
+  LAUNCH(st, heads, chunk_decays, d, dt, A_log, dtd, A_logd, true, work);
+  LAUNCH(st, d.B * d.H * d.P, start_states, d, NULL, S0d, s.states);
+  if (ssd_chunks(d) > 1 || S1d) {
+    LAUNCH(st, heads, scale_tokens, d, s.leave, dt, x, d.ld, s.scaled);
+    LAUNCH(st, heads, scale_token_tangents, d, x, dt, xd, dtd, work);
+    LAUNCH(st, heads * row_spans(d.P) * lane_blocks(d.N), sum_states, d, s.scaled2, Bm, s.scaled,
+           Bd, true, NULL, s.states, S1d);
+    LAUNCH(st, d.B * d.H * d.P, pass_states, d, s.entry, s.a, S, NULL, s.states, S1d);
+  }
+  if (yd) {
+    LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
+    LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, Cd, Bm, false, s.scores2);
+    LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bd, true, s.scores2);
+    LAUNCH(st, heads * lane_blocks(Q), weigh_pair_tangents, d, dt, A_log, dtd, A_logd, work);
+    LAUNCH(st, heads * lane_blocks(d.P), output_tangents, d, x, C, D, S, xd, Cd, Dd, S0d != NULL,
+           work, yd);
+  }
+}

@@ -1,0 +1,140 @@
+/* tiles.h: small dense products whose result stays in registers.
+ *
+ * One index of FOR_EACH owns a tile of up to ROWS x LANES outputs: on the CPU the lanes are vectors
+ * that the rows share, on the GPU a tile is one output and neighbouring threads are the lanes.
+ * Lanes and rows are independent; sums over k run in order.
+ */
+#ifndef KERNELS_TILES_H
+#define KERNELS_TILES_H
+#include "kernels/elementary.h"
+
+/* Four rows of these lanes fill half the vector registers of each instruction set.  An index works
+ * through up to ROW_SPAN rows of its lanes. */
+#if defined(__CUDACC__)
+enum { ROWS = 1, LANES = 1, ROW_SPAN = 1 };
+#elif REAL_BITS == 128
+enum { ROWS = 4, LANES = 4, ROW_SPAN = 64 };
+#elif defined(__AVX512F__)
+enum { ROWS = 4, LANES = 16, ROW_SPAN = 64 };
+#elif defined(__AVX2__)
+enum { ROWS = 4, LANES = 64 / sizeof(real), ROW_SPAN = 64 };
+#else
+enum { ROWS = 4, LANES = 32 / sizeof(real), ROW_SPAN = 64 };
+#endif
+
+INLINE int64_t row_spans(int64_t n) { return (n + ROW_SPAN - 1) / ROW_SPAN; }
+INLINE int64_t lane_blocks(int64_t n) { return (n + LANES - 1) / LANES; }
+INLINE int at_most(int64_t n, int most) { return n < most ? (int)n : most; }
+
+/* a b + c, fused where the processor does it */
+ELEMENTARY real add_product(real c, real a, real b)
+{
+#if defined(__CUDACC__) || REAL_BITS == 128
+  return a * b + c;
+#else
+  return multiply_add(a, b, c);
+#endif
+}
+
+ELEMENTARY void tile_zero(real acc[ROWS][LANES])
+{
+  for (int r = 0; r < ROWS; r++) {
+    SIMD
+    for (int l = 0; l < LANES; l++)
+      acc[r][l] = 0;
+  }
+}
+
+ELEMENTARY void tile_multiply_full(int64_t K, const real *a, int64_t ar, int64_t ak, const real *b,
+                                   int64_t ldb, real acc[ROWS][LANES])
+{
+  real s[ROWS][LANES];
+  for (int r = 0; r < ROWS; r++) {
+    SIMD
+    for (int l = 0; l < LANES; l++)
+      s[r][l] = acc[r][l];
+  }
+  for (int64_t k = 0; k < K; k++)
+    for (int r = 0; r < ROWS; r++) {
+      real factor = a[r * ar + k * ak];
+      SIMD
+      for (int l = 0; l < LANES; l++)
+        s[r][l] = add_product(s[r][l], factor, b[k * ldb + l]);
+    }
+  for (int r = 0; r < ROWS; r++) {
+    SIMD
+    for (int l = 0; l < LANES; l++)
+      acc[r][l] = s[r][l];
+  }
+}
+
+/* acc (rows,lanes) += a b; element (r,k) of a at a[r ar + k ak], b (K,lanes) with ldb columns */
+INLINE void tile_multiply(int rows, int lanes, int64_t K, const real *a, int64_t ar, int64_t ak,
+                          const real *b, int64_t ldb, real acc[ROWS][LANES])
+{
+  if (rows == ROWS && lanes == LANES) {
+    tile_multiply_full(K, a, ar, ak, b, ldb, acc);
+    return;
+  }
+  for (int64_t k = 0; k < K; k++)
+    for (int r = 0; r < rows; r++) {
+      real factor = a[r * ar + k * ak];
+      SIMD
+      for (int l = 0; l < lanes; l++)
+        acc[r][l] = add_product(acc[r][l], factor, b[k * ldb + l]);
+    }
+}
+
+/* row r of acc *= factor[r] */
+ELEMENTARY void tile_scale_rows(int rows, const real *factor, real acc[ROWS][LANES])
+{
+  for (int r = 0; r < rows; r++) {
+    SIMD
+    for (int l = 0; l < LANES; l++)
+      acc[r][l] *= factor[r];
+  }
+}
+
+/* Sum of parts, which are used up: pairs, then pairs of pairs. */
+ELEMENTARY real sum_of_lanes(real *parts)
+{
+  for (int half = LANES / 2; half > 0; half /= 2) {
+    SIMD
+    for (int l = 0; l < half; l++)
+      parts[l] += parts[l + half];
+  }
+  return parts[0];
+}
+
+/* sum += term(n) for n in 0..N-1: a vector's partial sums first, added up once at the end. */
+#define ADD_LANE_SUM(sum, N, n, term)                           \
+  do {                                                          \
+    real parts_[LANES] = {0};                                   \
+    int64_t full_ = (N) / LANES * LANES;                        \
+    for (int64_t block_ = 0; block_ < full_; block_ += LANES) { \
+      SIMD                                                      \
+      for (int lane_ = 0; lane_ < LANES; lane_++) {             \
+        int64_t n = block_ + lane_;                             \
+        parts_[lane_] += (term);                                \
+      }                                                         \
+    }                                                           \
+    real part_ = sum_of_lanes(parts_);                          \
+    for (int64_t n = full_; n < (N); n++)                       \
+      part_ += (term);                                          \
+    (sum) += part_;                                             \
+  } while (0)
+
+/* out (K,LANES) = transpose of `lanes` rows of a, K columns each, lda apart; other lanes are 0 */
+INLINE void tile_transpose(int64_t K, int lanes, const real *a, int64_t lda, real (*out)[LANES])
+{
+  for (int64_t k = 0; k < K; k++)
+    if (lanes == LANES) {
+      SIMD
+      for (int l = 0; l < LANES; l++)
+        out[k][l] = a[l * lda + k];
+    } else {
+      for (int l = 0; l < LANES; l++)
+        out[k][l] = l < lanes ? a[l * lda + k] : 0;
+    }
+}
+#endif
