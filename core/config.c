@@ -143,13 +143,20 @@ enum status config_load(const char *path, int overrides, const char *const *over
   return status;
 }
 
-enum status config_parse(const char *name, const char *yaml, size_t bytes, struct config *c)
+enum status config_parse_with(const char *name, const char *yaml, size_t bytes, int overrides,
+                              const char *const *override, struct config *c)
 {
   struct layer l, own = {0};
   TRY(layer_init(&l, name));
   TRY(yaml_read_file(name, yaml, bytes, &own, NULL));
   merge(&l, &own);
+  TRY(merge_overrides(overrides, override, &l));
   return finish(&l, c);
+}
+
+enum status config_parse(const char *name, const char *yaml, size_t bytes, struct config *c)
+{
+  return config_parse_with(name, yaml, bytes, 0, NULL, c);
 }
 
 /* Opens the sections of `path` that the key before it was not in; returns the key's depth. */

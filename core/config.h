@@ -64,6 +64,16 @@ struct evaluate_config {
   int64_t lengths[CONFIG_LENGTHS], lengths_count, sequences;
 };
 
+/* jacobian_check: core/verification.h */
+enum jacobian_parameters { JACOBIAN_RANDOM, JACOBIAN_RUN };
+enum jacobian_input { JACOBIAN_NORMAL, JACOBIAN_TOKENS };
+struct jacobian_config {
+  enum jacobian_parameters parameters;
+  enum jacobian_input input;
+  int64_t prefix, tokens, transient, exponents, sweep;
+  double tol, tolerance, tolerance_differences;
+};
+
 struct config {
   char name[CONFIG_WORD], runs_dir[CONFIG_PATH];
   int64_t seed;
@@ -74,6 +84,7 @@ struct config {
   struct data_config data;
   struct train_config train;
   struct evaluate_config evaluate;
+  struct jacobian_config jacobian;
 };
 
 /* Reads `path` with its includes, then `overrides` ("key.path=value", YAML values; they win), fills
@@ -84,6 +95,10 @@ MUST_USE enum status config_load(const char *path, int overrides, const char *co
 /* The same from memory; `name` stands for the file in messages; no includes. */
 MUST_USE enum status config_parse(const char *name, const char *yaml, size_t bytes,
                                   struct config *c);
+/* The same, then overrides, as config_load does. */
+MUST_USE enum status config_parse_with(const char *name, const char *yaml, size_t bytes,
+                                       int overrides, const char *const *override,
+                                       struct config *c);
 /* Writes every key with its resolved value as YAML that config_load reads back to an equal c. */
 MUST_USE enum status config_write(const struct config *c, FILE *out);
 /* The table of keys for `train --keys`: key, type and range, default, help. */

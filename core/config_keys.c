@@ -14,6 +14,8 @@ static const char *const gradients[] = {"unroll", "phantom", "jfb", "ift", NULL}
 static const char *const tasks[] = {"word_problem", NULL};
 static const char *const monoids[] = {"trivial", "aperiodic", "aperiodic_alive", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
+static const char *const parameters[] = {"random", "run", NULL};
+static const char *const inputs[] = {"normal", "tokens", NULL};
 static const char *const all[] = {"all", NULL};
 static const char *const automatic[] = {"auto", NULL};
 static const char *const ranges[] = {"positive", "negative", NULL};
@@ -188,6 +190,27 @@ const struct key keys[] = {
    "tokens of the evaluated sequences"},
   {"evaluate.sequences", KEY_INT, AT(evaluate.sequences), "[1, 1048576]", NULL, "256",
    "sequences of each length"},
+
+  {"jacobian.parameters", KEY_WORD, AT(jacobian.parameters), NULL, parameters, "random",
+   "jacobian_check: drawn, or those of the run that name and runs_dir say"},
+  {"jacobian.input", KEY_WORD, AT(jacobian.input), NULL, inputs, "normal",
+   "normal: u N(0,1), states uniform; tokens: embedded tokens of the task, states reached by them"},
+  {"jacobian.prefix", KEY_INT, AT(jacobian.prefix), "[0, 1000000]", NULL, "8",
+   "input: tokens: how many go before the token that is looked at"},
+  {"jacobian.tokens", KEY_INT, AT(jacobian.tokens), "[1, 100000]", NULL, "1",
+   "above 1: also the product of the Jacobians of so many tokens, conv inputs included"},
+  {"jacobian.transient", KEY_INT, AT(jacobian.transient), "[0, 100000]", NULL, "0",
+   "of these tokens, first ones that the Lyapunov exponents leave out"},
+  {"jacobian.exponents", KEY_INT, AT(jacobian.exponents), "[1, 1024]", NULL, "4",
+   "largest Lyapunov exponents, at most the size of the state"},
+  {"jacobian.sweep", KEY_INT, AT(jacobian.sweep), "[1, 16]", NULL, "16",
+   "columns in the sweep of the differences' step size"},
+  {"jacobian.tol", KEY_REAL, AT(jacobian.tol), "[1.0e-14, 1]", NULL, "1.0e-12",
+   "relative residual that deq.evaluate's solver is asked for, before Newton's last steps"},
+  {"jacobian.tolerance", KEY_REAL, AT(jacobian.tolerance), "[0, inf)", NULL, "1.0e-12",
+   "between closed form, adjoint and complex step: largest difference over largest entry"},
+  {"jacobian.tolerance_differences", KEY_REAL, AT(jacobian.tolerance_differences), "[0, inf)", NULL,
+   "1.0e-8", "between closed form and finite differences"},
 };
 /* clang-format on */
 const int keys_count = sizeof keys / sizeof *keys;
