@@ -86,7 +86,7 @@ static enum status run_batches(const struct evaluator *e, struct network *net,
 {
   int64_t length = net->length;
   for (int64_t first = 0; first < sequences; first += net->rows) {
-    struct batch b = {sequences - first, tokens, labels};
+    struct batch b = {.rows = sequences - first, .tokens = tokens, .labels = labels};
     struct network_result r = {0};
     b.rows = b.rows < net->rows ? b.rows : net->rows;
     word_problem_batch(&e->problem, (uint64_t)e->c->seed, STREAM_EVALUATE, 0, (uint32_t)first,
@@ -193,7 +193,7 @@ static enum status evaluate_given(const struct evaluator *e, const struct given 
   TRY(network_open(&e->w.m, &e->c->deq, e->solver, rows, g->L, false, &net));
   enum status s = OK;
   for (int64_t first = 0; s == OK && first < g->B; first += rows) {
-    struct batch b = {g->B - first, g->tokens + first * g->L, NULL};
+    struct batch b = {.rows = g->B - first, .tokens = g->tokens + first * g->L};
     b.labels = g->labels ? g->labels + first * g->L : NULL;
     b.rows = b.rows < rows ? b.rows : rows;
     int64_t at = first * g->L, M = b.rows * g->L;
@@ -272,7 +272,7 @@ static enum status gradients_of(struct evaluator *e, const struct given *g, cons
 {
   struct network net;
   struct network_result r = {0};
-  struct batch b = {g->B, g->tokens, g->labels};
+  struct batch b = {.rows = g->B, .tokens = g->tokens, .labels = g->labels};
   struct named_set set = {"", &e->w.set[1]};
   TRY(network_open(&e->w.m, &e->c->deq, e->solver, g->B, g->L, true, &net));
   enum status s = network_learn(&net, &e->w.set[0], e->c->deq.gradient, &b, &e->w.set[1], &r);

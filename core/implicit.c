@@ -70,6 +70,7 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
   bool window = o->window != FP_WINDOW_ALL;
   struct forward_map ctx = {net, p, window ? &net->carried : NULL};
   struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
+  problem.lengths = net->lengths;
   problem.ctx = &ctx;
   problem.f = forward_f;
   problem.retire = window ? forward_retire : NULL;
@@ -137,6 +138,7 @@ enum status adjoint_solve(struct network *net, const struct parameter_set *p, in
   const struct backend *be = net->m->be;
   struct adjoint_map ctx = {net, p};
   struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
+  problem.lengths = net->lengths;
   problem.ctx = &ctx;
   problem.f = adjoint_f;
   problem.fixed_rows = true; /* the activations stay where they are */

@@ -71,6 +71,7 @@ static enum status carve(struct network *net)
   TRY(CARVE(host, M, &net->host_losses));
   TRY(CARVE(host, M, &net->host_best));
   TRY(CARVE(host, net->rows, &net->host_rows));
+  TRY(CARVE(host, M, &net->host_exit));
   return net->learn ? carve_learning(net, M) : OK;
 }
 
@@ -160,6 +161,7 @@ enum status network_open(const struct sequence_model *m, const struct deq_config
   size_t device = 0, host = 0;
   void *block;
   *net = (struct network){.m = m, .deq = deq, .solver = solver, .rows = rows, .length = length};
+  net->capacity = length;
   net->learn = learn;
   net->steps = steps_of(deq, learn, m->config.kind);
   CHECK(rows > 0 && length > 0);
@@ -174,6 +176,12 @@ enum status network_open(const struct sequence_model *m, const struct deq_config
   if (s != OK)
     network_close(net);
   return s;
+}
+
+void network_set_length(struct network *net, int64_t length)
+{
+  CHECK(length > 0 && length <= net->capacity);
+  net->length = length;
 }
 
 void network_close(struct network *net)
@@ -191,6 +199,7 @@ static enum status upload_batch(struct network *net, const struct batch *b)
   const struct backend *be = net->m->be;
   size_t bytes = (size_t)(b->rows * net->length) * sizeof(int32_t);
   CHECK(b->rows > 0 && b->rows <= net->rows);
+  net->lengths = b->lengths;
   TRY(be->upload(be->st, bytes, b->tokens, net->tokens));
   return b->labels ? be->upload(be->st, bytes, b->labels, net->labels) : OK;
 }
@@ -284,7 +293,7 @@ enum status network_learn(struct network *net, const struct parameter_set *p,
   int64_t rows = b->rows, M = rows * net->length, steps = 1;
   double first = 1, damping = 1;
   bool implicit = m->config.kind == MODEL_IMPLICIT;
-  *r = (struct network_result){0};
+  *r = (struct network_result){.forward.exit = net->host_exit};
   CHECK(net->learn && b->labels);
   TRY(upload_batch(net, b));
   embed_fwd(m, p, M, net->tokens, net->e);
@@ -300,7 +309,7 @@ enum status network_learn(struct network *net, const struct parameter_set *p,
   TRY(output_fwd(net, p, b, z, r));
   if (!g)
     return OK;
-  output_vjp(net, p, rows, z, r->labels, g);
+  output_vjp(net, p, rows, z, b->labels_total ? b->labels_total : r->labels, g);
   if (implicit) {
     TRY(implicit_vjp(net, p, rows, gradient, steps, first, damping, g, r));
   } else {

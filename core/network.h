@@ -9,6 +9,7 @@
 #define network_result NAME(network_result)
 #define network_open NAME(network_open)
 #define network_close NAME(network_close)
+#define network_set_length NAME(network_set_length)
 #define network_learn NAME(network_learn)
 #define network_evaluate NAME(network_evaluate)
 #define implicit_solve NAME(implicit_solve)
@@ -21,8 +22,10 @@ struct network {
   const struct sequence_model *m;
   const struct deq_config *deq;
   const struct solver_port *solver;
-  int64_t rows, length, steps; /* capacity; evaluations of f that are differentiated through */
+  int64_t rows, capacity; /* most sequences of a batch, most tokens of one */
+  int64_t length, steps;  /* tokens now; evaluations of f that are differentiated through */
   bool learn;
+  const int32_t *lengths; /* of the batch at work; the caller's */
   DEVICE int32_t *tokens, *labels, *best;
   DEVICE real *e, *er, *en, *u;  /* embeddings (M,D), their norm, injected (M,d_in_proj) */
   DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's */
@@ -34,6 +37,7 @@ struct network {
   DEVICE wide *losses;
   wide *host_losses;
   int32_t *host_best, *host_rows; /* (M), (rows) */
+  uint8_t *host_exit;             /* (M) */
   struct arena device, host;      /* everything above lies in these */
   struct scratch scratch;         /* what is left of them */
 };
@@ -42,6 +46,10 @@ struct network {
 struct batch {
   int64_t rows;
   const int32_t *tokens, *labels;
+  const int32_t *lengths; /* (rows) tokens of each that count, what is behind is padding with
+                             ignored labels; NULL: all */
+  int64_t labels_total;   /* the loss of learning is the sum over this many labels' mean; 0: over
+                             this batch's own (a batch of several that are summed gives theirs) */
 };
 
 struct network_result {
@@ -59,8 +67,12 @@ MUST_USE enum status network_open(const struct sequence_model *m, const struct d
                                   const struct solver_port *solver, int64_t rows, int64_t length,
                                   bool learn, struct network *net);
 void network_close(struct network *net);
+/* The batches that follow have rows of `length` tokens, at most those that memory was planned for.
+ */
+void network_set_length(struct network *net, int64_t length);
 
-/* Mean cross-entropy of the output that `gradient` names (DESIGN.md 3, Gradients), and with g its
+/* r->forward.exit is the network's own, until the next call.
+ * Mean cross-entropy of the output that `gradient` names (DESIGN.md 3, Gradients), and with g its
  * derivative by every parameter, added to g. Explicit models: gradient is ignored. */
 MUST_USE enum status network_learn(struct network *net, const struct parameter_set *p,
                                    enum gradient_kind gradient, const struct batch *b,

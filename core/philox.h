@@ -12,6 +12,7 @@ enum philox_stream {
   STREAM_DROPOUT,
   STREAM_JACOBIAN,
   STREAM_TEST,
+  STREAM_LENGTH,
 };
 
 /* Four words for key `seed` and counter (a,b,c,d). */

@@ -1,42 +1,51 @@
-/* training.c: the training loop: batch, gradient, clipping, AdamW, metrics, checkpoints.
+/* training.c: the training loop: batch, gradient, clipping, AdamW, evaluation, metrics,
+ * checkpoints.
  *
- * A step is a function of (parameters, moments, step number, seed): every batch can be replayed, so
- * a run that was stopped and resumed goes on as if it had not been. */
+ * A step is a function of (parameters, moments, trainer state, step number, seed): every batch can
+ * be replayed, so a run that was stopped and resumed goes on as if it had not been. */
 #include "core/training.h"
+#include "core/checkpoint.h"
 #include "core/files.h"
 #include "core/interrupt.h"
 #include "core/metrics.h"
 #include "core/network.h"
 #include "core/progress.h"
-#include "core/weights.h"
+#include "core/tensorboard.h"
 #include "core/word_problem.h"
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #if REAL_BITS != 128
 
-enum { SET_PARAMETERS, SET_GRADIENT, SET_MOMENT1, SET_MOMENT2, SETS };
+enum { EVALUATED_TOKENS = 16384 }; /* of a batch */
+enum { MEAN_STEPS = 32, MEAN_BEGINS = 8 };
+static const double spike_height = 0.1; /* what a spike is above the mean at least, in nats */
 
 struct trainer {
   const struct config *c;
   const struct train_options *o;
   struct weights w;
-  struct network net;
+  struct network net, evaluation; /* evaluation: only where evaluate_every asks for it */
   struct word_problem problem;
   struct metrics metrics;
+  struct tensorboard tensorboard;
   struct progress progress;
-  int32_t *tokens, *labels; /* (batch_size,length) */
-  struct arena host, device;
+  int32_t *tokens, *labels; /* (accumulate*batch_size,length), or an evaluation's batch */
+  int32_t *lengths;         /* (accumulate*batch_size) */
+  struct arena host;
   DEVICE double *square; /* (1) */
-  int64_t step;          /* completed */
-  int64_t shown;         /* tenth of the run that was last logged */
+  struct trainer_state state;
+  int64_t shown; /* tenth of the run that was last logged */
   double began, began_tokens;
 };
 
 /* What a step did, for the log. */
 struct step_report {
   double loss, accuracy, lr, gradient_norm;
+  double eval_loss, eval_accuracy;
+  bool evaluated, spike, finite;
+  int64_t sequence; /* the first whose loss or solve is not finite; -1: none */
   struct fp_result forward, backward;
 };
 
@@ -55,96 +64,9 @@ double learning_rate(const struct train_config *t, int64_t step)
 }
 #endif
 
-/* ---- checkpoints ---- */
+/* ---- what goes wrong ---- */
 
-static enum status write_trainer(const struct trainer *t, const char *path)
-{
-  struct file_writer f;
-  TRY(file_begin(path, &f));
-  (void)fprintf(f.out, "{\"step\": %lld, \"seed\": %lld, \"dtype\": \"%s\"}\n", (long long)t->step,
-                (long long)t->c->seed, dtype_name(t->c->dtype));
-  return file_commit(&f);
-}
-
-static enum status write_config(const struct config *c, const char *directory)
-{
-  char path[2 * CONFIG_PATH];
-  struct file_writer f;
-  TRY(path_join(path, sizeof path, directory, "config.yaml"));
-  TRY(file_begin(path, &f));
-  enum status s = config_write(c, f.out);
-  if (s != OK) {
-    file_abandon(&f);
-    return s;
-  }
-  return file_commit(&f);
-}
-
-static enum status fill_checkpoint(const struct trainer *t, const char *directory)
-{
-  char path[2 * CONFIG_PATH];
-  struct named_set model = {"", &t->w.set[SET_PARAMETERS]};
-  struct named_set moments[] = {{"first.", &t->w.set[SET_MOMENT1]},
-                                {"second.", &t->w.set[SET_MOMENT2]}};
-  TRY(directory_make(directory));
-  TRY(write_config(t->c, directory));
-  TRY(path_join(path, sizeof path, directory, "model.safetensors"));
-  TRY(weights_write(&t->w, path, &model, 1));
-  TRY(path_join(path, sizeof path, directory, "optimizer.safetensors"));
-  TRY(weights_write(&t->w, path, moments, 2));
-  TRY(path_join(path, sizeof path, directory, "trainer.json"));
-  TRY(write_trainer(t, path));
-  return directory_flush(directory);
-}
-
-/* All of it or nothing: under a temporary name, then renamed, then `latest` points to it. */
-static enum status write_checkpoint(struct trainer *t)
-{
-  char name[64], temporary[2 * CONFIG_PATH], final[2 * CONFIG_PATH], link[2 * CONFIG_PATH];
-  TRY(metrics_flush(&t->metrics));
-  (void)snprintf(name, sizeof name, "checkpoints/step-%08lld", (long long)t->step);
-  TRY(path_join(temporary, sizeof temporary, t->o->directory, "checkpoints/writing"));
-  TRY(path_join(final, sizeof final, t->o->directory, name));
-  TRY(path_join(link, sizeof link, t->o->directory, "latest"));
-  TRY(directory_remove(temporary));
-  TRY(fill_checkpoint(t, temporary));
-  TRY(path_rename(temporary, final));
-  return link_replace(name, link);
-}
-
-static enum status read_step(const char *path, int64_t *step)
-{
-  json_error_t error;
-  char *text;
-  size_t bytes;
-  TRY(file_read(path, &text, &bytes));
-  json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-  free(text);
-  json_t *value = json_object_get(root, "step");
-  *step = json_is_integer(value) ? (int64_t)json_integer_value(value) : -1;
-  json_decref(root);
-  if (*step < 0)
-    FAIL(ERR_DATA, "%s: no \"step\" that is a count", path);
-  return OK;
-}
-
-static enum status read_checkpoint(struct trainer *t, const char *directory)
-{
-  char path[2 * CONFIG_PATH];
-  struct named_set model = {"", &t->w.set[SET_PARAMETERS]};
-  struct named_set moments[] = {{"first.", &t->w.set[SET_MOMENT1]},
-                                {"second.", &t->w.set[SET_MOMENT2]}};
-  TRY(path_join(path, sizeof path, directory, "model.safetensors"));
-  TRY(weights_read(&t->w, path, &model, 1));
-  TRY(path_join(path, sizeof path, directory, "optimizer.safetensors"));
-  TRY(weights_read(&t->w, path, moments, 2));
-  TRY(path_join(path, sizeof path, directory, "trainer.json"));
-  return read_step(path, &t->step);
-}
-
-/* ---- one step ---- */
-
-static enum status gradient_norm(struct trainer *t, const DEVICE real *x, int64_t n, double *norm)
+static enum status norm_of(struct trainer *t, const DEVICE real *x, int64_t n, double *norm)
 {
   const struct backend *be = t->w.m.be;
   be->sum_squares(be->st, n, x, t->square);
@@ -153,25 +75,174 @@ static enum status gradient_norm(struct trainer *t, const DEVICE real *x, int64_
   return OK;
 }
 
-/* Names the first tensor whose gradient is not finite. */
+/* The first tensor of a set that is not finite; NULL: all are. */
+static enum status first_not_finite(struct trainer *t, int set, const char **name)
+{
+  *name = NULL;
+  for (int64_t i = 0; i < t->w.tensors.count && !*name; i++) {
+    const struct tensor_spec *s = &t->w.tensors.tensor[i];
+    double norm;
+    TRY(norm_of(t, t->w.set[set].block + s->offset, s->count, &norm));
+    if (!isfinite(norm))
+      *name = s->name;
+  }
+  return OK;
+}
+
+static void last_checkpoint(const struct trainer *t, char *out, size_t size)
+{
+  char link[RUN_PATH], name[64];
+  ssize_t n = -1;
+  if (path_join(link, sizeof link, t->o->directory, "latest") == OK)
+    n = readlink(link, name, sizeof name - 1);
+  name[n > 0 ? n : 0] = 0;
+  if (n <= 0 || path_join(out, size, t->o->directory, name) != OK)
+    (void)snprintf(out, size, "none was written yet");
+}
+
+/* Names step, sequence, tensor and the checkpoint to go back to. */
+static enum status stop_not_finite(struct trainer *t, const struct step_report *r,
+                                   const char *parameter)
+{
+  char sequence[64] = "no sequence's loss is", checkpoint[RUN_PATH];
+  const char *gradient;
+  TRY(first_not_finite(t, SET_GRADIENT, &gradient));
+  if (r->sequence >= 0)
+    (void)snprintf(sequence, sizeof sequence, "sequence %lld is the first that is",
+                   (long long)r->sequence);
+  last_checkpoint(t, checkpoint, sizeof checkpoint);
+  FAIL(ERR_NUMERIC,
+       "step %lld: not finite: loss %g, gradient norm %g; %s; first tensor: %s %s; the last good "
+       "checkpoint: %s",
+       (long long)t->state.step + 1, r->loss, r->gradient_norm, sequence,
+       parameter ? "parameter" : "gradient of",
+       parameter  ? parameter
+       : gradient ? gradient
+                  : "none",
+       checkpoint);
+}
+
+/* A step that is not finite ends the run, or is skipped where that can help. */
 static enum status not_finite(struct trainer *t, const struct step_report *r)
 {
-  const char *tensor = "none: the loss";
-  const struct parameter_set *g = &t->w.set[SET_GRADIENT];
-  for (int64_t i = 0; i < t->w.tensors.count; i++) {
-    const struct tensor_spec *spec = &t->w.tensors.tensor[i];
-    double norm;
-    TRY(gradient_norm(t, g->block + spec->offset, spec->count, &norm));
-    if (!isfinite(norm)) {
-      tensor = spec->name;
-      break;
+  const char *parameter;
+  TRY(first_not_finite(t, SET_PARAMETERS, &parameter));
+  if (!t->c->train.skip_nonfinite || parameter)
+    return stop_not_finite(t, r, parameter);
+  t->state.skipped++;
+  progress_log(&t->progress, "step %lld skipped: loss %g, gradient norm %g, sequence %lld",
+               (long long)t->state.step + 1, r->loss, r->gradient_norm, (long long)r->sequence);
+  return OK;
+}
+
+/* The first sequence of a batch whose loss or solve is not finite; -1: none. */
+static int64_t bad_sequence(const struct network_result *r, int64_t rows, int64_t length)
+{
+  int64_t per_row = r->forward.samples > rows ? length : 1;
+  bool bad_solve = r->forward.exits[FP_NOT_FINITE] + r->forward.exits[FP_DIVERGED] > 0;
+  for (int64_t s = 0; s < rows; s++) {
+    for (int64_t i = 0; i < length; i++)
+      if (!isfinite(r->losses[s * length + i]))
+        return s;
+    for (int64_t i = 0; bad_solve && i < per_row; i++) {
+      uint8_t e = r->forward.exit[s * per_row + i];
+      if (e == FP_NOT_FINITE || e == FP_DIVERGED)
+        return s;
     }
   }
-  FAIL(
-      ERR_NUMERIC,
-      "step %lld: loss %g, gradient norm %g (first gradient that is not finite: %s); the last good "
-      "checkpoint is %s/latest",
-      (long long)t->step + 1, r->loss, r->gradient_norm, tensor, t->o->directory);
+  return -1;
+}
+
+/* Marks a loss far above its running mean, and takes it into the mean. */
+static bool is_spike(struct trainer *t, double loss)
+{
+  struct trainer_state *s = &t->state;
+  int64_t seen = s->step - s->skipped; /* steps in the mean */
+  bool spike = seen >= MEAN_BEGINS && loss > s->loss_mean * t->c->train.spike_factor &&
+               loss > s->loss_mean + spike_height;
+  s->loss_mean += (loss - s->loss_mean) / (double)(seen < MEAN_STEPS ? seen + 1 : MEAN_STEPS);
+  return spike;
+}
+
+/* ---- one step ---- */
+
+/* Tokens of the step's longest sequences. */
+static int64_t length_of_step(const struct config *c, int64_t step)
+{
+  int64_t n = c->train.curriculum_steps, from = c->train.curriculum_length;
+  return step < n ? from + (c->data.length - from) * step / n : c->data.length;
+}
+
+/* Draws the step's sequences, (sequences,length), and their lengths; returns how many labels count.
+ */
+static int64_t draw_step(struct trainer *t, int64_t sequences, int64_t length)
+{
+  const struct config *c = t->c;
+  int64_t shortest = c->data.length_min ? c->data.length_min : length, labels = 0;
+  shortest = shortest < length ? shortest : length;
+  word_problem_batch(&t->problem, (uint64_t)c->seed, STREAM_TRAIN, (uint32_t)t->state.step, 0,
+                     sequences, length, t->tokens, t->labels);
+  for (int64_t s = 0; s < sequences; s++) {
+    uint32_t word[4];
+    philox((uint64_t)c->seed, STREAM_LENGTH, (uint32_t)t->state.step, (uint32_t)s, 0, word);
+    int64_t own = shortest + philox_below(word, (uint32_t)(length - shortest + 1));
+    for (int64_t i = own; i < length; i++) {
+      t->tokens[s * length + i] = 0;
+      t->labels[s * length + i] = IGNORED_LABEL;
+    }
+    t->lengths[s] = (int32_t)own;
+    labels += own;
+  }
+  return labels;
+}
+
+static void add_result(struct fp_result *sum, const struct fp_result *r)
+{
+  double samples = (double)(sum->samples + r->samples);
+  if (r->samples == 0)
+    return;
+  sum->mean_iterations =
+      (sum->mean_iterations * (double)sum->samples + r->mean_iterations * (double)r->samples) /
+      samples;
+  sum->samples += r->samples;
+  for (int i = 0; i < FP_EXITS; i++)
+    sum->exits[i] += r->exits[i];
+  if (!(r->worst_residual <= sum->worst_residual))
+    sum->worst_residual = r->worst_residual;
+}
+
+/* The gradient of the mean loss of all the step's batches. */
+static enum status learn(struct trainer *t, struct step_report *r)
+{
+  const struct config *c = t->c;
+  const struct backend *be = t->w.m.be;
+  int64_t rows = c->train.batch_size, length = length_of_step(c, t->state.step);
+  int64_t labels = draw_step(t, rows * c->train.accumulate, length), correct = 0;
+  bool unroll = t->state.step < c->train.unroll_steps;
+  network_set_length(&t->net, length);
+  be->fill(be->st, t->w.tensors.block, 0, t->w.set[SET_GRADIENT].block);
+  r->loss = 0;
+  for (int64_t k = 0; k < c->train.accumulate; k++) {
+    struct network_result result;
+    struct batch b = {.rows = rows, .labels_total = labels};
+    b.tokens = t->tokens + k * rows * length;
+    b.labels = t->labels + k * rows * length;
+    b.lengths = c->data.length_min ? t->lengths + k * rows : NULL;
+    TRY(network_learn(&t->net, &t->w.set[SET_PARAMETERS],
+                      unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
+                      &result));
+    int64_t bad = bad_sequence(&result, rows, length);
+    if (bad >= 0 && r->sequence < 0)
+      r->sequence = k * rows + bad;
+    r->loss += result.loss_sum;
+    correct += result.correct;
+    add_result(&r->forward, &result.forward);
+    add_result(&r->backward, &result.backward);
+  }
+  r->loss /= (double)labels;
+  r->accuracy = (double)correct / (double)labels;
+  t->state.tokens += labels;
+  return norm_of(t, t->w.set[SET_GRADIENT].block, t->w.tensors.block, &r->gradient_norm);
 }
 
 static void update(struct trainer *t, double lr, double norm)
@@ -181,7 +252,7 @@ static void update(struct trainer *t, double lr, double norm)
   double scale = c->clip > 0 && norm > c->clip ? c->clip / norm : 1;
   for (int64_t i = 0; i < t->w.tensors.count; i++) {
     const struct tensor_spec *s = &t->w.tensors.tensor[i];
-    be->adamw(be->st, s->count, t->step + 1, lr, c->betas[0], c->betas[1], c->eps,
+    be->adamw(be->st, s->count, t->state.step + 1, lr, c->betas[0], c->betas[1], c->eps,
               s->decay ? c->weight_decay : 0, scale, t->w.set[SET_GRADIENT].block + s->offset,
               t->w.set[SET_MOMENT1].block + s->offset, t->w.set[SET_MOMENT2].block + s->offset,
               t->w.set[SET_PARAMETERS].block + s->offset);
@@ -190,130 +261,182 @@ static void update(struct trainer *t, double lr, double norm)
 
 static enum status train_step(struct trainer *t, struct step_report *r)
 {
+  *r = (struct step_report){.sequence = -1, .lr = learning_rate(&t->c->train, t->state.step)};
+  TRY(learn(t, r));
+  bool adjoint = r->backward.exits[FP_NOT_FINITE] == 0;
+  r->finite = isfinite(r->loss) && isfinite(r->gradient_norm) && r->sequence < 0 && adjoint;
+  if (r->finite) {
+    r->spike = is_spike(t, r->loss);
+    update(t, r->lr, r->gradient_norm);
+  } else {
+    TRY(not_finite(t, r));
+  }
+  t->state.step++;
+  return OK;
+}
+
+/* ---- evaluating ---- */
+
+/* On the first sequences of the stream that `evaluate` uses, at the training length. */
+static enum status evaluate(struct trainer *t, struct step_report *r)
+{
   const struct config *c = t->c;
-  const struct backend *be = t->w.m.be;
-  struct network_result result;
-  bool unroll = t->step < c->train.unroll_steps;
-  struct batch batch = {c->train.batch_size, t->tokens, t->labels};
-  word_problem_batch(&t->problem, (uint64_t)c->seed, STREAM_TRAIN, (uint32_t)t->step, 0,
-                     c->train.batch_size, c->data.length, t->tokens, t->labels);
-  be->fill(be->st, t->w.tensors.block, 0, t->w.set[SET_GRADIENT].block);
-  TRY(network_learn(&t->net, &t->w.set[SET_PARAMETERS], unroll ? GRADIENT_UNROLL : c->deq.gradient,
-                    &batch, &t->w.set[SET_GRADIENT], &result));
-  double labels = result.labels ? (double)result.labels : 1;
-  r->loss = result.loss_sum / labels;
-  r->accuracy = (double)result.correct / labels;
-  r->forward = result.forward;
-  r->backward = result.backward;
-  r->lr = learning_rate(&c->train, t->step);
-  TRY(gradient_norm(t, t->w.set[SET_GRADIENT].block, t->w.tensors.block, &r->gradient_norm));
-  if (!isfinite(r->loss) || !isfinite(r->gradient_norm))
-    return not_finite(t, r);
-  update(t, r->lr, r->gradient_norm);
-  t->step++;
+  int64_t length = c->data.length, sequences = c->evaluate.sequences, labels = 0, correct = 0;
+  double loss = 0;
+  for (int64_t first = 0; first < sequences; first += t->evaluation.rows) {
+    struct network_result result = {0};
+    struct batch b = {.rows = sequences - first, .tokens = t->tokens, .labels = t->labels};
+    b.rows = b.rows < t->evaluation.rows ? b.rows : t->evaluation.rows;
+    word_problem_batch(&t->problem, (uint64_t)c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows,
+                       length, t->tokens, t->labels);
+    TRY(network_evaluate(&t->evaluation, &t->w.set[SET_PARAMETERS], &c->deq.evaluate, &b, &result));
+    loss += result.loss_sum;
+    labels += result.labels;
+    correct += result.correct;
+  }
+  r->evaluated = true;
+  r->eval_loss = loss / (double)labels;
+  r->eval_accuracy = (double)correct / (double)labels;
   return OK;
 }
 
 /* ---- saying what happens ---- */
 
-static void log_solve(struct metrics *m, const char *name, const struct fp_result *r)
+static void log_number(struct trainer *t, const char *key, double value)
+{
+  metrics_double(&t->metrics, key, value);
+  if (t->tensorboard.out)
+    tensorboard_scalar(&t->tensorboard, key, value);
+}
+
+static void log_solve(struct trainer *t, const char *name, const struct fp_result *r)
 {
   char key[64];
   if (r->samples == 0)
     return;
   (void)snprintf(key, sizeof key, "%s_iterations", name);
-  metrics_double(m, key, r->mean_iterations);
+  log_number(t, key, r->mean_iterations);
   (void)snprintf(key, sizeof key, "%s_residual", name);
-  metrics_double(m, key, r->worst_residual);
+  log_number(t, key, r->worst_residual);
   (void)snprintf(key, sizeof key, "%s_converged", name);
-  metrics_double(m, key, (double)r->exits[FP_CONVERGED] / (double)r->samples);
+  log_number(t, key, (double)r->exits[FP_CONVERGED] / (double)r->samples);
+}
+
+static enum status write_metrics(struct trainer *t, const struct step_report *r, double speed)
+{
+  const struct train_config *c = &t->c->train;
+  metrics_begin(&t->metrics);
+  if (t->tensorboard.out)
+    tensorboard_begin(&t->tensorboard, t->state.step);
+  metrics_int(&t->metrics, "step", t->state.step);
+  metrics_int(&t->metrics, "tokens", t->state.tokens);
+  log_number(t, "loss", r->loss);
+  log_number(t, "accuracy", r->accuracy);
+  log_number(t, "lr", r->lr);
+  log_number(t, "grad_norm", r->gradient_norm);
+  if (c->log_timing)
+    log_number(t, "tokens_per_second", speed);
+  log_solve(t, "forward", &r->forward);
+  log_solve(t, "backward", &r->backward);
+  if (r->spike)
+    metrics_bool(&t->metrics, "spike", true);
+  if (c->skip_nonfinite)
+    metrics_int(&t->metrics, "skipped", t->state.skipped);
+  if (r->evaluated) {
+    log_number(t, "eval_loss", r->eval_loss);
+    log_number(t, "eval_accuracy", r->eval_accuracy);
+  }
+  TRY(metrics_end(&t->metrics));
+  return t->tensorboard.out ? tensorboard_end(&t->tensorboard) : OK;
+}
+
+static void show_progress(struct trainer *t, const struct step_report *r, double speed)
+{
+  const struct config *c = t->c;
+  char speed_text[FORMAT_SIZE], left[FORMAT_SIZE], solve[64] = "", evaluated[64] = "";
+  double per_step = (double)(c->train.batch_size * c->train.accumulate * c->data.length);
+  double remaining = speed > 0 ? (double)(c->train.steps - t->state.step) * per_step / speed : -1;
+  int64_t tenth = t->state.step * 10 / c->train.steps;
+  bool plain = tenth != t->shown && !t->progress.terminal;
+  if (r->forward.samples)
+    (void)snprintf(solve, sizeof solve, "  iterations %.1f  residual %.1e",
+                   r->forward.mean_iterations, r->forward.worst_residual);
+  if (r->evaluated)
+    (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
+                   r->eval_loss, r->eval_accuracy);
+  t->shown = tenth;
+  void (*say)(struct progress *, const char *, ...) __attribute__((format(printf, 2, 3))) =
+      plain || r->evaluated || t->state.step == c->train.steps ? progress_log : progress_show;
+  say(&t->progress, "%s  step %lld/%lld  loss %.4f  accuracy %.3f%s  %s tokens/s%s  %s left",
+      c->name, (long long)t->state.step, (long long)c->train.steps, r->loss, r->accuracy, evaluated,
+      format_count(speed, speed_text), solve, format_duration(remaining, left));
 }
 
 static enum status report(struct trainer *t, const struct step_report *r)
 {
-  const struct config *c = t->c;
-  double per_step = (double)(c->train.batch_size * c->data.length);
-  double tokens = (double)t->step * per_step, elapsed = monotonic_seconds() - t->began;
-  double speed = elapsed > 0 ? (tokens - t->began_tokens) / elapsed : 0;
-  bool last = t->step == c->train.steps;
-  char speed_text[FORMAT_SIZE], left[FORMAT_SIZE], solve[64] = "";
-  if (t->step % c->train.log_every == 0 || last) {
-    metrics_begin(&t->metrics);
-    metrics_int(&t->metrics, "step", t->step);
-    metrics_int(&t->metrics, "tokens", (int64_t)tokens);
-    metrics_double(&t->metrics, "loss", r->loss);
-    metrics_double(&t->metrics, "accuracy", r->accuracy);
-    metrics_double(&t->metrics, "lr", r->lr);
-    metrics_double(&t->metrics, "grad_norm", r->gradient_norm);
-    metrics_double(&t->metrics, "tokens_per_second", speed);
-    log_solve(&t->metrics, "forward", &r->forward);
-    log_solve(&t->metrics, "backward", &r->backward);
-    TRY(metrics_end(&t->metrics));
-  }
-  if (r->forward.samples)
-    (void)snprintf(solve, sizeof solve, "  iterations %.1f  residual %.1e",
-                   r->forward.mean_iterations, r->forward.worst_residual);
-  double remaining = speed > 0 ? (double)(c->train.steps - t->step) * per_step / speed : -1;
-  bool plain = t->step * 10 / c->train.steps != t->shown && !t->progress.terminal;
-  t->shown = t->step * 10 / c->train.steps;
-  void (*say)(struct progress *, const char *, ...) __attribute__((format(printf, 2, 3))) =
-      plain || last ? progress_log : progress_show;
-  say(&t->progress, "%s  step %lld/%lld  loss %.4f  accuracy %.3f  %s tokens/s%s  %s left", c->name,
-      (long long)t->step, (long long)c->train.steps, r->loss, r->accuracy,
-      format_count(speed, speed_text), solve, format_duration(remaining, left));
+  const struct train_config *c = &t->c->train;
+  double elapsed = monotonic_seconds() - t->began;
+  double speed = elapsed > 0 ? ((double)t->state.tokens - t->began_tokens) / elapsed : 0;
+  if (t->state.step % c->log_every == 0 || t->state.step == c->steps || r->evaluated || r->spike ||
+      !r->finite)
+    TRY(write_metrics(t, r, speed));
+  show_progress(t, r, speed);
   return OK;
 }
 
 /* ---- the run ---- */
 
-static enum status prepare_directory(const struct config *c, const struct train_options *o)
-{
-  char config[2 * CONFIG_PATH], path[2 * CONFIG_PATH];
-  TRY(path_join(config, sizeof config, o->directory, "config.yaml"));
-  bool exists = path_exists(config);
-  if (exists && !o->resume && !o->overwrite)
-    FAIL(ERR_USAGE, "%s: this run exists; go on with --resume %s, or replace it with --overwrite",
-         o->directory, o->directory);
-  if (exists && o->overwrite && !o->resume)
-    TRY(directory_remove(o->directory));
-  TRY(path_join(path, sizeof path, o->directory, "checkpoints"));
-  TRY(directory_make(path));
-  TRY(path_join(path, sizeof path, o->directory, "figures"));
-  TRY(directory_make(path));
-  return write_config(c, o->directory);
-}
-
 static enum status begin_or_resume(struct trainer *t)
 {
-  char latest[2 * CONFIG_PATH], metrics[2 * CONFIG_PATH];
+  char latest[RUN_PATH], metrics[RUN_PATH];
+  struct trainer_state *s = &t->state;
   TRY(path_join(latest, sizeof latest, t->o->directory, "latest"));
   TRY(path_join(metrics, sizeof metrics, t->o->directory, "metrics.jsonl"));
   if (t->o->resume && path_is_directory(latest)) {
-    TRY(read_checkpoint(t, latest));
-    progress_log(&t->progress, "going on from %s, step %lld", latest, (long long)t->step);
+    TRY(checkpoint_read(latest, &t->w, s));
+    TRY(checkpoints_prune(t->o->directory, s->step, t->c->train.keep, s->best_step));
+    progress_log(&t->progress, "going on from %s, step %lld", latest, (long long)s->step);
   } else {
     TRY(weights_initialise(&t->w, (uint64_t)t->c->seed));
   }
-  TRY(metrics_truncate_after(metrics, t->step));
-  return metrics_open(metrics, &t->metrics);
+  TRY(metrics_truncate_after(metrics, s->step));
+  TRY(metrics_open(metrics, &t->metrics));
+  return t->c->train.tensorboard ? tensorboard_open(t->o->directory, s->step, &t->tensorboard) : OK;
+}
+
+static int64_t evaluated_rows(const struct config *c)
+{
+  int64_t rows = EVALUATED_TOKENS / c->data.length, sequences = c->evaluate.sequences;
+  return rows < 1 ? 1 : rows < sequences ? rows : sequences;
 }
 
 static enum status open_trainer(struct trainer *t, const struct backend *be,
                                 const struct solver_port *solver)
 {
   const struct config *c = t->c;
-  int64_t M = c->train.batch_size * c->data.length;
+  int64_t sequences = c->train.batch_size * c->train.accumulate, rows = evaluated_rows(c);
+  int64_t M = (sequences > rows ? sequences : rows) * c->data.length;
   void *square;
   t->progress = progress_to(stderr);
   TRY(word_problem_init(&c->data, &t->problem));
-  TRY(weights_open(&c->model, be, SETS, &t->w));
+  TRY(weights_open(&c->model, be, TRAINER_SETS, &t->w));
   TRY(network_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, true, &t->net));
-  TRY(arena_init(&t->host, (size_t)M * 2 * sizeof(int32_t) + 256));
+  if (c->train.evaluate_every)
+    TRY(network_open(&t->w.m, &c->deq, solver, rows, c->data.length, false, &t->evaluation));
+  TRY(arena_init(&t->host, ((size_t)M * 2 + (size_t)sequences) * sizeof(int32_t) + 256));
   TRY(CARVE(&t->host, M, &t->tokens));
   TRY(CARVE(&t->host, M, &t->labels));
+  TRY(CARVE(&t->host, sequences, &t->lengths));
   TRY(be->memory_alloc(sizeof(double), &square));
   t->square = square;
   return OK;
+}
+
+static enum status close_logs(struct trainer *t)
+{
+  enum status metrics = metrics_close(&t->metrics);
+  enum status events = tensorboard_close(&t->tensorboard);
+  return metrics == OK ? events : metrics;
 }
 
 static void close_trainer(struct trainer *t)
@@ -323,32 +446,53 @@ static void close_trainer(struct trainer *t)
   arena_free(&t->host);
   if (t->net.m)
     network_close(&t->net);
+  if (t->evaluation.m)
+    network_close(&t->evaluation);
   if (t->w.m.be)
     weights_close(&t->w);
   word_problem_free(&t->problem);
 }
 
+static enum status save(struct trainer *t, int64_t *saved)
+{
+  TRY(metrics_flush(&t->metrics));
+  TRY(checkpoint_write(t->c, &t->w, &t->state, t->o->directory));
+  *saved = t->state.step;
+  return OK;
+}
+
+static enum status one_step(struct trainer *t, int64_t *saved)
+{
+  const struct train_config *c = &t->c->train;
+  struct step_report r;
+  TRY(train_step(t, &r));
+  if (c->evaluate_every && (t->state.step % c->evaluate_every == 0 || t->state.step == c->steps))
+    TRY(evaluate(t, &r));
+  TRY(report(t, &r));
+  bool best = r.evaluated && (t->state.best_step == 0 || r.eval_loss < t->state.best_loss);
+  if (best) {
+    t->state.best_step = t->state.step;
+    t->state.best_loss = r.eval_loss;
+  }
+  if (best || (c->checkpoint_every > 0 && t->state.step % c->checkpoint_every == 0))
+    TRY(save(t, saved));
+  return OK;
+}
+
 static enum status loop(struct trainer *t)
 {
   const struct train_config *c = &t->c->train;
-  int64_t saved = t->step > 0 ? t->step : -1;
-  struct step_report r = {0};
+  int64_t saved = t->state.step > 0 ? t->state.step : -1;
   t->began = monotonic_seconds();
-  t->began_tokens = (double)(t->step * c->batch_size * t->c->data.length);
-  t->shown = c->steps ? t->step * 10 / c->steps : 0;
-  while (t->step < c->steps && !interrupted()) {
-    TRY(train_step(t, &r));
-    TRY(report(t, &r));
-    if (c->checkpoint_every > 0 && t->step % c->checkpoint_every == 0) {
-      TRY(write_checkpoint(t));
-      saved = t->step;
-    }
-  }
-  if (saved != t->step)
-    TRY(write_checkpoint(t));
-  if (t->step < c->steps)
+  t->began_tokens = (double)t->state.tokens;
+  t->shown = c->steps ? t->state.step * 10 / c->steps : 0;
+  while (t->state.step < c->steps && !interrupted())
+    TRY(one_step(t, &saved));
+  if (saved != t->state.step)
+    TRY(save(t, &saved));
+  if (t->state.step < c->steps)
     FAIL(ERR_INTERRUPTED, "stopped at step %lld, checkpoint written; go on with: train --resume %s",
-         (long long)t->step, t->o->directory);
+         (long long)t->state.step, t->o->directory);
   return OK;
 }
 
@@ -358,17 +502,18 @@ enum status NAME(train)(const struct config *c, const struct backend *be,
   struct trainer t = {.c = c, .o = o, .metrics = {.fd = -1}};
   enum status s = open_trainer(&t, be, solver);
   if (s == OK)
-    s = prepare_directory(c, o);
+    s = run_directory_prepare(c, o);
   if (s == OK)
     s = begin_or_resume(&t);
   if (s == OK)
     s = loop(&t);
   progress_clear(&t.progress);
-  if (t.metrics.fd >= 0) {
-    enum status closed = metrics_close(&t.metrics);
-    s = s == OK ? closed : s;
-  }
+  char first[1024]; /* what went wrong first is what is reported */
+  (void)snprintf(first, sizeof first, "%s", s == OK ? "" : last_error());
+  enum status closed = close_logs(&t);
   close_trainer(&t);
-  return s;
+  if (s == OK)
+    return closed;
+  FAIL(s, "%s", first);
 }
 #endif

@@ -86,7 +86,7 @@ void PROBE_(learn)(struct probe *p, enum gradient_kind g, const int32_t *tokens,
                    const int32_t *labels, struct probe_result *r)
 {
   struct network_result n;
-  struct batch b = {p->net.rows, tokens, labels};
+  struct batch b = {.rows = p->net.rows, .tokens = tokens, .labels = labels};
   int64_t block = p->w.tensors.block;
   memset(p->w.set[1].block, 0, (size_t)block * sizeof(real));
   check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n));
@@ -98,7 +98,7 @@ void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
                       const int32_t *tokens, struct probe_result *r)
 {
   struct network_result n = {.forward = r->forward};
-  struct batch b = {rows, tokens, NULL};
+  struct batch b = {.rows = rows, .tokens = tokens};
   int64_t M = rows * p->net.length;
   check_ok(network_evaluate(&p->net, &p->w.set[0], o, &b, &n));
   copy_out(M * p->w.m.dims.D, p->net.z[0], r->z);

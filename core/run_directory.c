@@ -1,0 +1,189 @@
+/* run_directory.c: see run_directory.h. */
+#include "core/run_directory.h"
+#include "core/files.h"
+#include <dirent.h>
+#include <stdlib.h>
+
+enum status config_write_file(const struct config *c, const char *directory)
+{
+  char path[RUN_PATH];
+  struct file_writer f;
+  TRY(path_join(path, sizeof path, directory, "config.yaml"));
+  TRY(file_begin(path, &f));
+  enum status s = config_write(c, f.out);
+  if (s != OK) {
+    file_abandon(&f);
+    return s;
+  }
+  return file_commit(&f);
+}
+
+/* ---- which directories are runs ---- */
+
+/* Does it hold anything that a run which was killed at its beginning does not? */
+static enum status holds_others(const char *path, bool *others)
+{
+  static const char *const own[] = {".", "..", "config.yaml.tmp", "checkpoints", "figures"};
+  DIR *d = opendir(path);
+  *others = false;
+  if (!d)
+    FAIL_IO(path, "read");
+  for (const struct dirent *e; (e = readdir(d));) {
+    bool known = false;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++)
+      known = known || !strcmp(e->d_name, own[i]);
+    *others = *others || !known;
+  }
+  (void)closedir(d);
+  return OK;
+}
+
+/* Under another name first: what is left when this is interrupted is never taken for a run. */
+static enum status remove_run(const char *path)
+{
+  char old[RUN_PATH];
+  int n = snprintf(old, sizeof old, "%s.removing", path);
+  if (n < 0 || (size_t)n >= sizeof old)
+    FAIL(ERR_USAGE, "%s: the path is too long", path);
+  TRY(directory_remove(old));
+  TRY(path_rename(path, old));
+  return directory_remove(old);
+}
+
+static enum status make_room(const struct train_options *o)
+{
+  char config[RUN_PATH], checkpoints[RUN_PATH];
+  bool others;
+  TRY(path_join(config, sizeof config, o->directory, "config.yaml"));
+  TRY(path_join(checkpoints, sizeof checkpoints, o->directory, "checkpoints"));
+  if (!path_is_directory(o->directory) || o->resume)
+    return OK;
+  if (path_exists(config) && path_is_directory(checkpoints)) {
+    if (!o->overwrite)
+      FAIL(ERR_USAGE, "%s: this run exists; go on with --resume %s, or replace it with --overwrite",
+           o->directory, o->directory);
+    return remove_run(o->directory);
+  }
+  TRY(holds_others(o->directory, &others));
+  if (others)
+    FAIL(
+        ERR_USAGE,
+        "%s: holds files and is not a run; choose another name or runs_dir (or remove it yourself)",
+        o->directory);
+  return OK;
+}
+
+enum status run_directory_prepare(const struct config *c, const struct train_options *o)
+{
+  char path[RUN_PATH];
+  TRY(make_room(o));
+  TRY(path_join(path, sizeof path, o->directory, "checkpoints"));
+  TRY(directory_make(path));
+  TRY(path_join(path, sizeof path, o->directory, "figures"));
+  TRY(directory_make(path));
+  return config_write_file(c, o->directory);
+}
+
+/* ---- checkpoints ---- */
+
+void checkpoint_name(int64_t step, char out[64])
+{
+  (void)snprintf(out, 64, "checkpoints/step-%08lld", (long long)step);
+}
+
+enum status checkpoint_begin(const char *run, char *out)
+{
+  TRY(path_join(out, RUN_PATH, run, "checkpoints/writing"));
+  TRY(directory_remove(out));
+  return directory_make(out);
+}
+
+enum status checkpoint_commit(const char *run, int64_t step)
+{
+  char name[64], from[RUN_PATH], to[RUN_PATH], link[RUN_PATH];
+  checkpoint_name(step, name);
+  TRY(path_join(from, sizeof from, run, "checkpoints/writing"));
+  TRY(path_join(to, sizeof to, run, name));
+  TRY(path_join(link, sizeof link, run, "latest"));
+  TRY(directory_flush(from));
+  TRY(path_rename(from, to));
+  return link_replace(name, link);
+}
+
+static int descending(const void *a, const void *b)
+{
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x < y) - (x > y);
+}
+
+/* The steps of all checkpoints, newest first; *steps is the caller's to free. */
+static enum status list_checkpoints(const char *path, int64_t **steps, size_t *count)
+{
+  size_t room = 0;
+  DIR *d = opendir(path);
+  *steps = NULL;
+  *count = 0;
+  if (!d)
+    FAIL_IO(path, "read");
+  for (const struct dirent *e; (e = readdir(d));) {
+    char *end;
+    if (strncmp(e->d_name, "step-", 5) != 0 || e->d_name[5] < '0' || e->d_name[5] > '9')
+      continue;
+    int64_t step = strtoll(e->d_name + 5, &end, 10);
+    if (*end)
+      continue;
+    if (*count == room) {
+      room = room ? 2 * room : 16;
+      int64_t *larger = realloc(*steps, room * sizeof **steps);
+      if (!larger) {
+        (void)closedir(d);
+        FAIL(ERR_MEMORY, "%s: out of memory", path);
+      }
+      *steps = larger;
+    }
+    (*steps)[(*count)++] = step;
+  }
+  (void)closedir(d);
+  if (*count)
+    qsort(*steps, *count, sizeof **steps, descending);
+  return OK;
+}
+
+static enum status remove_checkpoint(const char *run, int64_t step)
+{
+  char name[64], path[RUN_PATH], away[RUN_PATH];
+  checkpoint_name(step, name);
+  TRY(path_join(path, sizeof path, run, name));
+  TRY(path_join(away, sizeof away, run, "checkpoints/removing"));
+  TRY(directory_remove(away));
+  TRY(path_rename(path, away));
+  return directory_remove(away);
+}
+
+static enum status point_to_best(const char *run, int64_t best)
+{
+  char name[64], path[RUN_PATH], link[RUN_PATH];
+  checkpoint_name(best, name);
+  TRY(path_join(path, sizeof path, run, name));
+  TRY(path_join(link, sizeof link, run, "best"));
+  return path_is_directory(path) ? link_replace(name, link) : OK;
+}
+
+enum status checkpoints_prune(const char *run, int64_t step, int64_t keep, int64_t best)
+{
+  char path[RUN_PATH];
+  int64_t *steps, kept = 0;
+  size_t count;
+  if (best > 0)
+    TRY(point_to_best(run, best));
+  TRY(path_join(path, sizeof path, run, "checkpoints"));
+  enum status s = list_checkpoints(path, &steps, &count);
+  for (size_t i = 0; s == OK && i < count; i++) {
+    bool newest = steps[i] <= step && (keep == 0 || kept < keep);
+    kept += newest;
+    if (!newest && (steps[i] > step || steps[i] != best))
+      s = remove_checkpoint(run, steps[i]);
+  }
+  free(steps);
+  return s;
+}

@@ -1,0 +1,24 @@
+/* run_directory.h: a run on disk: config.yaml, metrics.jsonl, checkpoints/step-XXXXXXXX/, and the
+ * links `latest` and `best` to two of them.  Whatever moment a run is killed at, `latest` points to
+ * a whole checkpoint or does not exist. */
+#ifndef CORE_RUN_DIRECTORY_H
+#define CORE_RUN_DIRECTORY_H
+#include "core/run.h"
+
+enum { RUN_PATH = 2 * CONFIG_PATH };
+
+/* Makes the directory of a run and writes its config.yaml.  ERR_USAGE: a run exists and is neither
+ * resumed nor overwritten, or what is there is no run. */
+MUST_USE enum status run_directory_prepare(const struct config *c, const struct train_options *o);
+MUST_USE enum status config_write_file(const struct config *c, const char *directory);
+
+/* "checkpoints/step-00000300" */
+void checkpoint_name(int64_t step, char out[64]);
+/* An empty directory to write a checkpoint into; path in `out` (RUN_PATH). */
+MUST_USE enum status checkpoint_begin(const char *run, char *out);
+/* What checkpoint_begin made becomes the checkpoint of `step`, and then `latest`. */
+MUST_USE enum status checkpoint_commit(const char *run, int64_t step);
+/* Removes checkpoints later than `step`, and of the others all but the `keep` newest (0: none) and
+ * that of `best`, to which the link of that name is pointed (0: there is none). */
+MUST_USE enum status checkpoints_prune(const char *run, int64_t step, int64_t keep, int64_t best);
+#endif
