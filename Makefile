@@ -41,9 +41,9 @@ CFLAGS_ALL := $(LANGUAGE) $(OPTIMISE) -g1 -fopenmp -ffp-contract=off \
 LDLIBS_ALL := -lyaml -ljansson $(BLAS_LIBS) -lm -ldl $(LDLIBS)
 LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
 
-# core/ files that know a precision; the rest of core/ is compiled once
-NUMERIC_CORE := $(wildcard $(addprefix core/,mamba2.c model.c implicit.c network.c dry.c weights.c \
-                  training.c evaluation.c gradient.c checkpoint.c jacobian.c))
+# core/ files that know a precision include a header that makes names by it; the rest is compiled once
+NUMERIC_HEADERS := $(shell grep -lw NAME core/*.h)
+NUMERIC_CORE := $(shell grep -lF $(NUMERIC_HEADERS:%=-e '"%"') core/*.c)
 PLAIN_CORE := $(filter-out $(NUMERIC_CORE),$(wildcard core/*.c))
 PLAIN_KERNELS := $(wildcard $(addprefix kernels/,backends.c blas.c))
 KERNELS := $(filter-out $(PLAIN_KERNELS) %_cuda.c,$(wildcard kernels/*.c))
