@@ -116,7 +116,7 @@ link = @mkdir -p $(@D) && echo "  link $@" && $(CC) $(LDFLAGS_ALL) -o $@ $(filte
 $(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(call obj,plain,$(SHARED_EXPERIMENTS)) \
              $(BUILD)/libdeqmamba.a
 	$(link) $(LDLIBS_ALL)
-$(BUILD)/jacobian_check: $(BUILD)/libdeqmamba_complex.a
+$(BUILD)/jacobian_check $(BUILD)/bench: $(BUILD)/libdeqmamba_complex.a
 $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
           $(call obj,plain,$(SHARED_EXPERIMENTS)) $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
 	$(link) -lcmocka $(LDLIBS_ALL)
