@@ -13,7 +13,7 @@ enum status config_write_file(const struct config *c, const char *directory)
   enum status s = config_write(c, f.out);
   if (s != OK) {
     file_abandon(&f);
-    return s;
+    return fail_within(s, "%s", path);
   }
   return file_commit(&f);
 }

@@ -6,9 +6,11 @@
 #include "core/files.h"
 #include "core/metrics.h"
 #include "core/safetensors.h"
-#include "tests/scratch.h"
+#include "experiments/program.h"
+#include "tests/spawn.h"
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -56,7 +58,12 @@ ssize_t write(int fd, const void *data, size_t n)
   return trips("write") ? -1 : syscall(SYS_write, fd, data, n);
 }
 int ftruncate(int fd, off_t n) { FAULTY("ftruncate", syscall(SYS_ftruncate, fd, n)); }
-int fflush(FILE *f) { FAULTY("fflush", fflush_unlocked(f)); }
+int fflush(FILE *f)
+{
+  if (f == stderr) /* nothing depends on the progress line */
+    return fflush_unlocked(f);
+  FAULTY("fflush", fflush_unlocked(f));
+}
 
 size_t fwrite(const void *restrict data, size_t size, size_t n, FILE *restrict f)
 {
@@ -287,11 +294,111 @@ static void metrics_files(void **state)
   assert_int_equal(each_fault(put_metrics, truncate_metrics, metrics_are_truncated), 6);
 }
 
+/* ---- training ---- */
+
+static const char recipe[] =
+    "name: run\ndevice: cpu\n"
+    "model: {kind: implicit, d_model: 4, mamba2: {d_state: 2, expand: 2, headdim: 4}}\n"
+    "data: {task: word_problem, group: Z2, length: 4}\n"
+    "train: {steps: 1, unroll_steps: 10, batch_size: 2, log_every: 1, checkpoint_every: 1, keep: "
+    "1,\n"
+    "  evaluate_every: 1}\n"
+    "evaluate: {sequences: 2}\n";
+
+static enum status train_to(int64_t steps, bool resume)
+{
+  struct config c;
+  struct runtime rt;
+  char directory[512];
+  struct train_options o = {.directory = directory, .resume = resume, .overwrite = !resume};
+  (void)snprintf(directory, sizeof directory, "%s", scratch("run"));
+  TRY(config_parse("recipe", recipe, sizeof recipe - 1, &c));
+  TRY(config_resolve(&c));
+  c.train.steps = steps;
+  TRY(runtime_open(&c, &rt));
+  return train_run(&c, &rt, &o);
+}
+
+static void train_one_step(void)
+{
+  check_ok(directory_remove(scratch("run")));
+  check_ok(train_to(1, false));
+}
+
+static enum status train_second_step(void) { return train_to(2, true); }
+
+/* The last checkpoint is that of the first step or of the second, loads, and goes on. */
+static void run_is_whole(bool done)
+{
+  char target[64] = {0};
+  assert_true(readlink(scratch("run/latest"), target, sizeof target - 1) > 0);
+  bool second = !strcmp(target, "checkpoints/step-00000002");
+  assert_true(second || (!done && !strcmp(target, "checkpoints/step-00000001")));
+  check_ok(train_to(3, true));
+  assert_int_equal(readlink(scratch("run/latest"), target, sizeof target - 1), 25);
+  assert_string_equal(target, "checkpoints/step-00000003");
+}
+
+static void training(void **state)
+{
+  (void)state;
+  int faults = each_fault(train_one_step, train_second_step, run_is_whole);
+  print_message("%d calls failed\n", faults);
+  assert_true(faults > 50);
+}
+
+/* A full disk, as the program's user sees it. */
+static void training_on_a_full_disk(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char runs[512];
+  (void)snprintf(runs, sizeof runs, "runs_dir=%s", scratch(""));
+  scratch_put("run.yaml", recipe, sizeof recipe - 1);
+  SPAWN(&r, "train", scratch("run.yaml"), runs);
+  check_spawned(&r, 0, "1 steps done");
+  for (long limit = 64; limit <= 4096; limit *= 2) { /* config, metrics, model, optimizer */
+    limit_file_size(limit);
+    SPAWN(&r, "train", "--resume", scratch("run"), "train.steps=2");
+    limit_file_size(-1);
+    if (r.status != 3) { /* what was written of the log is cut off, too */
+      print_error("limit %ld: ended with %d\n", limit, r.status);
+      fail();
+    }
+    SPAWN(&r, "evaluate", scratch("run"), "evaluate.sequences=1");
+    check_spawned(&r, 0, "sequential");
+  }
+  SPAWN(&r, "train", "--resume", scratch("run"), "train.steps=2");
+  check_spawned(&r, 0, "2 steps done");
+}
+
+static void training_below_a_file(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char runs[512];
+  scratch_put("file", "", 0);
+  scratch_put("run.yaml", recipe, sizeof recipe - 1);
+  (void)snprintf(runs, sizeof runs, "runs_dir=%s/below", scratch("file"));
+  SPAWN(&r, "train", scratch("run.yaml"), runs);
+  check_spawned(&r, 3, "/file");
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      TEST(files), TEST(directories),       TEST(directories_without_exchange),
-      TEST(links), TEST(safetensors_files), TEST(metrics_files),
+      TEST(files),
+      TEST(directories),
+      TEST(directories_without_exchange),
+      TEST(links),
+      TEST(safetensors_files),
+      TEST(metrics_files),
+      TEST(training),
+      TEST(training_on_a_full_disk),
+      TEST(training_below_a_file),
   };
+  omp_set_num_threads(1);
+  if (!access("/dev/shm", W_OK)) /* flushes take no time there */
+    (void)setenv("TMPDIR", "/dev/shm", 0);
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
