@@ -10,8 +10,8 @@
 #include "core/philox.h"
 
 struct word_problem {
-  int32_t group, monoid;       /* orders; the vocabulary is group * monoid */
-  int32_t *group_table;        /* (group,group): [x * group + y] = x y; owned */
+  int32_t group, monoid; /* orders; the vocabulary is group * monoid */
+  int32_t *group_table;  /* (group,group): [x * group + y] = x y; owned */
   int32_t monoid_table[16];
   enum monoid_kind kind;
   double identity_probability;
@@ -22,8 +22,8 @@ MUST_USE enum status word_problem_init(const struct data_config *c, struct word_
 void word_problem_free(struct word_problem *w);
 int64_t word_problem_vocabulary(const struct word_problem *w);
 
-/* tokens, targets (sequences, length) for sequences first..first+sequences-1 of a step; Philox key =
- * seed, counter (stream, step, sequence, position).  Any step can be replayed. */
+/* tokens, targets (sequences, length) for sequences first..first+sequences-1 of a step; Philox key
+ * = seed, counter (stream, step, sequence, position).  Any step can be replayed. */
 void word_problem_batch(const struct word_problem *w, uint64_t seed, enum philox_stream stream,
                         uint32_t step, uint32_t first, int64_t sequences, int64_t length,
                         int32_t *tokens, int32_t *targets);
