@@ -202,6 +202,10 @@ static void check_linear(const struct backend *be, int64_t M, int64_t K, int64_t
   multiply(N, K, M, y, 1, N, x, K, 1, want_Wb);
   check_reals(M * K, xb, want_xb, tol, "linear xb");
   check_reals(N * K, Wb, want_Wb, tol, "linear Wb");
+  be->linear_fwd(be->st, M, K, N, x, W, NULL, 3, y); /* 3 (x W' + b) + x W' */
+  for (int64_t i = 0; i < M * N; i++)
+    want[i] = 4 * want[i] - value(2, i % N);
+  check_reals(M * N, y, want, tol, "linear with beta");
   free(x), free(W), free(b), free(y), free(xb), free(Wb), free(want), free(want_xb), free(want_Wb);
 }
 
@@ -219,6 +223,100 @@ void linear_matches(const void *be)
   check_linear(be, 300, 20, 129);
   check_linear(be, 1030, 8, 129);
   check_linear(be, 4100, 13, 11);
+}
+
+/* The gate, the norm and the weights in the order asked for; z is columns 2.. of a wider matrix. */
+static void check_gated(const struct backend *be, struct gated_rmsnorm_shape d)
+{
+  real *y = reals(d.rows * d.E, 0), *z = reals(d.rows * d.ldz, 1), *w = reals(d.E, 2);
+  real *r = items(d.rows * d.G, sizeof *r), *out = items(d.rows * d.E, sizeof *out);
+  double *want = items(d.rows * d.E, sizeof *want);
+  int64_t K = d.E / d.G;
+  for (int64_t i = 0; i < d.rows * d.G; i++) {
+    int64_t row = i / d.G, first = i % d.G * K;
+    double squares = 0;
+    for (int pass = 0; pass < 2; pass++)
+      for (int64_t j = first; j < first + K; j++) {
+        double yj = value(0, row * d.E + j), zj = value(1, row * d.ldz + 2 + j);
+        double gate = zj / (1 + exp(-zj)), p = d.norm_before_gate ? yj : yj * gate;
+        if (pass == 0)
+          squares += p * p;
+        else
+          want[row * d.E + j] =
+              value(2, j) * p / sqrt(squares / (double)K + 1e-5) * (d.norm_before_gate ? gate : 1);
+      }
+  }
+  be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y, z + 2, w, r, out);
+  check_reals(d.rows * d.E, out, want, TOLERANCE, "gated_rmsnorm");
+  free(y), free(z), free(w), free(r), free(out), free(want);
+}
+
+#define norms_match NAME(norms_match)
+void norms_match(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 5, D = 129 };
+  real *x = reals(M * D, 0), *w = reals(D, 1), r[M], *y = items(M * D, sizeof *y);
+  double want[M * D];
+  for (int m = 0; m < M; m++) {
+    double squares = 0;
+    for (int j = 0; j < D; j++)
+      squares += value(0, m * D + j) * value(0, m * D + j);
+    for (int j = 0; j < D; j++)
+      want[m * D + j] = value(1, j) * value(0, m * D + j) / sqrt(squares / D + 1e-5);
+  }
+  be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x, w, r, y);
+  check_reals(M * D, y, want, TOLERANCE, "rmsnorm");
+  free(x), free(w), free(y);
+  for (int norm_first = 0; norm_first < 2; norm_first++) {
+    check_gated(be, (struct gated_rmsnorm_shape){3, 128, 1, 292, norm_first});
+    check_gated(be, (struct gated_rmsnorm_shape){7, 14, 2, 16, norm_first});
+  }
+}
+
+#define residual_matches NAME(residual_matches)
+void residual_matches(const void *table)
+{
+  const struct backend *be = table;
+  enum { B = 2, T = 3, D = 7, ROWS = 4 };
+  const int32_t row[B] = {3, 1};
+  real *x = reals(B * T * D, 0), *out = reals(B * T * D, 1), *mask = reals(ROWS * D, 2),
+       y[B * T * D];
+  double plain[B * T * D], masked[B * T * D], mapped[B * T * D];
+  for (int i = 0; i < B * T * D; i++) {
+    int b = i / (T * D), j = i % D;
+    plain[i] = value(0, i) + value(1, i);
+    masked[i] = value(0, i) + value(1, i) * value(2, b * D + j);
+    mapped[i] = value(0, i) + value(1, i) * value(2, row[b] * D + j);
+  }
+  be->residual_fwd(be->st, B, T, D, x, out, NULL, NULL, y);
+  check_reals(B * T * D, y, plain, TOLERANCE, "residual");
+  be->residual_fwd(be->st, B, T, D, x, out, NULL, mask, y);
+  check_reals(B * T * D, y, masked, TOLERANCE, "residual with a mask");
+  be->residual_fwd(be->st, B, T, D, x, out, row, mask, x);
+  check_reals(B * T * D, x, mapped, TOLERANCE, "residual in place, mask by row");
+  free(x), free(out), free(mask);
+}
+
+#define softplus_clamps NAME(softplus_clamps)
+void softplus_clamps(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 101, H = 4, LD = 9 };
+  real *x = reals(M * LD, 0), *bias = reals(H, 1), y[M * H];
+  double want[M * H];
+  for (int i = 0; i < M * LD; i++)
+    x[i] *= 50;
+  for (int i = 0; i < M * H; i++) {
+    double u = 50 * value(0, i / H * LD + 3 + i % H) + value(1, i % H);
+    want[i] = fmin(fmax(u > 0 ? u + log(1 + exp(-u)) : log(1 + exp(u)), 0.25), 20);
+  }
+  be->softplus_clamp_fwd(be->st, M, H, LD, x + 3, bias, 0.25, 20, y);
+  check_reals(M * H, y, want, TOLERANCE, "softplus_clamp");
+  be->softplus_clamp_fwd(be->st, 1, 1, 1, (real[]){-1000}, NULL, 0, HUGE_VAL, y);
+  be->softplus_clamp_fwd(be->st, 1, 1, 1, (real[]){1000}, NULL, 0, HUGE_VAL, y + 1);
+  check_reals(2, y, (double[]){0, 1000}, 0, "softplus far out");
+  free(x), free(bias);
 }
 
 #define losses_match NAME(losses_match)

@@ -11,6 +11,9 @@ typedef void plain_test(const void *be);
   TEST(blocks_move)                    \
   TEST(embedding_marks_unknown_tokens) \
   TEST(linear_matches)                 \
+  TEST(norms_match)                    \
+  TEST(residual_matches)               \
+  TEST(softplus_clamps)                \
   TEST(losses_match)                   \
   TEST(argmax_finds_first)             \
   TEST(silu_holds_everywhere)          \

@@ -1,4 +1,5 @@
-/* simple_operations.c: cases of every differentiable operation but ssd and conv1d. */
+/* simple_operations.c: cases of every differentiable operation but ssd and conv1d.  The last shape
+ * of each is large enough for several threads. */
 #include "tests/numeric/operation_case.h"
 #include <string.h>
 
@@ -25,7 +26,8 @@ static void embedding_jvp(const struct operation_case *c, const struct case_arra
 
 static bool embedding_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][3] = {{1, 1, 1}, {7, 6, 64}, {129, 6, 7}, {129, 60, 129}};
+  static const int64_t shapes[][3] = {
+      {1, 1, 1}, {7, 6, 64}, {129, 6, 7}, {129, 60, 129}, {257, 6, 300}};
   if (index >= COUNT(shapes))
     return false;
   int64_t M = shapes[index][0], V = shapes[index][1], D = shapes[index][2];
@@ -63,7 +65,7 @@ static void rmsnorm_jvp(const struct operation_case *c, const struct case_arrays
 
 static bool rmsnorm_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][2] = {{1, 1}, {1, 7}, {7, 64}, {129, 7}, {3, 1100}};
+  static const int64_t shapes[][2] = {{1, 1}, {1, 7}, {7, 64}, {129, 7}, {3, 1100}, {300, 257}};
   if (index >= COUNT(shapes))
     return false;
   int64_t M = shapes[index][0], D = shapes[index][1];
@@ -111,9 +113,9 @@ static void gated_rmsnorm_jvp(const struct operation_case *c, const struct case_
 
 static bool gated_rmsnorm_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][5] = {{1, 1, 1, 1, 0},     {7, 7, 1, 9, 1},
-                                      {5, 128, 1, 292, 0}, {3, 128, 2, 292, 3},
-                                      {129, 6, 2, 6, 0},   {2, 1100, 1, 1100, 0}};
+  static const int64_t shapes[][5] = {{1, 1, 1, 1, 0},     {7, 7, 1, 9, 1},   {5, 128, 1, 292, 0},
+                                      {3, 128, 2, 292, 3}, {129, 6, 2, 6, 0}, {2, 1100, 1, 1100, 0},
+                                      {65, 128, 2, 292, 0}};
   if (index >= 2 * COUNT(shapes))
     return false;
   const int64_t *s = shapes[index / 2], rows = s[0], E = s[1], G = s[2], ldz = s[3];
@@ -157,8 +159,8 @@ static void linear_jvp(const struct operation_case *c, const struct case_arrays 
 
 static bool linear_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][3] = {{1, 1, 1},    {1, 64, 292}, {7, 64, 6},
-                                      {3, 128, 64}, {129, 7, 5},  {70, 7, 129}};
+  static const int64_t shapes[][3] = {{1, 1, 1},   {1, 64, 292}, {7, 64, 6},    {3, 128, 64},
+                                      {129, 7, 5}, {70, 7, 129}, {520, 64, 160}};
   if (index >= COUNT(shapes))
     return false;
   int64_t M = shapes[index][0], K = shapes[index][1], N = shapes[index][2];
@@ -204,7 +206,7 @@ static void softplus_clamp_jvp(const struct operation_case *c, const struct case
 static bool softplus_clamp_case(int index, struct operation_case *c)
 {
   static const int64_t shapes[][4] = {
-      {1, 1, 1, 0}, {7, 4, 292, 288}, {129, 7, 9, 1}, {33, 33, 33, 0}};
+      {1, 1, 1, 0}, {7, 4, 292, 288}, {129, 7, 9, 1}, {33, 33, 33, 0}, {129, 33, 40, 7}};
   static const double limits[][2] = {{0, HUGE_VAL}, {0.1, 3}};
   if (index >= 2 * COUNT(shapes))
     return false;
@@ -245,7 +247,7 @@ static void silu_gate_jvp(const struct operation_case *c, const struct case_arra
 
 static bool silu_gate_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][2] = {{1, 1}, {7, 129}, {129, 7}, {2, 1100}};
+  static const int64_t shapes[][2] = {{1, 1}, {7, 129}, {129, 7}, {2, 1100}, {129, 64}};
   if (index >= COUNT(shapes))
     return false;
   int64_t M = shapes[index][0], F = shapes[index][1];
@@ -282,7 +284,8 @@ static void residual_jvp(const struct operation_case *c, const struct case_array
 
 static bool residual_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][3] = {{1, 1, 1}, {3, 7, 64}, {2, 129, 7}, {1, 2, 1100}};
+  static const int64_t shapes[][3] = {
+      {1, 1, 1}, {3, 7, 64}, {2, 129, 7}, {1, 2, 1100}, {4, 129, 129}};
   enum { NO_MASK, MASK, MASK_BY_ROW, KINDS };
   if (index >= KINDS * COUNT(shapes))
     return false;
@@ -335,7 +338,7 @@ static void cross_entropy_jvp(const struct operation_case *c, const struct case_
 
 static bool cross_entropy_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][2] = {{1, 1}, {1, 7}, {7, 6}, {129, 6}, {3, 1100}};
+  static const int64_t shapes[][2] = {{1, 1}, {1, 7}, {7, 6}, {129, 6}, {3, 1100}, {129, 65}};
   enum { ALL, SOME, NONE, KINDS }; /* labels that count */
   if (index >= KINDS * COUNT(shapes))
     return false;
