@@ -129,5 +129,9 @@ enum status config_check(const struct layer *l)
   TRY(check_solve(l, &d->forward, "deq.forward"));
   TRY(check_solve(l, &d->backward, "deq.backward"));
   TRY(check_solve(l, &d->evaluate, "deq.evaluate"));
+  if (d->forward.solver == FP_GMRES || d->evaluate.solver == FP_GMRES)
+    FAIL_FROM(BLAME(l, "deq.evaluate.solver", "deq.forward.solver"),
+              "solver gmres is for linear equations: for deq.backward, not for %s",
+              d->forward.solver == FP_GMRES ? "deq.forward" : "deq.evaluate");
   return check_supported(l);
 }

@@ -6,7 +6,8 @@ static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
 static const char *const model_kinds[] = {"implicit", "explicit", NULL};
 static const char *const mixers[] = {"mamba2", NULL};
-static const char *const solvers[] = {"picard", NULL};
+static const char *const solvers[] = {"picard", "anderson", "broyden", "gmres", "auto", NULL};
+static const char *const kinds[] = {"auto", "good", "bad", NULL};
 static const char *const stops[] = {"rel", "abs", "rms", "max", NULL};
 static const char *const returns[] = {"best", "last", NULL};
 static const char *const modes[] = {"sequential", "simultaneous", NULL};
@@ -32,7 +33,8 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
 /* clang-format off */
 /* the options of one solve (core/options.h) */
 #define SOLVE(path, to, max_iter_, tol_, damping_, window_help)                                    \
-  {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard", "method"},                    \
+  {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard",                               \
+   "method; auto: solver, window and memory by tolerance and length; gmres: backward only"},       \
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
    "evaluations of f that a sample may take"},                                                     \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
@@ -51,7 +53,35 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".return", KEY_FLAG, AT(to.return_last), NULL, returns, "best",                            \
    "iterate that a sample which has not converged returns"},                                       \
   {path ".poll_every", KEY_INT, AT(to.poll_every), "[1, 1000000]", NULL, "1",                      \
-   "iterations between the host's looks at the flags on a GPU"}
+   "iterations between the host's looks at the flags on a GPU"},                                   \
+  {path ".kind", KEY_WORD, AT(to.kind), NULL, kinds, "auto",                                       \
+   "good: Broyden's first, Anderson's type I; bad: second, type II; auto: good for broyden only"}, \
+  {path ".memory", KEY_INT, AT(to.memory), "[0, 1024]", NULL, "5",                                 \
+   "anderson: differences kept; 0: Picard"},                                                       \
+  {path ".rank", KEY_INT, AT(to.rank), "[0, 1024]", NULL, "20",                                    \
+   "broyden: updates kept; gmres: vectors between restarts; 0: Picard"},                           \
+  {path ".delay", KEY_INT, AT(to.delay), "[0, 1000000000]", NULL, "0",                             \
+   "anderson, broyden: first steps, which are Picard's"},                                          \
+  {path ".mix_every", KEY_INT, AT(to.mix_every), "[0, 1000000000]", NULL, "1",                     \
+   "anderson: one step of so many is accelerated"},                                                \
+  {path ".restart", KEY_INT, AT(to.restart), "[0, 1000000000]", NULL, "0",                         \
+   "anderson, broyden: steps after which the history is dropped; 0: never"},                       \
+  {path ".start", KEY_REAL, AT(to.start), "[0, inf]", NULL, "0",                                   \
+   "anderson, broyden: accelerate at residuals of at most this; 0: at all"},                       \
+  {path ".ridge", KEY_REAL, AT(to.ridge), "[0, inf)", NULL, "0",                                   \
+   "anderson: added to the normal matrix, relative to the columns' norms"},                        \
+  {path ".condition", KEY_REAL, AT(to.condition), "[0, inf)", NULL, "0",                           \
+   "anderson: directions beyond this condition are dropped; 0: beyond rounding"},                  \
+  {path ".safeguard", KEY_REAL, AT(to.safeguard), "[0, inf)", NULL, "2",                           \
+   "anderson, broyden: a step that makes the residual so many times larger is undone; 0: never"},  \
+  {path ".max_weight", KEY_REAL, AT(to.max_weight), "[0, inf)", NULL, "1.0e6",                     \
+   "anderson: a step with larger weights is Picard's; 0: no limit"},                               \
+  {path ".line_search", KEY_BOOL, AT(to.line_search), NULL, NULL, "false",                         \
+   "broyden: a sample's step is halved until its residual falls"},                                 \
+  {path ".divergence", KEY_REAL, AT(to.divergence), "[0, inf)", NULL, "1.0e8",                     \
+   "diverged: |f(z)-z| is so many times what it was at first; 0: never"},                          \
+  {path ".patience", KEY_INT, AT(to.patience), "[0, 1000000000]", NULL, "0",                       \
+   "stagnated: evaluations without a new best residual; 0: at the rounding floor only"}
 #define WINDOW "tokens solved together, sliding over the sequence"
 
 const struct key keys[] = {

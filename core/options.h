@@ -5,8 +5,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum fp_solver { FP_PICARD, FP_SOLVERS };
+enum fp_solver { FP_PICARD, FP_ANDERSON, FP_BROYDEN, FP_GMRES, FP_AUTO, FP_SOLVERS };
 enum fp_stop { FP_REL, FP_ABS, FP_RMS, FP_MAX };
+/* good: secants in z (Broyden's first method, Anderson type I); bad: secants in the residual
+ * (Broyden's second, Anderson type II); auto: bad for Anderson, good for Broyden */
+enum fp_kind { FP_KIND_AUTO, FP_GOOD, FP_BAD };
 
 enum { FP_WINDOW_ALL = 0 };
 
@@ -22,7 +25,30 @@ struct fp_options {
   bool stop_together; /* all samples go on until the worst has converged */
   bool return_last;   /* an unconverged sample returns its last iterate instead of its best */
   int64_t poll_every; /* GPU: iterations between looks at the flags */
+
+  /* anderson, broyden, gmres */
+  enum fp_kind kind;
+  int64_t memory;    /* anderson: differences kept; 0: Picard */
+  int64_t rank;      /* broyden: updates kept; gmres: vectors between restarts; 0: Picard */
+  int64_t delay;     /* first steps, which are Picard's */
+  int64_t mix_every; /* anderson: of so many steps one is accelerated; 0, 1: all */
+  int64_t restart;   /* steps after which the history is dropped; 0: never */
+  double start;      /* acceleration begins at a residual of at most this; 0: at once */
+  double ridge;      /* anderson: added to the normal matrix, whose diagonal is scaled to 1 */
+  double condition;  /* anderson: directions beyond this condition are dropped; 0: by rounding */
+  double safeguard;  /* a step whose residual is above this times the last is undone; 0: never */
+  double max_weight; /* anderson: a step whose weights exceed this is Picard's; 0: no limit */
+  bool line_search;  /* broyden: a sample's step is halved until its residual falls */
+
+  /* every solver */
+  double divergence; /* diverged: |f(z)-z| above this times its first value or |f(z)|; 0: never */
+  int64_t patience;  /* stagnated: evaluations without a new best; 0: at the rounding floor only */
+  bool trace;        /* keep every residual: plans samples*max_iter doubles */
 };
+
+/* The options that solve a chain of `length` blocks as o asks: `auto` becomes a solver, a window
+ * and a memory; everything else is left alone. */
+struct fp_options fp_choose(const struct fp_options *o, int64_t length);
 
 enum fp_exit {
   FP_RUNNING,
@@ -35,19 +61,30 @@ enum fp_exit {
   FP_EXITS
 };
 
+/* What a method did instead of what it is for. */
+enum fp_counter {
+  FP_RESTARTS,   /* histories dropped: full, asked for, or no progress */
+  FP_REJECTIONS, /* steps undone, by the safeguard or the line search */
+  FP_FALLBACKS,  /* Picard steps where the method had nothing better */
+  FP_COUNTERS
+};
+
 /* The answer.  Arrays are the caller's, on the host, one entry a sample (rows, or rows*length when
  * a window is asked for), or NULL. */
 struct fp_result {
   int32_t *iterations; /* evaluations of f that the sample took part in */
   double *residual;    /* of the returned iterate, undamped, in the units of `stop` */
   uint8_t *exit;       /* enum fp_exit */
+  double *trace;       /* (.,max_iter) residual of each evaluation, the guess's first; o->trace */
   /* totals */
   int64_t samples, evaluations; /* samples; calls of f (the serial depth) */
   int64_t block_evaluations;    /* blocks evaluated, summed over the calls */
   int64_t exits[FP_EXITS];      /* samples by exit */
+  int64_t counters[FP_COUNTERS];
   double worst_residual, mean_iterations;
   int64_t max_iterations;
 };
 
 const char *fp_exit_name(enum fp_exit e);
+const char *fp_solver_name(enum fp_solver s);
 #endif

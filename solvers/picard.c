@@ -1,16 +1,16 @@
 /* picard.c: z <- (1 - damping) z + damping f(z).  Converges when the damped map contracts; the
  * oracle that the other methods are tested against. */
-#include "solvers/solve.h"
+#include "solvers/samples.h"
 
 KERNEL mix(struct fp_samples s, real damping)
 {
-  FOR_EACH (i, s.rows * s.blocks) {
-    int64_t sample = s.per_row == 1 ? i / s.blocks : i;
-    if (s.action[sample] == FP_STEP) {
-      real *z = s.z + i * s.n;
-      const real *fz = s.fz + i * s.n;
+  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+    struct fp_tile t = tile_of(&s, i);
+    if (t.active && s.sample[t.sample].action == FP_STEP) {
+      real *z = s.z;
+      const real *fz = s.fz;
       SIMD
-      for (int64_t j = 0; j < s.n; j++)
+      for (int64_t j = t.first; j < t.end; j++)
         z[j] += damping * (fz[j] - z[j]);
     }
   }
@@ -18,20 +18,23 @@ KERNEL mix(struct fp_samples s, real damping)
 
 KERNEL replace(struct fp_samples s)
 {
-  FOR_EACH (i, s.rows * s.blocks) {
-    int64_t sample = s.per_row == 1 ? i / s.blocks : i;
-    if (s.action[sample] == FP_STEP)
-      for (int64_t j = 0; j < s.n; j++)
-        s.z[i * s.n + j] = s.fz[i * s.n + j];
+  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+    struct fp_tile t = tile_of(&s, i);
+    if (t.active && s.sample[t.sample].action == FP_STEP)
+      for (int64_t j = t.first; j < t.end; j++)
+        s.z[j] = s.fz[j];
   }
 }
 
-static void picard_step(stream st, const struct fp_samples *s, const struct fp_options *o)
+static void picard_step(stream st, const struct fp_samples *s, const struct fp_options *o,
+                        const struct fp_memory *m)
 {
+  (void)m;
   if (o->damping == 1)
-    LAUNCH(st, s->rows * s->blocks, replace, *s);
+    LAUNCH(st, fp_tiles(s), replace, *s);
   else
-    LAUNCH(st, s->rows * s->blocks, mix, *s, (real)o->damping);
+    LAUNCH(st, fp_tiles(s), mix, *s, (real)o->damping);
 }
 
-const struct fp_method picard = {"picard", picard_step};
+extern const struct fp_method picard;
+const struct fp_method picard = {"picard", NULL, picard_step};

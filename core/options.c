@@ -1,0 +1,33 @@
+/* options.c: words for what a solve is asked for and answers, and what `auto` stands for. */
+#include "core/options.h"
+#include "core/status.h"
+
+const char *fp_exit_name(enum fp_exit e)
+{
+  static const char *const names[FP_EXITS] = {"running",   "converged", "max_iter", "not finite",
+                                              "stagnated", "diverged",  "breakdown"};
+  CHECK((int)e >= 0 && e < FP_EXITS);
+  return names[e];
+}
+
+const char *fp_solver_name(enum fp_solver s)
+{
+  static const char *const names[FP_SOLVERS] = {"picard", "anderson", "broyden", "gmres", "auto"};
+  CHECK((int)s >= 0 && s < FP_SOLVERS);
+  return names[s];
+}
+
+/* On a chain a window has the work of the sequential mode and the depth of the simultaneous one;
+ * there acceleration pays where a token needs many iterations: at tight tolerances. */
+struct fp_options fp_choose(const struct fp_options *o, int64_t length)
+{
+  struct fp_options chosen = *o;
+  if (o->solver != FP_AUTO)
+    return chosen;
+  bool loose = o->tol >= 1e-3;
+  chosen.solver = loose && length > 1 ? FP_PICARD : FP_ANDERSON;
+  if (chosen.window == FP_WINDOW_ALL && length > 8)
+    chosen.window = 8;
+  chosen.memory = 5;
+  return chosen;
+}

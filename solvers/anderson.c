@@ -1,0 +1,385 @@
+/* anderson.c: Anderson acceleration in difference form, a sample at a time.
+ *
+ *   r_k = f(z_k) - z_k,  g_k = z_k + damping r_k,  dr_j = r_{j+1} - r_j,  dg_j, dz_j alike
+ *   type II (bad):  gamma = argmin |r_k - dR gamma|, by dR'dR gamma = dR'r_k
+ *   type I (good):  dZ'dR gamma = dZ'r_k
+ *   z_{k+1} = g_k - dG gamma
+ *
+ * The last m+1 points (r, g) are kept; their differences are formed on the way, so that a step
+ * reads each vector twice: once for the new row of the normal matrix (the others are kept: only
+ * what is new is computed, nothing is updated by a difference), once for the combination.  Sums
+ * are float64.  The matrix is scaled to a unit diagonal, the ridge is relative to that, and
+ * dependent directions are dropped by complete pivoting.  A step that made the residual grow is
+ * undone: the Picard step is taken in its place, and the history begins anew.
+ *
+ * Memory: a, b (slots,m+1,stride): r and g of the last points, in a ring.
+ * small: the normal matrix by ring places (P,P), P = m+1; right side (P); norms of dz and dr (P,2);
+ * gamma by age (m), a copy of the matrix (m,m) and of the right side (m) to eliminate.
+ * References: Walker & Ni 2011, doi:10.1137/10078356X; Fang & Saad 2009 (types);
+ * safeguard: Zhang, O'Donoghue & Boyd 2020, arXiv:1808.03971. */
+#include "solvers/samples.h"
+#include "solvers/small.h"
+
+enum { ANDERSON_STEP, ANDERSON_UNDO };
+
+struct anderson_settings {
+  int64_t m, delay, mix_every, restart;
+  double damping, start, ridge, truncation, safeguard, max_weight;
+  bool good;
+};
+
+struct small { /* of one slot; places are those of the ring */
+  wide *matrix, *right, *norms, *gamma, *A, *b;
+  int32_t *order;
+};
+
+INLINE struct small small_of(const struct fp_memory *m, int64_t slot)
+{
+  int64_t M = m->m - 1, P = m->m;
+  struct small q;
+  q.matrix = m->small + slot * m->small_size;
+  q.right = q.matrix + P * P;
+  q.norms = q.right + P;
+  q.gamma = q.norms + 2 * P;
+  q.A = q.gamma + M;
+  q.b = q.A + M * M;
+  q.order = m->order + slot * P;
+  return q;
+}
+
+static enum status anderson_carve(struct arena *device, const struct fp_samples *s,
+                                  const struct fp_options *o, struct fp_memory *m)
+{
+  m->stride = s->blocks / s->per_row * s->n;
+  int64_t M = o->memory < m->stride ? o->memory : m->stride, P = M + 1;
+  m->m = P;
+  m->sums = 3 * M + 2;
+  m->small_size = P * P + 3 * P + M * M + 2 * M;
+  TRY(CARVE(device, s->slots * P * m->stride, &m->a));
+  TRY(CARVE(device, s->slots * P * m->stride, &m->b));
+  TRY(CARVE(device, fp_tiles(s) * m->sums, &m->part));
+  TRY(CARVE(device, s->slots * m->small_size, &m->small));
+  TRY(CARVE(device, s->slots * P, &m->order));
+  return OK;
+}
+
+/* Place in the ring of the point that is `age` steps old. */
+INLINE int64_t place(const struct fp_memory *m, const struct fp_slot *q, int64_t age)
+{
+  int64_t p = q->head - age;
+  return p < 0 ? p + m->m : p;
+}
+
+/* ---- before the sums: what the new residual says of the last step ---- */
+
+INLINE void forget(struct fp_slot *q) { q->count = -1; } /* not even a point */
+
+/* Without a new best for long, Picard steps may do better: more each time. */
+INLINE void give_up(struct fp_slot *q, int64_t m)
+{
+  forget(q);
+  q->rest = (int32_t)(m << (q->stalls < 6 ? q->stalls : 6));
+  q->stalls++;
+  q->counter[FP_RESTARTS]++;
+}
+
+KERNEL prepare(struct fp_samples s, struct fp_memory m, struct anderson_settings o)
+{
+  FOR_EACH_COST (i, s.rows * s.per_row, 16) {
+    const struct fp_sample *p = &s.sample[i];
+    struct fp_slot *q = &s.slot[p->slot];
+    if (p->iterations == 1) {
+      forget(q);
+      q->head = q->age = q->rest = q->stalls = 0;
+      q->accelerated = false;
+    }
+    if (p->action == FP_REPLAY)
+      forget(q);
+    if (p->action != FP_STEP)
+      continue;
+    q->phase = ANDERSON_STEP;
+    if (q->accelerated && o.safeguard > 0 && !(p->now <= o.safeguard * q->last)) {
+      forget(q);
+      q->phase = ANDERSON_UNDO;
+      q->accelerated = false;
+      q->counter[FP_REJECTIONS]++;
+      continue;
+    }
+    int64_t patience = 2 * o.m + 8;
+    if (o.m > 0 && p->stale > 0 && p->stale % patience == 0 && q->rest == 0)
+      give_up(q, o.m);
+    if (o.restart > 0 && q->age >= o.restart) {
+      forget(q);
+      q->age = 0;
+      q->counter[FP_RESTARTS]++;
+    }
+    q->head = (int32_t)((q->head + 1) % m.m);
+    q->count = q->count < o.m ? q->count + 1 : (int32_t)o.m;
+    q->last = p->now;
+  }
+}
+
+/* ---- the new row of the normal matrix ---- */
+
+struct strip { /* the new differences of a few unknowns */
+  real r[FP_STRIP], dr[FP_STRIP], dz[FP_STRIP];
+};
+
+/* Stores r and g; forms the newest differences when there is an older point. */
+INLINE void new_point(const struct fp_samples *s, real damping, bool good, int64_t at, int64_t n,
+                      real *r, real *g, const real *r1, const real *g1, struct strip *v)
+{
+  const real *z = s->z + at, *fz = s->fz + at;
+  if (damping == 1) {
+    SIMD
+    for (int64_t j = 0; j < n; j++) {
+      r[j] = v->r[j] = fz[j] - z[j];
+      g[j] = fz[j];
+    }
+  } else {
+    SIMD
+    for (int64_t j = 0; j < n; j++) {
+      r[j] = v->r[j] = fz[j] - z[j];
+      g[j] = z[j] + damping * v->r[j];
+    }
+  }
+  if (r1) {
+    SIMD
+    for (int64_t j = 0; j < n; j++)
+      v->dr[j] = v->r[j] - r1[j];
+  }
+  if (r1 && good) {
+    SIMD
+    for (int64_t j = 0; j < n; j++)
+      v->dz[j] = z[j] - (g1[j] - damping * r1[j]);
+  }
+}
+
+/* Adds <dr_a, dr> to sum[0] and <dr_a, r> to sum[m]. */
+INLINE void row_bad(int64_t n, const real *r0, const real *r1, const struct strip *v, wide *sum,
+                    int64_t m)
+{
+  wide row = 0, right = 0;
+  SIMD_SUM(row, right)
+  for (int64_t j = 0; j < n; j++) {
+    wide d = (wide)(r0[j] - r1[j]);
+    row += d * (wide)v->dr[j];
+    right += d * (wide)v->r[j];
+  }
+  sum[0] += row;
+  sum[m] += right;
+}
+
+/* Adds <dz_a, dr>, <dz_a, r> and <dz, dr_a>. */
+INLINE void row_good(int64_t n, real damping, const real *r0, const real *r1, const real *g0,
+                     const real *g1, const struct strip *v, wide *sum, int64_t m)
+{
+  wide row = 0, right = 0, column = 0;
+  SIMD_SUM(row, right, column)
+  for (int64_t j = 0; j < n; j++) {
+    wide dr = (wide)(r0[j] - r1[j]);
+    wide dz = (wide)((g0[j] - damping * r0[j]) - (g1[j] - damping * r1[j]));
+    row += dz * (wide)v->dr[j];
+    right += dz * (wide)v->r[j];
+    column += (wide)v->dz[j] * dr;
+  }
+  sum[0] += row;
+  sum[m] += right;
+  sum[2 * m] += column;
+}
+
+INLINE void row_norms(int64_t n, const struct strip *v, wide *sum)
+{
+  wide dz = 0, dr = 0;
+  SIMD_SUM(dz, dr)
+  for (int64_t j = 0; j < n; j++) {
+    dz += (wide)v->dz[j] * (wide)v->dz[j];
+    dr += (wide)v->dr[j] * (wide)v->dr[j];
+  }
+  sum[0] += dz;
+  sum[1] += dr;
+}
+
+KERNEL accumulate(struct fp_samples s, struct fp_memory m, struct anderson_settings o)
+{
+  FOR_EACH_COST (i, fp_tiles(&s), 4 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+    struct fp_tile t = tile_of(&s, i);
+    struct fp_slot *q = &s.slot[s.sample[t.sample].slot];
+    if (!t.active || s.sample[t.sample].action != FP_STEP || q->phase != ANDERSON_STEP)
+      continue;
+    int64_t slot = s.sample[t.sample].slot, M = o.m, P = m.m;
+    wide *sum = m.part + i * m.sums;
+    for (int64_t k = 0; k < m.sums; k++)
+      sum[k] = 0;
+    for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
+      struct strip v;
+      int64_t n = t.end - first < FP_STRIP ? t.end - first : FP_STRIP;
+      int64_t at = slot * P * m.stride + t.at + first - t.first;
+      const real *r1 = NULL, *g1 = NULL;
+      real *r = m.a + at + place(&m, q, 0) * m.stride, *g = m.b + at + place(&m, q, 0) * m.stride;
+      if (q->count > 0)
+        r1 = m.a + at + place(&m, q, 1) * m.stride, g1 = m.b + at + place(&m, q, 1) * m.stride;
+      new_point(&s, (real)o.damping, o.good, first, n, r, g, r1, g1, &v);
+      for (int64_t a = 0; a < q->count; a++) {
+        int64_t p0 = at + place(&m, q, a) * m.stride, p1 = at + place(&m, q, a + 1) * m.stride;
+        if (o.good)
+          row_good(n, (real)o.damping, m.a + p0, m.a + p1, m.b + p0, m.b + p1, &v, sum + a, M);
+        else
+          row_bad(n, m.a + p0, m.a + p1, &v, sum + a, M);
+      }
+      if (o.good && q->count > 0)
+        row_norms(n, &v, sum + 3 * M);
+    }
+  }
+}
+
+/* ---- the weights ---- */
+
+/* Adds up the tiles' sums in order, and puts them in their places of the kept matrix. */
+INLINE void gather_row(const struct fp_samples *s, const struct fp_memory *m,
+                       const struct anderson_settings *o, int64_t i, const struct fp_slot *q,
+                       struct small *w)
+{
+  int64_t M = o->m, P = m->m, tiles = tiles_of_sample(s), newest = place(m, q, 0);
+  int64_t active = s->per_row == 1 ? s->count[i] * s->tiles : s->tiles;
+  const wide *part = m->part + i * tiles * m->sums;
+  for (int64_t a = 0; a < q->count; a++) {
+    int64_t p = place(m, q, a);
+    wide row = 0, right = 0, column = 0;
+    for (int64_t t = 0; t < active; t++) {
+      row += part[t * m->sums + a];
+      right += part[t * m->sums + M + a];
+      column += part[t * m->sums + 2 * M + a];
+    }
+    w->matrix[p * P + newest] = row;
+    w->matrix[newest * P + p] = o->good ? column : row;
+    w->right[p] = right;
+  }
+  wide dz = 0, dr = 0;
+  for (int64_t t = 0; t < active; t++) {
+    dz += part[t * m->sums + 3 * M];
+    dr += part[t * m->sums + 3 * M + 1];
+  }
+  w->norms[2 * newest] = o->good ? dz : w->matrix[newest * P + newest];
+  w->norms[2 * newest + 1] = o->good ? dr : w->matrix[newest * P + newest];
+}
+
+/* gamma by age from the kept matrix; returns the sum of their magnitudes, 0 when there is no
+ * direction to be had, NaN or infinity when something broke down. */
+INLINE double weights_of(const struct fp_memory *m, const struct anderson_settings *o,
+                         const struct fp_slot *q, struct small *w)
+{
+  int64_t c = q->count, P = m->m;
+  for (int64_t a = 0; a < c; a++) {
+    int64_t p = place(m, q, a);
+    wide dz = sqrt(w->norms[2 * p]);
+    for (int64_t b = 0; b < c; b++) {
+      int64_t p1 = place(m, q, b);
+      wide scale = dz * sqrt(w->norms[2 * p1 + 1]), x = w->matrix[p * P + p1];
+      w->A[a * c + b] = re(scale) > 0 ? x / scale : 0; /* a zero difference is no direction */
+    }
+    w->b[a] = re(dz) > 0 ? w->right[p] / dz : 0;
+    if (re(w->A[a * c + a]) != 0)
+      w->A[a * c + a] += re(w->A[a * c + a]) > 0 ? o->ridge : -o->ridge;
+  }
+  (void)solve_truncated(c, w->A, w->b, o->truncation, w->order, w->gamma);
+  double weight = 0;
+  for (int64_t a = 0; a < c; a++) {
+    wide dr = sqrt(w->norms[2 * place(m, q, a) + 1]);
+    w->gamma[a] = re(dr) > 0 ? w->gamma[a] / dr : 0;
+    weight += magnitude(w->gamma[a]);
+  }
+  return weight;
+}
+
+KERNEL solve(struct fp_samples s, struct fp_memory m, struct anderson_settings o)
+{
+  FOR_EACH_COST (i, s.rows * s.per_row, m.m * (m.m * m.m + 3 * tiles_of_sample(&s))) {
+    const struct fp_sample *p = &s.sample[i];
+    struct fp_slot *q = &s.slot[p->slot];
+    if (p->action != FP_STEP || q->phase != ANDERSON_STEP)
+      continue;
+    struct small w = small_of(&m, p->slot);
+    q->accelerated = false;
+    q->age++;
+    if (q->count > 0)
+      gather_row(&s, &m, &o, i, q, &w);
+    bool wanted = p->iterations > o.delay && (o.start <= 0 || p->now <= o.start) &&
+                  (o.mix_every <= 1 || q->age % o.mix_every == 0);
+    if (q->rest > 0) {
+      q->rest--;
+      q->counter[FP_FALLBACKS]++;
+    } else if (wanted && q->count > 0) {
+      double weight = weights_of(&m, &o, q, &w);
+      q->accelerated = weight > 0 && is_finite(weight);
+      if (!is_finite(weight) || (o.max_weight > 0 && weight > o.max_weight)) {
+        q->accelerated = false;
+        q->count = 0;
+        q->counter[FP_REJECTIONS]++;
+      }
+      q->counter[FP_FALLBACKS] += !q->accelerated;
+    }
+  }
+}
+
+/* ---- the next iterate ---- */
+
+KERNEL combine(struct fp_samples s, struct fp_memory m)
+{
+  FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+    struct fp_tile t = tile_of(&s, i);
+    struct fp_slot *q = &s.slot[s.sample[t.sample].slot];
+    if (!t.active || s.sample[t.sample].action != FP_STEP)
+      continue;
+    int64_t slot = s.sample[t.sample].slot;
+    struct small w = small_of(&m, slot);
+    int64_t count = q->accelerated ? q->count : 0;
+    for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
+      real *z = s.z + first;
+      int64_t n = t.end - first < FP_STRIP ? t.end - first : FP_STRIP;
+      int64_t at = slot * m.m * m.stride + t.at + first - t.first;
+      const real *g = m.b + at + place(&m, q, 0) * m.stride;
+      SIMD
+      for (int64_t j = 0; j < n; j++)
+        z[j] = g[j];
+      for (int64_t a = 0; a < count; a++) {
+        const real *g0 = m.b + at + place(&m, q, a) * m.stride;
+        const real *g1 = m.b + at + place(&m, q, a + 1) * m.stride;
+        real gamma = (real)w.gamma[a];
+        SIMD
+        for (int64_t j = 0; j < n; j++)
+          z[j] -= gamma * (g0[j] - g1[j]);
+      }
+    }
+  }
+}
+
+/* Directions that rounding makes up: of differences whose noise is EPSILON, in squares, and of
+ * sums in float64. */
+static double truncation_of(const struct fp_options *o, int64_t m)
+{
+  double noise = 16 * EPSILON * (16 * EPSILON), sums = 4.0 * (double)m * 2.220446049250313e-16;
+  double floor = noise > sums ? noise : sums;
+  double asked = o->condition > 0 ? 1 / (o->condition * o->condition) : 0;
+  return asked > floor ? asked : floor;
+}
+
+static void anderson_step(stream st, const struct fp_samples *s, const struct fp_options *o,
+                          const struct fp_memory *m)
+{
+  struct anderson_settings c;
+  int64_t samples = s->rows * s->per_row;
+  c.m = m->m - 1;
+  c.delay = o->delay, c.mix_every = o->mix_every, c.restart = o->restart;
+  c.damping = o->damping, c.start = o->start, c.ridge = o->ridge;
+  c.truncation = truncation_of(o, m->m);
+  c.safeguard = o->safeguard, c.max_weight = o->max_weight;
+  c.good = o->kind == FP_GOOD;
+  LAUNCH(st, samples, prepare, *s, *m, c);
+  LAUNCH(st, fp_tiles(s), accumulate, *s, *m, c);
+  LAUNCH(st, samples, solve, *s, *m, c);
+  LAUNCH(st, fp_tiles(s), combine, *s, *m);
+}
+
+extern const struct fp_method anderson;
+const struct fp_method anderson = {"anderson", anderson_carve, anderson_step};

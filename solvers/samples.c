@@ -1,0 +1,472 @@
+/* samples.c: measuring, deciding, and moving samples.  See solve.h for what is promised. */
+#include "solvers/samples.h"
+
+enum status samples_carve(struct arena *device, struct fp_samples *s)
+{
+  int64_t blocks = s->rows * s->blocks;
+  s->tiles = (s->n + FP_TILE - 1) / FP_TILE;
+  s->slots = s->rows * s->per_row;
+  TRY(CARVE(device, blocks * s->n, &s->z));
+  TRY(CARVE(device, blocks * s->n, &s->fz));
+  TRY(CARVE(device, blocks * s->n, &s->best));
+  TRY(CARVE(device, blocks * s->tiles * 2, &s->part));
+  TRY(CARVE(device, blocks, &s->square));
+  TRY(CARVE(device, blocks, &s->reference));
+  TRY(CARVE(device, s->rows, &s->row));
+  TRY(CARVE(device, s->rows, &s->first));
+  TRY(CARVE(device, s->rows, &s->count));
+  TRY(CARVE(device, s->rows, &s->retired));
+  TRY(CARVE(device, s->slots, &s->sample));
+  TRY(CARVE(device, s->slots, &s->slot));
+  return OK;
+}
+
+/* ---- measuring ---- */
+
+INLINE double larger(double a, double b)
+{
+  return b > a || b != b ? b : a; /* a NaN stays: no comparison with it holds */
+}
+
+/* Per tile: squares of ||fz - z|| and ||fz||, or (largest) of their largest components. */
+KERNEL measure_tiles(struct fp_samples s, bool largest)
+{
+  FOR_EACH_COST (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
+    struct fp_tile t = tile_of(&s, i);
+    const real *z = s.z, *fz = s.fz;
+    double square = 0, reference = 0;
+    if (!t.active) {
+      /* padding counts for nothing */
+    } else if (largest) {
+      for (int64_t j = t.first; j < t.end; j++) {
+        square = larger(square, square_norm(fz[j] - z[j]));
+        reference = larger(reference, square_norm(fz[j]));
+      }
+    } else {
+      SIMD_SUM(square, reference)
+      for (int64_t j = t.first; j < t.end; j++) {
+        square += square_norm(fz[j] - z[j]);
+        reference += square_norm(fz[j]);
+      }
+    }
+    s.part[2 * i] = square;
+    s.part[2 * i + 1] = reference;
+  }
+}
+
+KERNEL measure_blocks(struct fp_samples s, bool largest)
+{
+  FOR_EACH_COST (i, s.rows * s.blocks, s.tiles) {
+    double square = 0, reference = 0;
+    for (int64_t t = i * s.tiles; t < (i + 1) * s.tiles; t++) {
+      square = largest ? larger(square, s.part[2 * t]) : square + s.part[2 * t];
+      reference = largest ? larger(reference, s.part[2 * t + 1]) : reference + s.part[2 * t + 1];
+    }
+    s.square[i] = square;
+    s.reference[i] = reference;
+  }
+}
+
+void samples_measure(stream st, const struct fp_samples *s, bool largest)
+{
+  LAUNCH(st, fp_tiles(s), measure_tiles, *s, largest);
+  LAUNCH(st, s->rows * s->blocks, measure_blocks, *s, largest);
+}
+
+/* ---- deciding ---- */
+
+/* What an evaluation says of a sample: of its norm, that of f(z), and the residual in the units of
+ * `stop`. */
+struct fp_measured {
+  double norm, reference, residual;
+};
+
+/* 0/0 is converged: a sample with nothing to solve. */
+INLINE struct fp_measured measured(const struct fp_decision *d, double square, double reference,
+                                   double unknowns)
+{
+  struct fp_measured q;
+  q.norm = sqrt(square);
+  q.reference = sqrt(reference);
+  q.residual = q.norm;
+  if (d->stop == FP_REL)
+    q.residual = square == 0 ? 0 : q.norm / q.reference;
+  else if (d->stop == FP_RMS)
+    q.residual = q.norm / sqrt(unknowns);
+  return q;
+}
+
+INLINE struct fp_measured measured_row(const struct fp_samples *s, const struct fp_decision *d,
+                                       int64_t r)
+{
+  double square = 0, reference = 0, worst = 0;
+  for (int64_t b = 0; b < s->count[r]; b++) {
+    double q = s->square[r * s->blocks + b], f = s->reference[r * s->blocks + b];
+    square = d->stop == FP_MAX ? larger(square, q) : square + q;
+    reference = d->stop == FP_MAX ? larger(reference, f) : reference + f;
+    worst = larger(worst, measured(d, q, f, (double)s->n).residual);
+  }
+  struct fp_measured m = measured(d, square, reference, (double)(s->n * s->count[r]));
+  if (d->worst_token && is_finite(m.norm))
+    m.residual = worst;
+  return m;
+}
+
+INLINE bool good_enough(const struct fp_decision *d, const struct fp_sample *p)
+{
+  return p->now <= d->tol && p->iterations >= d->min_iter;
+}
+
+/* Takes note of an evaluation whose residual may be compared with the last ones. */
+INLINE void compare(const struct fp_decision *d, struct fp_sample *p, struct fp_measured q)
+{
+  p->keep = q.residual < p->best;
+  p->stale = p->keep ? 0 : p->stale + 1;
+  p->best = p->keep ? q.residual : p->best;
+  if (p->scale == 0)
+    p->scale = d->divergence * (q.norm > q.reference ? q.norm : q.reference);
+}
+
+/* Why a sample that has not converged must stop now; FP_RUNNING: it may go on.
+ * Rounding keeps ||fz - z|| above a few eps ||fz||: at that floor a few evaluations without a new
+ * best are enough. */
+INLINE enum fp_exit failure(const struct fp_decision *d, const struct fp_sample *p,
+                            struct fp_measured q)
+{
+  if (!is_finite(q.norm) || !is_finite(q.reference))
+    return FP_NOT_FINITE;
+  if (p->iterations >= d->max_iter)
+    return FP_MAX_ITER;
+  if (p->now <= d->tol)
+    return FP_RUNNING;
+  if (p->verdict)
+    return (enum fp_exit)p->verdict;
+  if (d->divergence > 0 && q.norm > p->scale)
+    return FP_DIVERGED;
+  if ((d->patience > 0 && p->stale >= d->patience) ||
+      (p->stale >= 8 && q.norm <= d->floor * q.reference))
+    return FP_STAGNATED;
+  return FP_RUNNING;
+}
+
+INLINE void note(const struct fp_decision *d, const struct fp_sample *p, int64_t sample)
+{
+  if (d->trace && p->iterations <= d->max_iter)
+    d->trace[sample * d->max_iter + p->iterations - 1] = p->now;
+}
+
+/* window all: a row is a sample */
+KERNEL decide_rows(struct fp_samples s, struct fp_decision d)
+{
+  FOR_EACH_COST (r, s.rows, 16 * s.blocks) {
+    struct fp_sample *p = &s.sample[r];
+    p->keep = false;
+    p->action = FP_HOLD;
+    if (p->exit == FP_RUNNING && s.count[r] > 0) {
+      struct fp_measured q = measured_row(&s, &d, r);
+      p->iterations++;
+      p->now = q.residual;
+      compare(&d, p, q);
+      note(&d, p, s.row[r]);
+      enum fp_exit failed = failure(&d, p, q);
+      bool stops = failed == FP_MAX_ITER || !d.stop_together;
+      p->exit =
+          (uint8_t)(failed != FP_NOT_FINITE && good_enough(&d, p) && stops ? FP_CONVERGED : failed);
+      if (p->exit == FP_RUNNING)
+        p->action = FP_STEP;
+      else if (p->exit != FP_CONVERGED && !d.return_last)
+        p->action = FP_REPLAY;
+    }
+  }
+}
+
+/* stop_together: everybody stops in the evaluation that finds all below the tolerance. */
+KERNEL count_unconverged(struct fp_samples s, struct fp_decision d)
+{
+  FOR_EACH (i, 1) {
+    int32_t worse = 0;
+    for (int64_t r = 0; r < s.rows; r++)
+      worse += s.sample[r].action == FP_STEP && !good_enough(&d, &s.sample[r]);
+    d.unconverged[i] = worse;
+  }
+}
+
+KERNEL stop_all(struct fp_samples s, struct fp_decision d)
+{
+  FOR_EACH_COST (r, s.rows, 1) {
+    if (d.unconverged[0] == 0 && s.sample[r].action == FP_STEP) {
+      s.sample[r].exit = FP_CONVERGED;
+      s.sample[r].action = FP_HOLD;
+    }
+  }
+}
+
+KERNEL record_rows(struct fp_samples s, struct fp_decision d)
+{
+  FOR_EACH_COST (r, s.rows, 1) {
+    const struct fp_sample *p = &s.sample[r];
+    int64_t row = s.row[r];
+    bool last = p->exit == FP_CONVERGED || d.return_last || p->best == HUGE_VAL;
+    d.iterations[row] = p->iterations;
+    d.residual[row] = last ? p->now : p->best;
+    d.exit[row] = p->exit;
+  }
+}
+
+/* window k: a block is a sample, and only leading ones leave.  May the block that leads leave now?
+ * If it must but its best iterate is another, it is replayed first: the state that is carried is
+ * that of the iterate that is returned. */
+INLINE bool leading_leaves(const struct fp_decision *d, struct fp_sample *p, struct fp_measured q)
+{
+  if (p->exit != FP_RUNNING) /* this was the replay */
+    return true;
+  enum fp_exit failed = failure(d, p, q);
+  if (failed != FP_NOT_FINITE && good_enough(d, p)) {
+    p->exit = FP_CONVERGED;
+    return true;
+  }
+  if (failed == FP_RUNNING)
+    return false;
+  p->exit = (uint8_t)failed;
+  if (p->now <= p->best || d->return_last)
+    return true;
+  p->action = FP_REPLAY;
+  return false;
+}
+
+KERNEL decide_windows(struct fp_samples s, struct fp_decision d)
+{
+  FOR_EACH_COST (r, s.rows, 16 * s.blocks) {
+    int32_t leaving = 0;
+    for (int64_t b = 0; b < s.count[r]; b++) {
+      int64_t i = r * s.blocks + b, at = s.row[r] * d.length + s.first[r] + b;
+      struct fp_sample *p = &s.sample[i];
+      struct fp_measured q = measured(&d, s.square[i], s.reference[i], (double)s.n);
+      bool finite = is_finite(q.norm) && is_finite(q.reference);
+      p->iterations++;
+      p->now = q.residual;
+      p->action = finite ? FP_STEP : FP_REPLAY;
+      note(&d, p, at);
+      if (b != leaving) {
+        /* residuals compare only while nothing before the block moves; keep what is finite */
+        p->keep = finite;
+        p->verdict = FP_RUNNING;
+        continue;
+      }
+      if (p->exit == FP_RUNNING)
+        compare(&d, p, q);
+      if (leading_leaves(&d, p, q)) {
+        d.iterations[at] = p->iterations;
+        d.residual[at] = p->now;
+        d.exit[at] = p->exit;
+        p->action = FP_HOLD;
+        leaving++;
+      }
+    }
+    s.retired[r] = leaving;
+  }
+}
+
+KERNEL keep_best(struct fp_samples s)
+{
+  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+    struct fp_tile t = tile_of(&s, i);
+    if (t.active && s.sample[t.sample].keep)
+      for (int64_t j = t.first; j < t.end; j++)
+        s.best[j] = s.z[j];
+  }
+}
+
+void samples_decide(stream st, const struct fp_samples *s, const struct fp_decision *d)
+{
+  if (d->all) {
+    LAUNCH(st, s->rows, decide_rows, *s, *d);
+    if (d->stop_together) {
+      LAUNCH(st, 1, count_unconverged, *s, *d);
+      LAUNCH(st, s->rows, stop_all, *s, *d);
+    }
+  } else {
+    LAUNCH(st, s->rows, decide_windows, *s, *d);
+  }
+  LAUNCH(st, fp_tiles(s), keep_best, *s);
+}
+
+void samples_record(stream st, const struct fp_samples *s, const struct fp_decision *d)
+{
+  LAUNCH(st, s->rows, record_rows, *s, *d);
+}
+
+/* ---- moving ---- */
+
+KERNEL replay_best(struct fp_samples s)
+{
+  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+    struct fp_tile t = tile_of(&s, i);
+    if (t.active && s.sample[t.sample].action == FP_REPLAY)
+      for (int64_t j = t.first; j < t.end; j++)
+        s.z[j] = s.best[j];
+  }
+}
+
+void samples_replay(stream st, const struct fp_samples *s)
+{
+  LAUNCH(st, fp_tiles(s), replay_best, *s);
+}
+
+/* Block b of packed row r begins anew, from the guess; behind the row's end it is zero. */
+INLINE void admit_block(const struct fp_samples *s, const struct fp_decision *d, const real *guess,
+                        int64_t r, int64_t b, int32_t slot)
+{
+  int64_t i = r * s->blocks + b, at = s->row[r] * d->length + s->first[r] + b;
+  for (int64_t j = 0; j < s->n; j++) {
+    real z = b < s->count[r] ? guess[at * s->n + j] : 0;
+    s->z[i * s->n + j] = z;
+    s->best[i * s->n + j] = z;
+  }
+  if (s->per_row > 1 || b == 0) {
+    struct fp_sample *p = &s->sample[s->per_row == 1 ? r : i];
+    p->now = p->best = HUGE_VAL;
+    p->scale = 0;
+    p->iterations = p->stale = 0;
+    p->slot = slot;
+    p->exit = p->verdict = FP_RUNNING;
+    p->action = FP_STEP;
+    p->keep = false;
+  }
+}
+
+INLINE void empty_slot(struct fp_slot *q)
+{
+  q->count = q->head = q->phase = q->age = q->rest = q->stalls = 0;
+  q->last = q->length = 0;
+  q->accelerated = false;
+  for (int c = 0; c < FP_COUNTERS; c++)
+    q->counter[c] = 0;
+}
+
+KERNEL begin(struct fp_samples s, struct fp_decision d, const real *guess)
+{
+  FOR_EACH_COST (r, s.rows, s.blocks * s.n) {
+    s.row[r] = (int32_t)r;
+    s.first[r] = 0;
+    s.count[r] = d.lengths[r] < s.blocks ? d.lengths[r] : (int32_t)s.blocks;
+    s.retired[r] = 0;
+    for (int64_t b = 0; b < s.blocks; b++)
+      admit_block(&s, &d, guess, r, b, (int32_t)(s.per_row == 1 ? r : r * s.blocks + b));
+    for (int64_t k = r * s.per_row; k < (r + 1) * s.per_row; k++)
+      empty_slot(&s.slot[k]);
+  }
+}
+
+KERNEL add_counters(struct fp_samples s, int64_t *counters)
+{
+  FOR_EACH (c, FP_COUNTERS) {
+    counters[c] = 0;
+    for (int64_t k = 0; k < s.slots; k++)
+      counters[c] += s.slot[k].counter[c];
+  }
+}
+
+void samples_count(stream st, const struct fp_samples *s, DEVICE int64_t *counters)
+{
+  LAUNCH(st, FP_COUNTERS, add_counters, *s, counters);
+}
+
+void samples_begin(stream st, const struct fp_samples *s, const struct fp_decision *d,
+                   const DEVICE real *guess)
+{
+  LAUNCH(st, s->rows, begin, *s, *d, guess);
+}
+
+INLINE void move_block(const struct fp_samples *s, int64_t to, int64_t from)
+{
+  for (int64_t j = 0; j < s->n; j++) {
+    s->z[to * s->n + j] = s->z[from * s->n + j];
+    s->best[to * s->n + j] = s->best[from * s->n + j];
+  }
+  s->sample[to] = s->sample[from];
+}
+
+/* Reverses the slots of blocks first..end-1 of a row. */
+INLINE void reverse_slots(const struct fp_samples *s, int64_t first, int64_t end)
+{
+  for (end--; first < end; first++, end--) {
+    int32_t slot = s->sample[first].slot;
+    s->sample[first].slot = s->sample[end].slot;
+    s->sample[end].slot = slot;
+  }
+}
+
+/* The slots of those that leave serve those that come: rotated by k, in place. */
+KERNEL slide(struct fp_samples s, struct fp_decision d, const real *guess)
+{
+  FOR_EACH_COST (r, s.rows, 2 * s.blocks * s.n) {
+    int64_t k = s.retired[r], kept = s.count[r] - k, row = r * s.blocks;
+    if (k > 0) {
+      reverse_slots(&s, row, row + k);
+      reverse_slots(&s, row + k, row + s.blocks);
+      reverse_slots(&s, row, row + s.blocks);
+      for (int64_t b = 0; b < kept; b++) {
+        int32_t slot = s.sample[row + b].slot;
+        move_block(&s, row + b, row + b + k);
+        s.sample[row + b].slot = slot;
+      }
+      s.first[r] += (int32_t)k;
+      int64_t left = d.lengths[s.row[r]] - s.first[r];
+      s.count[r] = (int32_t)(left < s.blocks ? left : s.blocks);
+      for (int64_t b = kept; b < s.blocks; b++)
+        admit_block(&s, &d, guess, r, b, s.sample[row + b].slot);
+    }
+  }
+}
+
+void samples_slide(stream st, const struct fp_samples *s, const struct fp_decision *d,
+                   const DEVICE real *guess)
+{
+  LAUNCH(st, s->rows, slide, *s, *d, guess);
+}
+
+/* In a window the rows whose blocks have all left have none. */
+KERNEL live_rows(struct fp_samples s, bool all, int32_t *live)
+{
+  FOR_EACH_COST (r, s.rows, 1)
+    live[r] = s.count[r] > 0 && (!all || s.sample[r].exit == FP_RUNNING);
+}
+
+void samples_live(stream st, const struct fp_samples *s, bool all, DEVICE int32_t *live)
+{
+  LAUNCH(st, s->rows, live_rows, *s, all, live);
+}
+
+/* Parallel over columns: in place is safe. */
+KERNEL pack_unknowns(struct fp_samples s, int64_t rows, const int32_t *source)
+{
+  FOR_EACH_COST (e, s.blocks * s.n, rows) {
+    for (int64_t r = 0; r < rows; r++) {
+      int64_t to = r * s.blocks * s.n + e, from = source[r] * s.blocks * s.n + e;
+      s.z[to] = s.z[from];
+      s.best[to] = s.best[from];
+    }
+  }
+}
+
+KERNEL pack_samples(struct fp_samples s, int64_t rows, const int32_t *source)
+{
+  FOR_EACH_COST (e, s.per_row, rows) {
+    for (int64_t r = 0; r < rows; r++) {
+      s.sample[r * s.per_row + e] = s.sample[source[r] * s.per_row + e];
+      if (e == 0) {
+        s.row[r] = s.row[source[r]];
+        s.first[r] = s.first[source[r]];
+        s.count[r] = s.count[source[r]];
+      }
+    }
+  }
+}
+
+void samples_pack(stream st, struct fp_samples *s, int64_t rows, const DEVICE int32_t *source)
+{
+  LAUNCH(st, s->blocks * s->n, pack_unknowns, *s, rows, source);
+  LAUNCH(st, s->per_row, pack_samples, *s, rows, source);
+  s->rows = rows;
+}
