@@ -1,0 +1,41 @@
+/* dense.h: dense linear algebra in float64 on the host, for what is large and rare: LAPACKE's LU,
+ * singular values and QR, and what is read off a square matrix.  All arrays are row-major. */
+#ifndef CORE_DENSE_H
+#define CORE_DENSE_H
+#include "core/status.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+/* P L U = A for A (n,n). */
+struct dense_lu {
+  int64_t n;
+  double *factors; /* (n,n) */
+  int *pivots;     /* (n) */
+  bool singular;   /* a pivot is 0: solving gives infinities */
+};
+/* Factorises A = I - B, B given by its columns: row j of `transposed` (n,n) is column j of B. */
+MUST_USE enum status dense_lu_of_identity_minus(int64_t n, const double *transposed,
+                                                struct dense_lu *f);
+void dense_lu_free(struct dense_lu *f);
+/* Each row of x (rows,n) becomes A^-1 x, or with `transpose` A'^-1 x. */
+void dense_lu_solve(const struct dense_lu *f, bool transpose, int64_t rows, double *x);
+
+/* Singular values (n) of A (n,n), largest first.  ERR_MEMORY, ERR_NUMERIC. */
+MUST_USE enum status dense_singular_values(int64_t n, const double *A, double *sigma);
+/* Singular values above sigma_1 n eps: the rank as numpy and MATLAB count it. */
+int64_t dense_rank(int64_t n, const double *sigma);
+/* max |eigenvalue| of A (n,n) as lim ||A^m||^(1/m), by squaring A 24 times; 0 for nilpotent ones.
+ * ERR_MEMORY. */
+MUST_USE enum status dense_spectral_radius(int64_t n, const double *A, double *radius);
+
+/* C (m,n) = A (m,k) B (k,n) + beta C */
+void dense_multiply(int64_t m, int64_t n, int64_t k, const double *A, const double *B, double beta,
+                    double *C);
+void dense_transpose(int64_t n, double *A); /* (n,n), in place */
+/* Q (n,k), k <= n, becomes orthonormal, r (k) the absolute diagonal of R.  ERR_MEMORY. */
+MUST_USE enum status dense_orthonormalise(int64_t n, int64_t k, double *Q, double *r);
+
+double dense_norm(int64_t n, const double *x);    /* Euclidean; of a matrix Frobenius */
+double dense_largest(int64_t n, const double *x); /* max |x|; NaN if any is */
+double dense_median(int64_t n, const double *x);  /* of signed values; NaN without memory */
+#endif
