@@ -7,8 +7,9 @@
 enum { ALIGN = 64 };
 
 #ifdef DEBUG
+/* 0xff.. is NaN in every precision: a read before a write shows. */
 static void poison_host(void *at, size_t bytes) { memset(at, 0xff, bytes); }
-#define POISON_HOST poison_host /* 0xff.. is NaN in every precision: a read before a write shows */
+#define POISON_HOST poison_host
 #else
 #define POISON_HOST NULL
 #endif
