@@ -20,7 +20,10 @@ struct arena arena_measure(size_t *peak)
   return (struct arena){.size = SIZE_MAX / 2, .peak = peak};
 }
 
-struct arena arena_over(void *base, size_t size) { return (struct arena){.base = base, .size = size}; }
+struct arena arena_over(void *base, size_t size)
+{
+  return (struct arena){.base = base, .size = size};
+}
 
 enum status arena_init(struct arena *a, size_t bytes)
 {
