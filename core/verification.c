@@ -244,7 +244,7 @@ static enum status sweep(struct check *k)
   struct verification *v = k->v;
   struct jacobian_point at = point_of(v);
   int64_t S = v->size.states, m = v->c->jacobian.sweep < S ? v->c->jacobian.sweep : S;
-  int64_t count = SWEEP_STEPS * m, *column = malloc((size_t)count * sizeof *column);
+  int64_t stride = S / m, count = SWEEP_STEPS * m, *column = malloc((size_t)count * sizeof *column);
   double *step = malloc((size_t)count * sizeof *step), *difference = NULL;
   double scale = dense_largest(S, v->state);
   struct jacobian_tally unused = {0};
@@ -254,7 +254,7 @@ static enum status sweep(struct check *k)
   for (int64_t i = 0; s == OK && i < count; i++) {
     v->sweep_step[i / m] = ldexp(scale > 0 ? scale : 1, -2 - (int)(i / m));
     step[i] = v->sweep_step[i / m];
-    column[i] = i % m * S / m;
+    column[i] = i % m * stride + i % m % stride; /* not always the same n of (head, p, n) */
   }
   if (s == OK)
     s = make(count * S, &difference);
