@@ -36,7 +36,8 @@ pid_t spawn_start(const char *name, const char *log, const char *const *words)
     int fd = open(log, O_WRONLY | O_CREAT | O_TRUNC, 0666);
     (void)dup2(fd, STDOUT_FILENO);
     (void)dup2(fd, STDERR_FILENO);
-    (void)setenv("OMP_NUM_THREADS", "1", 1);
+    const char *threads = getenv("SPAWN_THREADS");
+    (void)setenv("OMP_NUM_THREADS", threads ? threads : "1", 1);
     (void)execv(path, argv);
     perror(path);
     _exit(99);

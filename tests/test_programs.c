@@ -1,0 +1,272 @@
+/* test_programs.c: train and evaluate as a user meets them, on an S3 model that is really trained.
+ */
+#include "core/files.h"
+#include "core/safetensors.h"
+#include "tests/spawn.h"
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+
+/* Learns S3 at length 12 in a second. */
+static const char recipe[] =
+    "model: {kind: implicit, d_model: 32, n_layer: 1,\n"
+    "  mamba2: {d_state: 8, expand: 2, headdim: 16}}\n"
+    "deq:\n"
+    "  forward: {solver: picard, max_iter: 24, tol: 5.0e-2}\n"
+    "  gradient: phantom\n"
+    "  evaluate: {mode: sequential, solver: picard, max_iter: 2048, tol: 1.0e-2, damping: 0.8}\n"
+    "data: {task: word_problem, group: S3, length: 12}\n"
+    "train: {steps: 300, unroll_steps: 200, batch_size: 32, lr: 3.0e-3, lr_warmup: 50}\n"
+    "evaluate: {lengths: [12, 48], sequences: 64}\n";
+
+static char run[512]; /* the trained run */
+
+static void put_config(const char *name)
+{
+  char yaml[2048], file[64];
+  int n = snprintf(yaml, sizeof yaml, "name: %s\nruns_dir: %s\ndevice: cpu\n%s", name, scratch(""),
+                   recipe);
+  (void)snprintf(file, sizeof file, "%s.yaml", name);
+  scratch_put(file, yaml, (size_t)n);
+}
+
+static int train_once(void **state)
+{
+  struct spawned r;
+  scratch_make(state);
+  put_config("s3");
+  SPAWN(&r, "train", scratch("s3.yaml"));
+  check_spawned(&r, 0, "300 steps done");
+  (void)snprintf(run, sizeof run, "%s", scratch("s3"));
+  return 0;
+}
+
+/* ---- evaluate --json ---- */
+
+static double json_number(const json_t *root, const char *mode, size_t row, const char *key)
+{
+  json_t *v = json_object_get(
+      json_array_get(json_object_get(json_object_get(root, "modes"), mode), row), key);
+  if (!json_is_number(v))
+    print_error("%s[%zu].%s is not a number\n", mode, row, key);
+  assert_true(json_is_number(v));
+  return json_number_value(v);
+}
+
+static json_t *evaluate_json(const char *override)
+{
+  struct spawned r;
+  json_error_t error;
+  char path[512];
+  (void)snprintf(path, sizeof path, "%s", scratch("evaluate.json"));
+  SPAWN(&r, "evaluate", run, "--json", path, override);
+  check_spawned(&r, 0, "sequential");
+  json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
+  assert_non_null(root);
+  return root;
+}
+
+static void tracks_state_beyond_its_training_length(void **state)
+{
+  (void)state;
+  json_t *root = evaluate_json("seed=0");
+  assert_string_equal(json_string_value(json_object_get(root, "kind")), "implicit");
+  const char *modes[] = {"sequential", "simultaneous"};
+  for (int m = 0; m < 2; m++)
+    for (size_t i = 0; i < 2; i++) {
+      assert_true(json_number(root, modes[m], i, "accuracy_last10") >= 0.99);
+      assert_true(json_number(root, modes[m], i, "accuracy") >= 0.99);
+      assert_true(json_number(root, modes[m], i, "converged") >= 0.99);
+      assert_true(json_number(root, modes[m], i, "loss") < 0.1);
+    }
+  /* sequential work is that of a token; simultaneous moves a front through the sequence */
+  assert_true(json_number(root, "sequential", 1, "iterations_mean") < 12);
+  assert_true(json_number(root, "simultaneous", 1, "iterations_mean") > 40);
+  json_decref(root);
+}
+
+static void window_has_the_work_of_the_sequential_mode(void **state)
+{
+  (void)state;
+  char path[512];
+  struct spawned r;
+  json_error_t error;
+  (void)snprintf(path, sizeof path, "%s", scratch("window.json"));
+  SPAWN(&r, "evaluate", run, "--json", path, "deq.evaluate.window=8", "evaluate.lengths=[256]",
+        "evaluate.sequences=8");
+  check_spawned(&r, 0, "sequential");
+  json_t *root = json_load_file(path, 0, &error);
+  assert_non_null(root);
+  double window = json_number(root, "sequential", 0, "evaluations_per_token");
+  double whole = json_number(root, "simultaneous", 0, "evaluations_per_token");
+  assert_true(window < 20 && whole > 10 * window);
+  assert_true(json_number(root, "sequential", 0, "accuracy_last10") >= 0.95);
+  json_decref(root);
+}
+
+/* ---- evaluate --tokens ---- */
+
+enum { B = 3, L = 40 };
+
+static void put_tokens(const char *name, bool labels)
+{
+  int32_t ids[B * L];
+  int64_t y[B * L];
+  for (int i = 0; i < B * L; i++) {
+    ids[i] = (i * i + 3 * i) % 6;
+    y[i] = i % 7 == 0 ? -100 : (i * 5 + 1) % 6;
+  }
+  struct st_tensor t[] = {{"input_ids", ST_I32, 2, {B, L}, B * L, ids},
+                          {"labels", ST_I64, 2, {B, L}, B * L, y}};
+  check_ok(safetensors_write(scratch(name), t, labels ? 2 : 1));
+}
+
+/* Reads tensor `name` of a file of doubles; free it. */
+static double *read_doubles(const char *file, const char *name, int64_t *n)
+{
+  struct safetensors f;
+  check_ok(safetensors_read(scratch(file), &f));
+  const struct st_tensor *t = safetensors_find(&f, name);
+  assert_non_null(t);
+  assert_int_equal(t->dtype, ST_F64);
+  double *x = malloc((size_t)t->count * sizeof *x);
+  assert_non_null(x);
+  memcpy(x, t->data, (size_t)t->count * sizeof *x);
+  *n = t->count;
+  safetensors_free(&f);
+  return x;
+}
+
+/* Sequential = window 8 = simultaneous on the trained model, at tolerance 1e-12 in float64. */
+static void modes_agree_on_a_trained_model(void **state)
+{
+  (void)state;
+  const char *modes[] = {"deq.evaluate.mode=simultaneous", "deq.evaluate.mode=sequential",
+                         "deq.evaluate.window=8"};
+  double *first = NULL;
+  int64_t n, m;
+  put_tokens("in.safetensors", true);
+  for (int i = 0; i < 3; i++) {
+    struct spawned r;
+    char in[512], out[512];
+    (void)snprintf(in, sizeof in, "%s", scratch("in.safetensors"));
+    (void)snprintf(out, sizeof out, "%s", scratch("out.safetensors"));
+    SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out, modes[i], "dtype=f64",
+          "deq.evaluate.tol=1e-12", "deq.evaluate.max_iter=100000");
+    check_spawned(&r, 0, i ? "120 of 120 samples converged" : "3 of 3 samples converged");
+    double *logits = read_doubles("out.safetensors", "logits", &n);
+    double *hidden = read_doubles("out.safetensors", "hidden", &m);
+    double *residual = read_doubles("out.safetensors", "residual", &m);
+    assert_int_equal(n, B * L * 6);
+    assert_int_equal(m, i ? B * L : B);
+    for (int64_t k = 0; k < m; k++)
+      assert_true(residual[k] <= 1e-12);
+    if (first)
+      check_arrays_close(n, logits, first, 1e-9, "%s", modes[i]);
+    else
+      first = logits;
+    if (first != logits)
+      free(logits);
+    free(hidden), free(residual);
+  }
+  free(first);
+}
+
+static void gradients_have_the_parameters_names(void **state)
+{
+  (void)state;
+  const char *kinds[] = {"unroll", "phantom", "jfb", "ift"};
+  char in[512], out[512];
+  struct spawned r;
+  put_tokens("in.safetensors", true);
+  (void)snprintf(in, sizeof in, "%s", scratch("in.safetensors"));
+  (void)snprintf(out, sizeof out, "%s", scratch("g.safetensors"));
+  for (int i = 0; i < 4; i++) {
+    char kind[64];
+    struct safetensors f, model;
+    (void)snprintf(kind, sizeof kind, "deq.gradient=%s", kinds[i]);
+    SPAWN(&r, "evaluate", run, "--tokens", in, "--gradients", out, kind);
+    check_spawned(&r, 0, kinds[i]);
+    check_ok(safetensors_read(out, &f));
+    char path[600];
+    (void)snprintf(path, sizeof path, "%s/latest/model.safetensors", run);
+    check_ok(safetensors_read(path, &model));
+    assert_int_equal(f.tensors, model.tensors);
+    for (int64_t k = 0; k < f.tensors; k++) {
+      const struct st_tensor *p = safetensors_find(&model, f.tensor[k].name);
+      double square = 0;
+      assert_non_null(p);
+      assert_int_equal(p->count, f.tensor[k].count);
+      for (int64_t j = 0; j < p->count; j++)
+        square += pow((double)((const float *)f.tensor[k].data)[j], 2);
+      assert_true(isfinite(square) && square > 0);
+    }
+    safetensors_free(&f);
+    safetensors_free(&model);
+  }
+  put_tokens("unlabelled.safetensors", false);
+  (void)snprintf(in, sizeof in, "%s", scratch("unlabelled.safetensors"));
+  SPAWN(&r, "evaluate", run, "--tokens", in, "--gradients", out);
+  check_spawned(&r, 2, "needs labels");
+}
+
+static void bad_tokens_are_refused(void **state)
+{
+  (void)state;
+  int32_t ids[] = {0, 1, 6, 2}, labels[] = {0, 1};
+  struct st_tensor t[] = {{"input_ids", ST_I32, 2, {2, 2}, 4, ids},
+                          {"labels", ST_I32, 2, {1, 2}, 2, labels}};
+  struct spawned r;
+  char in[512], out[512];
+  (void)snprintf(in, sizeof in, "%s", scratch("bad.safetensors"));
+  (void)snprintf(out, sizeof out, "%s", scratch("out.safetensors"));
+  check_ok(safetensors_write(in, t, 1));
+  SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out);
+  check_spawned(&r, 3, "input_ids[1,0] is 6");
+  ids[2] = 5;
+  check_ok(safetensors_write(in, t, 2));
+  SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out);
+  check_spawned(&r, 3, "labels must have the shape of input_ids");
+  SPAWN(&r, "evaluate", run, "--tokens", "/nowhere/x.safetensors", "--logits", out);
+  check_spawned(&r, 3, "/nowhere/x.safetensors");
+  SPAWN(&r, "evaluate", run, "--logits", out);
+  check_spawned(&r, 2, "need --tokens");
+  SPAWN(&r, "evaluate", "/nowhere");
+  check_spawned(&r, 3, "/nowhere");
+}
+
+/* ---- determinism ---- */
+
+static void same_seed_same_bytes_for_any_threads(void **state)
+{
+  (void)state;
+  const char *names[] = {"one", "two", "three"}, *threads[] = {"1", "2", "3"};
+  for (int i = 0; i < 3; i++) {
+    struct spawned r;
+    char file[64], path[512], first[600], other[600];
+    put_config(names[i]);
+    (void)snprintf(file, sizeof file, "%s.yaml", names[i]);
+    (void)snprintf(path, sizeof path, "%s", scratch(file));
+    assert_int_equal(setenv("SPAWN_THREADS", threads[i], 1), 0);
+    SPAWN(&r, "train", path, "train.steps=12", "train.unroll_steps=6", "data.length=33",
+          "deq.gradient=ift", "train.batch_size=17");
+    assert_int_equal(unsetenv("SPAWN_THREADS"), 0);
+    check_spawned(&r, 0, "12 steps done");
+    (void)snprintf(first, sizeof first, "%s/latest/model.safetensors", scratch("one"));
+    (void)snprintf(other, sizeof other, "%s/latest/model.safetensors", scratch(names[i]));
+    assert_true(same_files(first, other));
+  }
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(tracks_state_beyond_its_training_length),
+      cmocka_unit_test(window_has_the_work_of_the_sequential_mode),
+      cmocka_unit_test(modes_agree_on_a_trained_model),
+      cmocka_unit_test(gradients_have_the_parameters_names),
+      cmocka_unit_test(bad_tokens_are_refused),
+      cmocka_unit_test(same_seed_same_bytes_for_any_threads),
+  };
+  return cmocka_run_group_tests(tests, train_once, scratch_remove);
+}
