@@ -287,7 +287,7 @@ INLINE bool back_substitute(const struct krylov *k, int64_t M, int64_t c)
       largest = magnitude(k->R[r * M + r]);
   for (int64_t r = c - 1; r >= 0; r--) {
     wide sum = k->g[r];
-    bool sound = magnitude(k->R[r * M + r]) > 4 * EPSILON * largest;
+    bool sound = magnitude(k->R[r * M + r]) > 1024 * EPSILON * largest;
     for (int64_t j = r + 1; j < c; j++)
       sum -= k->R[r * M + j] * k->y[j];
     k->y[r] = sound ? sum / k->R[r * M + r] : 0;
