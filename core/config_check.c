@@ -103,19 +103,8 @@ static enum status check_lengths(const struct layer *l)
 /* Keys that are understood but that the model does not follow. */
 static enum status check_supported(const struct layer *l)
 {
-  const struct model_config *m = &l->c.model;
-  if (m->weight_norm)
-    FAIL_FROM(BLAME(l, "model.weight_norm"), "model.weight_norm: true is not supported");
-  if (m->dropout > 0)
-    FAIL_FROM(BLAME(l, "model.dropout"), "model.dropout above 0 is not supported");
-  if (m->mamba2.A_negative)
+  if (l->c.model.mamba2.A_negative)
     FAIL_FROM(BLAME(l, M2 "A_range"), M2 "A_range: negative is not supported");
-  if (m->residual != 1)
-    FAIL_FROM(BLAME(l, "model.residual"), "model.residual below 1 is not supported");
-  if (m->mamba2.d_ssm && m->mamba2.d_ssm < m->mamba2.expand * m->d_model)
-    FAIL_FROM(BLAME(l, M2 "d_ssm", M2 "expand", "model.d_model"),
-              M2 "d_ssm %lld smaller than expand * d_model = %lld is not supported",
-              (long long)m->mamba2.d_ssm, (long long)(m->mamba2.expand * m->d_model));
   return OK;
 }
 

@@ -9,10 +9,11 @@
 #include "core/network.h"
 #include <string.h>
 
-static struct span whole(const struct network *net, int64_t rows)
+struct span whole_span(const struct network *net, int64_t rows)
 {
   struct span s = {.rows = rows, .T = net->length, .length = net->length};
   s.u = net->m->config.kind == MODEL_IMPLICIT ? net->u : NULL;
+  s.masks = net->dropped;
   return s;
 }
 
@@ -26,7 +27,7 @@ struct forward_map {
 
 static struct span active_span(const struct forward_map *c, const struct fp_active *a)
 {
-  struct span s = whole(c->net, a->rows);
+  struct span s = whole_span(c->net, a->rows);
   s.T = a->blocks;
   s.row = a->row, s.first = a->first, s.count = a->count;
   s.carried = c->carried;
@@ -86,7 +87,7 @@ enum status trajectory_fwd(struct network *net, const struct parameter_set *p, i
 {
   const struct backend *be = net->m->be;
   int64_t count = rows * net->length * net->m->dims.D;
-  struct span s = whole(net, rows);
+  struct span s = whole_span(net, rows);
   CHECK(steps >= 1 && steps <= net->steps);
   for (int64_t k = 0; k < steps; k++) {
     double tau = k == 0 ? first : damping;
@@ -103,7 +104,7 @@ enum status trajectory_vjp(struct network *net, const struct parameter_set *p, i
 {
   const struct backend *be = net->m->be;
   int64_t count = rows * net->length * net->m->dims.D;
-  struct span s = whole(net, rows);
+  struct span s = whole_span(net, rows);
   for (int64_t k = steps - 1; k >= 0; k--) {
     double tau = k == 0 ? first : damping;
     be->axpby(be->st, count, (real)tau, net->zb, 0, net->fb);
@@ -127,7 +128,7 @@ static enum status adjoint_f(void *ctx, const struct fp_active *a, const DEVICE 
 {
   struct adjoint_map *c = ctx;
   const struct sequence_model *m = c->net->m;
-  struct span s = whole(c->net, a->rows);
+  struct span s = whole_span(c->net, a->rows);
   m->be->axpby(m->be->st, a->rows * a->blocks * m->dims.D, 1, c->net->zb, 0, fv);
   return block_vjp(m, c->p, &s, &c->net->acts[0], v, c->net->scratch, fv, NULL, NULL);
 }

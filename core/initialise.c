@@ -29,11 +29,30 @@ static double draw(const struct mamba2_config *m, const struct tensor_spec *t,
     return between(-t->bound, t->bound, word);
   case INIT_A_LOG:
     return log(between(m->A_init_range[0], m->A_init_range[1], word));
+  case INIT_ROW_NORM: /* follows from the directions, below */
+    return 0;
   case INIT_DT_BIAS:
     break;
   }
   double delta = fmax(exp(between(log(m->dt_min), log(m->dt_max), word)), m->dt_init_floor);
   return delta + log(-expm1(-delta));
+}
+
+/* g = ||v||, and w = v. */
+static void normalise_rows(const struct tensor_list *list, const struct tensor_spec *w,
+                           double *block)
+{
+  const struct tensor_spec *g = &list->tensor[w->g], *v = g + 1;
+  int64_t n = tensor_columns(v);
+  for (int64_t r = 0; r < tensor_rows(v); r++) {
+    double squares = 0;
+    for (int64_t j = 0; j < n; j++) {
+      double x = block[v->offset + r * n + j];
+      squares += x * x;
+      block[w->offset + r * n + j] = x;
+    }
+    block[g->offset + r] = sqrt(squares);
+  }
 }
 
 void parameters_initialise(const struct model_config *c, const struct tensor_list *list,
@@ -51,4 +70,6 @@ void parameters_initialise(const struct model_config *c, const struct tensor_lis
       block[t->offset + i] = draw(&c->mamba2, t, word);
     }
   }
+  for (int64_t k = 0; k < list->derived; k++)
+    normalise_rows(list, &list->tensor[list->count + k], block);
 }

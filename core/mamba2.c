@@ -1,10 +1,10 @@
 /* mamba2.c: the Mamba-2 mixer, out (M,D) from xn (M,D) and the injected u (M,d_in_proj).
  *
- *   zxbcdt = W_in xn + u;  columns z (E), xBC (conv_dim), dt (H)
+ *   zxbcdt = W_in xn + u;  columns [z0, x0 (d_mlp)], z (E), xBC (conv_dim), dt (H)
  *   xBC    = silu(causal depthwise conv(xBC) + b_conv);  columns x (H,P), B (G,N), C (G,N)
  *   Delta  = clamp(softplus(dt + dt_bias))
  *   S_t    = exp(-exp(A_log) Delta_t) S_{t-1} + Delta_t x_t B_t';   y_t = S_t C_t + D x_t
- *   out    = W_out gated_rmsnorm(y, z)
+ *   out    = W_out [x0 silu(z0),] gated_rmsnorm(y, z)        d_mlp = expand*d_model - E
  *
  * Three forms: chunked (training, long spans), recurrent (short spans), and the step, which is the
  * recurrent form on one token with carried conv and SSM states.
@@ -15,12 +15,13 @@
 enum { RECURRENT_TOKENS = 12 };
 
 struct columns { /* of zxbcdt, and of xBC */
-  int64_t z, xBC, dt, x, B, C;
+  int64_t z0, x0, z, xBC, dt, x, B, C;
 };
 
 static struct columns columns_of(const struct model_dims *d)
 {
-  return (struct columns){0, d->E, d->E + d->conv_dim, 0, d->E, d->E + d->G * d->N};
+  int64_t z = 2 * d->d_mlp, xBC = z + d->E;
+  return (struct columns){0, d->d_mlp, z, xBC, xBC + d->conv_dim, 0, d->E, d->E + d->G * d->N};
 }
 
 static struct conv1d_shape conv_shape(const struct model_dims *d, const struct span *s)
@@ -50,6 +51,76 @@ static void project_in(const struct sequence_model *m, const struct layer_parame
                  a->zxbcdt);
 }
 
+/* out = W_out yn, or of [x0 silu(z0), yn] */
+static void project_out(const struct sequence_model *m, const struct layer_parameters *p, int64_t M,
+                        const struct layer_activations *a, DEVICE real *out)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  struct columns at = columns_of(d);
+  int64_t F = d->d_mlp, inner = F + d->E;
+  if (F) {
+    be->columns(be->st, M, F, 1, d->d_in_proj, a->zxbcdt + at.x0, 0, 2 * F, a->h0);
+    be->columns(be->st, M, F, 1, d->d_in_proj, a->zxbcdt + at.z0, 0, 2 * F, a->h0 + F);
+    be->silu_gate_fwd(be->st, M, F, a->h0, a->hg0);
+    be->columns(be->st, M, F, 1, F, a->hg0, 0, inner, a->inner);
+    be->columns(be->st, M, d->E, 1, d->E, a->yn, 0, inner, a->inner + F);
+  }
+  be->linear_fwd(be->st, M, inner, d->D, F ? a->inner : a->yn, p->out_proj, p->out_proj_bias, 0,
+                 out);
+}
+
+/* ynb (zeros) becomes the cotangent of yn; adds to those of x0 and z0. */
+static enum status project_out_vjp(const struct sequence_model *m, const struct layer_parameters *p,
+                                   int64_t M, const struct layer_activations *a,
+                                   const DEVICE real *outb, struct scratch scratch,
+                                   DEVICE real *ynb, DEVICE real *zxbcdtb,
+                                   const struct layer_parameters *g)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  struct columns at = columns_of(d);
+  int64_t F = d->d_mlp, inner = F + d->E;
+  DEVICE real *innerb, *hg0b, *h0b;
+  if (!F) {
+    be->linear_vjp(be->st, M, d->E, d->D, a->yn, p->out_proj, outb, ynb, g->out_proj,
+                   g->out_proj_bias);
+    return OK;
+  }
+  TRY(CARVE(&scratch.device, M * inner, &innerb));
+  TRY(CARVE(&scratch.device, M * F, &hg0b));
+  TRY(CARVE(&scratch.device, M * 2 * F, &h0b));
+  be->fill(be->st, M * inner, 0, innerb);
+  be->fill(be->st, M * 2 * F, 0, h0b);
+  be->linear_vjp(be->st, M, inner, d->D, a->inner, p->out_proj, outb, innerb, g->out_proj,
+                 g->out_proj_bias);
+  be->columns(be->st, M, d->E, 1, inner, innerb + F, 0, d->E, ynb);
+  be->columns(be->st, M, F, 1, inner, innerb, 0, F, hg0b);
+  be->silu_gate_vjp(be->st, M, F, a->h0, hg0b, h0b);
+  be->columns(be->st, M, F, 1, 2 * F, h0b, 1, d->d_in_proj, zxbcdtb + at.x0);
+  be->columns(be->st, M, F, 1, 2 * F, h0b + F, 1, d->d_in_proj, zxbcdtb + at.z0);
+  return OK;
+}
+
+static void project_out_jvp(const struct sequence_model *m, const struct layer_parameters *p,
+                            int64_t M, const struct layer_activations *a,
+                            const struct layer_activations *ad, DEVICE real *outd)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  struct columns at = columns_of(d);
+  int64_t F = d->d_mlp, inner = F + d->E;
+  if (F) {
+    be->columns(be->st, M, F, 1, d->d_in_proj, ad->zxbcdt + at.x0, 0, 2 * F, ad->h0);
+    be->columns(be->st, M, F, 1, d->d_in_proj, ad->zxbcdt + at.z0, 0, 2 * F, ad->h0 + F);
+    be->silu_gate_jvp(be->st, M, F, a->h0, ad->h0, ad->hg0);
+    be->columns(be->st, M, F, 1, F, ad->hg0, 0, inner, ad->inner);
+    be->columns(be->st, M, d->E, 1, d->E, ad->yn, 0, inner, ad->inner + F);
+  }
+  be->linear_jvp(be->st, M, inner, d->D, F ? a->inner : a->yn, p->out_proj, F ? ad->inner : ad->yn,
+                 NULL, NULL, outd);
+}
+
 enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                       const struct span *s, int64_t l, const struct layer_activations *a,
                       struct scratch scratch, DEVICE real *out)
@@ -58,7 +129,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   const struct model_dims *d = &m->dims;
   const struct mamba2_config *c = &m->config.mamba2;
   struct columns at = columns_of(d);
-  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
+  struct ssd_shape ssd = ssd_shape_of(m, s->rows, s->T);
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
@@ -77,7 +148,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   }
   be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, a->zxbcdt + at.z,
                         p->gate_norm, a->gr, a->yn);
-  be->linear_fwd(be->st, M, d->E, d->D, a->yn, p->out_proj, p->out_proj_bias, 0, out);
+  project_out(m, p, M, a, out);
   return OK;
 }
 
@@ -92,7 +163,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   const struct model_dims *d = &m->dims;
   const struct mamba2_config *c = &m->config.mamba2;
   struct columns at = columns_of(d);
-  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
+  struct ssd_shape ssd = ssd_shape_of(m, s->rows, s->T);
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ynb, *yb, *zxbcdtb, *xBCb, *dtb, *work;
@@ -110,8 +181,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   be->fill(be->st, M * d->conv_dim, 0, xBCb);
   be->fill(be->st, M * d->H, 0, dtb);
 
-  be->linear_vjp(be->st, M, d->E, d->D, a->yn, p->out_proj, outb, ynb, g->out_proj,
-                 g->out_proj_bias);
+  TRY(project_out_vjp(m, p, M, a, outb, scratch, ynb, zxbcdtb, g));
   be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
                         yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
@@ -139,7 +209,7 @@ enum status mixer_jvp(const struct sequence_model *m, const struct layer_paramet
   const struct model_dims *d = &m->dims;
   const struct mamba2_config *c = &m->config.mamba2;
   struct columns at = columns_of(d);
-  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, c->D_has_hdim);
+  struct ssd_shape ssd = ssd_shape_of(m, s->rows, s->T);
   int64_t M = s->rows * s->T;
   DEVICE real *work;
   CHECK(a->S);
@@ -155,6 +225,6 @@ enum status mixer_jvp(const struct sequence_model *m, const struct layer_paramet
                       NULL, s0d ? s0d->ssm[l] : NULL, work, ad->y, s1d ? s1d->ssm[l] : NULL);
   be->gated_rmsnorm_jvp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr,
                         ad->y, ad->zxbcdt + at.z, NULL, ad->yn);
-  be->linear_jvp(be->st, M, d->E, d->D, a->yn, p->out_proj, ad->yn, NULL, NULL, outd);
+  project_out_jvp(m, p, M, a, ad, outd);
   return OK;
 }

@@ -47,6 +47,7 @@ static DEVICE real **slot_of(struct parameter_set *p, const struct tensor_spec *
     return &l->fc1;
   case P_FC2:
     return &l->fc2;
+  case P_NONE:
   case P_SLOTS:
     break;
   }
@@ -64,8 +65,11 @@ enum status parameters_carve(const struct sequence_model *m, struct arena *devic
     return OK;
   for (int64_t l = 0; l < m->dims.layers; l++)
     p->layer[l] = (struct layer_parameters){0};
-  for (int64_t i = 0; i < m->tensors->count; i++)
-    *slot_of(p, &m->tensors->tensor[i]) = p->block + m->tensors->tensor[i].offset;
+  for (int64_t i = 0; i < m->tensors->count + m->tensors->derived; i++) {
+    const struct tensor_spec *t = &m->tensors->tensor[i];
+    if (t->slot != P_NONE)
+      *slot_of(p, t) = p->block + t->offset;
+  }
   if (!p->head)
     p->head = p->embedding;
   return OK;
@@ -78,7 +82,54 @@ enum status parameters_upload(const struct sequence_model *m, const double *bloc
   TRY(CARVE(&host, m->tensors->block, &rounded));
   for (int64_t i = 0; i < m->tensors->block; i++)
     rounded[i] = (real)block[i];
-  return m->be->upload(m->be->st, (size_t)m->tensors->block * sizeof *rounded, rounded, p->block);
+  TRY(m->be->upload(m->be->st, (size_t)m->tensors->block * sizeof *rounded, rounded, p->block));
+  parameters_derive(m, p);
+  return OK;
+}
+
+void parameters_derive(const struct sequence_model *m, const struct parameter_set *p)
+{
+  const struct tensor_list *list = m->tensors;
+  for (int64_t i = 0; i < list->derived; i++) {
+    const struct tensor_spec *w = &list->tensor[list->count + i], *g = &list->tensor[w->g];
+    m->be->weight_norm_fwd(m->be->st, tensor_rows(w), tensor_columns(w), p->block + g->offset,
+                           p->block + g[1].offset, p->block + w->offset);
+  }
+}
+
+void gradients_derive(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct parameter_set *gradient)
+{
+  const struct tensor_list *list = m->tensors;
+  for (int64_t i = 0; i < list->derived; i++) {
+    const struct tensor_spec *w = &list->tensor[list->count + i], *g = &list->tensor[w->g];
+    m->be->weight_norm_vjp(m->be->st, tensor_rows(w), tensor_columns(w), p->block + g->offset,
+                           p->block + g[1].offset, gradient->block + w->offset,
+                           gradient->block + g->offset, gradient->block + g[1].offset);
+  }
+  m->be->fill(m->be->st, list->block - list->stored, 0, gradient->block + list->stored);
+}
+
+enum status dropout_masks_carve(const struct sequence_model *m, int64_t rows, struct arena *device,
+                                struct dropout_masks *masks)
+{
+  masks->rows = rows;
+  return CARVE(device, 2 * m->dims.layers * rows * m->dims.D, &masks->mask);
+}
+
+static const DEVICE real *mask_of(const struct sequence_model *m, const struct dropout_masks *masks,
+                                  int64_t which)
+{
+  return masks ? masks->mask + which * masks->rows * m->dims.D : NULL;
+}
+
+void dropout_masks_draw(const struct sequence_model *m, int64_t rows, struct dropout_draw draw,
+                        const struct dropout_masks *masks)
+{
+  CHECK(rows <= masks->rows);
+  for (int64_t i = 0; i < 2 * m->dims.layers; i++) /* `which` 0 is the embeddings' */
+    m->be->dropout_mask(m->be->st, rows, m->dims.D, m->config.dropout, draw, (uint32_t)i + 1,
+                        masks->mask + i * masks->rows * m->dims.D);
 }
 
 enum status activations_carve(const struct sequence_model *m, int64_t rows, int64_t T, bool keep,
@@ -86,7 +137,7 @@ enum status activations_carve(const struct sequence_model *m, int64_t rows, int6
 {
   const struct model_dims *d = &m->dims;
   int64_t M = rows * T;
-  struct ssd_shape ssd = ssd_shape_of(d, rows, T, false);
+  struct ssd_shape ssd = ssd_shape_of(m, rows, T);
   *a = (struct activations){.rows = rows, .T = T};
   TRY(CARVE(host, d->layers, &a->layer));
   for (int64_t i = 0; i < d->layers; i++) {
@@ -102,6 +153,11 @@ enum status activations_carve(const struct sequence_model *m, int64_t rows, int6
     TRY(CARVE(device, M * d->E, &l.y));
     TRY(CARVE(device, M * d->G, &l.gr));
     TRY(CARVE(device, M * d->E, &l.yn));
+    if (d->d_mlp > 0) {
+      TRY(CARVE(device, M * 2 * d->d_mlp, &l.h0));
+      TRY(CARVE(device, M * d->d_mlp, &l.hg0));
+      TRY(CARVE(device, M * (d->d_mlp + d->E), &l.inner));
+    }
     if (d->F > 0) {
       TRY(CARVE(device, M * d->D, &l.x2));
       TRY(CARVE(device, M, &l.r2));
@@ -145,6 +201,32 @@ void carried_states_clear(const struct sequence_model *m, int64_t rows,
 
 /* ---- f ---- */
 
+/* next = x + c mask out, where `out` may be overwritten */
+static void add_branch(const struct sequence_model *m, const struct span *s, int64_t which,
+                       const DEVICE real *x, DEVICE real *out, DEVICE real *next)
+{
+  const struct backend *be = m->be;
+  int64_t D = m->dims.D;
+  if (m->config.residual != 1)
+    be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, out, 0, out);
+  be->residual_fwd(be->st, s->rows, s->T, D, x, out, s->row, mask_of(m, s->masks, which), next);
+}
+
+/* The cotangent of a branch's output from that of the sum: xb itself, or c mask xb in `outb`. */
+static const DEVICE real *branch_cotangent(const struct sequence_model *m, const struct span *s,
+                                           int64_t which, const DEVICE real *xb, DEVICE real *outb)
+{
+  const struct backend *be = m->be;
+  int64_t D = m->dims.D, n = s->rows * s->T * D;
+  if (!s->masks && m->config.residual == 1)
+    return xb;
+  be->fill(be->st, n, 0, outb);
+  be->residual_vjp(be->st, s->rows, s->T, D, NULL, mask_of(m, s->masks, which), xb, NULL, outb);
+  if (m->config.residual != 1)
+    be->axpby(be->st, n, (real)m->config.residual, outb, 0, outb);
+  return outb;
+}
+
 enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
                       const struct span *s, const DEVICE real *z, const struct activations *a,
                       struct scratch scratch, DEVICE real *fz)
@@ -162,23 +244,24 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
     DEVICE real *next = i + 1 < d->layers ? a->layer[i + 1].x : a->x;
     be->rmsnorm_fwd(be->st, M, d->D, eps, l->x, w->norm, l->r, l->xn);
     TRY(mixer_fwd(m, w, s, i, l, scratch, out));
-    be->residual_fwd(be->st, s->rows, s->T, d->D, l->x, out, s->row, NULL, d->F ? l->x2 : next);
+    add_branch(m, s, 2 * i, l->x, out, d->F ? l->x2 : next);
     if (d->F) {
       be->rmsnorm_fwd(be->st, M, d->D, eps, l->x2, w->norm2, l->r2, l->xn2);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, NULL, 0, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, NULL, 0, out);
-      be->residual_fwd(be->st, s->rows, s->T, d->D, l->x2, out, s->row, NULL, next);
+      add_branch(m, s, 2 * i + 1, l->x2, out, next);
     }
   }
   be->rmsnorm_fwd(be->st, M, d->D, eps, a->x, p->norm_f, a->r, fz);
   return OK;
 }
 
-/* xb becomes the cotangent of the MLP's input x2, from that of its output. */
+/* Adds to xb, the cotangent of the MLP's input x2, from that of its output. */
 static enum status mlp_vjp(const struct sequence_model *m, const struct layer_parameters *w,
-                           int64_t M, const struct layer_activations *l, struct scratch scratch,
-                           DEVICE real *xb, const struct layer_parameters *g)
+                           int64_t M, const struct layer_activations *l, const DEVICE real *outb,
+                           struct scratch scratch, DEVICE real *xb,
+                           const struct layer_parameters *g)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -189,7 +272,7 @@ static enum status mlp_vjp(const struct sequence_model *m, const struct layer_pa
   be->fill(be->st, M * d->F, 0, hgb);
   be->fill(be->st, M * 2 * d->F, 0, hb);
   be->fill(be->st, M * d->D, 0, xnb);
-  be->linear_vjp(be->st, M, d->F, d->D, l->hg, w->fc2, xb, hgb, g ? g->fc2 : NULL, NULL);
+  be->linear_vjp(be->st, M, d->F, d->D, l->hg, w->fc2, outb, hgb, g ? g->fc2 : NULL, NULL);
   be->silu_gate_vjp(be->st, M, d->F, l->h, hgb, hb);
   be->linear_vjp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, hb, xnb, g ? g->fc1 : NULL, NULL);
   be->rmsnorm_vjp(be->st, M, d->D, l->x2, w->norm2, l->r2, xnb, xb, g ? g->norm2 : NULL);
@@ -205,19 +288,21 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
-  DEVICE real *xb, *xnb;
+  DEVICE real *xb, *xnb, *outb;
   CHECK(!s->row);
   TRY(CARVE(&scratch.device, M * d->D, &xb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
+  TRY(CARVE(&scratch.device, M * d->D, &outb));
   be->fill(be->st, M * d->D, 0, xb);
   be->rmsnorm_vjp(be->st, M, d->D, a->x, p->norm_f, a->r, fb, xb, g ? g->norm_f : NULL);
   for (int64_t i = d->layers - 1; i >= 0; i--) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i], *gw = g ? &g->layer[i] : NULL;
     if (d->F)
-      TRY(mlp_vjp(m, w, M, l, scratch, xb, gw));
+      TRY(mlp_vjp(m, w, M, l, branch_cotangent(m, s, 2 * i + 1, xb, outb), scratch, xb, gw));
     be->fill(be->st, M * d->D, 0, xnb);
-    TRY(mixer_vjp(m, w, s, i, l, xb, s1b, scratch, xnb, ub, gw, s0b));
+    TRY(mixer_vjp(m, w, s, i, l, branch_cotangent(m, s, 2 * i, xb, outb), s1b, scratch, xnb, ub, gw,
+                  s0b));
     be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
   }
   if (zb)
@@ -245,6 +330,8 @@ static void mlp_jvp(const struct sequence_model *m, const struct layer_parameter
   be->linear_jvp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, ad->xn2, NULL, NULL, ad->h);
   be->silu_gate_jvp(be->st, M, d->F, l->h, ad->h, ad->hg);
   be->linear_jvp(be->st, M, d->F, d->D, l->hg, w->fc2, ad->hg, NULL, NULL, outd);
+  if (m->config.residual != 1)
+    be->axpby(be->st, M * d->D, (real)m->config.residual, outd, 0, outd);
   be->residual_jvp(be->st, M, 1, d->D, NULL, NULL, ad->x2, outd, nextd);
 }
 
@@ -258,7 +345,7 @@ enum status block_jvp(const struct sequence_model *m, const struct parameter_set
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
   DEVICE real *outd;
-  CHECK(!s->row);
+  CHECK(!s->row && !s->masks);
   TRY(CARVE(&scratch.device, M * d->D, &outd));
   if (zd)
     be->axpby(be->st, M * d->D, 1, zd, 0, ad->layer[0].x);
@@ -270,6 +357,8 @@ enum status block_jvp(const struct sequence_model *m, const struct parameter_set
     DEVICE real *nextd = i + 1 < d->layers ? ad->layer[i + 1].x : ad->x;
     be->rmsnorm_jvp(be->st, M, d->D, l->x, w->norm, l->r, ld->x, NULL, ld->xn);
     TRY(mixer_jvp(m, w, s, i, l, s0d, scratch, ld, s1d, outd));
+    if (m->config.residual != 1)
+      be->axpby(be->st, M * d->D, (real)m->config.residual, outd, 0, outd);
     be->residual_jvp(be->st, M, 1, d->D, NULL, NULL, ld->x, outd, d->F ? ld->x2 : nextd);
     if (d->F)
       mlp_jvp(m, w, M, l, ld, outd, nextd);
@@ -285,10 +374,10 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   struct conv1d_shape conv = {s->rows, s->T, d->conv_dim, d->W, d->d_in_proj};
-  struct ssd_shape ssd = ssd_shape_of(d, s->rows, s->T, m->config.mamba2.D_has_hdim);
+  struct ssd_shape ssd = ssd_shape_of(m, s->rows, s->T);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
-    be->conv1d_advance(be->st, conv, l->zxbcdt + d->E, s->row, count, c->conv[i]);
+    be->conv1d_advance(be->st, conv, l->zxbcdt + 2 * d->d_mlp + d->E, s->row, count, c->conv[i]);
     be->ssd_advance(be->st, ssd, l->xBC, l->xBC + d->E, l->dt, p->layer[i].A_log, s->row, count,
                     c->ssm[i]);
   }

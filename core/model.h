@@ -2,11 +2,12 @@
  *
  *   e = Emb[tokens]                                       (M,D)
  *   u = W_inj rmsnorm(e; g_inj) + b_inj                   (M,d_in_proj)   implicit models only
- *   f(z,u): for each layer  z <- z + mixer(rmsnorm(z; g), u)
- *                          [z <- z + mlp(rmsnorm(z; g2))  when d_intermediate > 0]
+ *   f(z,u): for each layer  z <- z + c m mixer(rmsnorm(z; g), u)
+ *                          [z <- z + c m mlp(rmsnorm(z; g2))  when d_intermediate > 0]
  *           f = rmsnorm(z; g_f)
  *   logits = z W_head'
  *
+ * c = config.residual; m a mask of variational dropout, (rows,D) for each mixer and each MLP, or 1.
  * M = rows*T tokens.  All arrays are on the backend's device, row-major. */
 #ifndef CORE_MODEL_H
 #define CORE_MODEL_H
@@ -23,6 +24,11 @@
 #define span NAME(span)
 #define parameters_carve NAME(parameters_carve)
 #define parameters_upload NAME(parameters_upload)
+#define parameters_derive NAME(parameters_derive)
+#define gradients_derive NAME(gradients_derive)
+#define dropout_masks NAME(dropout_masks)
+#define dropout_masks_carve NAME(dropout_masks_carve)
+#define dropout_masks_draw NAME(dropout_masks_draw)
 #define activations_carve NAME(activations_carve)
 #define carried_states_carve NAME(carried_states_carve)
 #define carried_states_clear NAME(carried_states_clear)
@@ -65,6 +71,8 @@ struct layer_activations {
   DEVICE real *S;                      /* (rows,chunks,H,P,N) entering each chunk; NULL: not kept */
   DEVICE real *y, *gr, *yn;            /* (M,E) out of the SSD, (M,G), (M,E) gated and normed */
   DEVICE real *x2, *r2, *xn2, *h, *hg; /* (M,D), (M), (M,D), (M,2F), (M,F); MLP only */
+  /* d_mlp > 0 only: (M,2 d_mlp) x0, z0; (M,d_mlp) x0 silu(z0); (M,d_mlp+E) that and yn */
+  DEVICE real *h0, *hg0, *inner;
 };
 struct activations {
   int64_t rows, T;
@@ -78,6 +86,12 @@ struct carried_states {
   DEVICE real **ssm;  /* per layer (rows,H,P,N) */
 };
 
+/* Variational dropout: one mask for all tokens of a sequence and all iterations. */
+struct dropout_masks {
+  DEVICE real *mask; /* (2*n_layer,rows,D): each layer's mixer, then its MLP */
+  int64_t rows;
+};
+
 /* Which tokens of the problem an evaluation of f sees: of row[r], T tokens from first[r]. */
 struct span {
   int64_t rows, T;
@@ -85,11 +99,21 @@ struct span {
   const DEVICE int32_t *row, *first, *count; /* NULL: all rows, whole, in order */
   const DEVICE real *u;                      /* (.,length,d_in_proj); NULL: none injected */
   const struct carried_states *carried;      /* NULL: zero states */
+  const struct dropout_masks *masks;         /* NULL: no dropout */
 };
 
 /* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */
 MUST_USE enum status parameters_carve(const struct sequence_model *m, struct arena *device,
                                       struct arena *host, struct parameter_set *p);
+/* Weight norm: the weights that follow from weight_g and weight_v; after these have changed. */
+void parameters_derive(const struct sequence_model *m, const struct parameter_set *p);
+/* Adds to the cotangents of weight_g and weight_v in g what those of the weights mean, once. */
+void gradients_derive(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct parameter_set *g);
+MUST_USE enum status dropout_masks_carve(const struct sequence_model *m, int64_t rows,
+                                         struct arena *device, struct dropout_masks *masks);
+void dropout_masks_draw(const struct sequence_model *m, int64_t rows, struct dropout_draw draw,
+                        const struct dropout_masks *masks);
 /* Rounds `block` (doubles, of the tensor list's layout) into p; `host` is scratch. */
 MUST_USE enum status parameters_upload(const struct sequence_model *m, const double *block,
                                        struct arena host, const struct parameter_set *p);
@@ -169,10 +193,19 @@ MUST_USE enum status inject_vjp(const struct sequence_model *m, const struct par
                                 struct scratch scratch, DEVICE real *eb,
                                 const struct parameter_set *g);
 
-INLINE struct ssd_shape ssd_shape_of(const struct model_dims *d, int64_t rows, int64_t T,
-                                     bool D_has_hdim)
+INLINE struct ssd_shape ssd_shape_of(const struct sequence_model *m, int64_t rows, int64_t T)
 {
-  struct ssd_shape s = {rows, T, d->H, d->P, d->N, d->G, d->conv_dim, d->chunk, D_has_hdim};
+  const struct model_dims *d = &m->dims;
+  struct ssd_shape s = {rows,
+                        T,
+                        d->H,
+                        d->P,
+                        d->N,
+                        d->G,
+                        d->conv_dim,
+                        d->chunk,
+                        m->config.mamba2.D_has_hdim,
+                        m->config.mamba2.A_negative};
   return s;
 }
 #endif

@@ -22,6 +22,10 @@ static enum status carve_learning(struct network *net, int64_t M)
   TRY(CARVE(dev, M * d->D, &net->fb));
   TRY(CARVE(dev, M * d->d_in_proj, &net->ub));
   TRY(CARVE(dev, M * d->D, &net->eb));
+  if (net->m->config.dropout > 0) {
+    TRY(CARVE(dev, M * d->D, &net->keep));
+    TRY(dropout_masks_carve(net->m, net->rows, dev, &net->masks));
+  }
   return OK;
 }
 
@@ -245,6 +249,36 @@ static void output_vjp(struct network *net, const struct parameter_set *p, int64
 
 /* ---- learning ---- */
 
+/* Draws the batch's masks, and drops embeddings. */
+static void drop(struct network *net, const struct batch *b)
+{
+  const struct backend *be = net->m->be;
+  int64_t D = net->m->dims.D, M = b->rows * net->length;
+  net->dropped = b->dropout && net->m->config.dropout > 0 ? &net->masks : NULL;
+  if (!net->dropped)
+    return;
+  dropout_masks_draw(net->m, b->rows, *b->dropout, &net->masks);
+  be->dropout_mask(be->st, b->rows, net->length * D, net->m->config.dropout, *b->dropout, 0,
+                   net->keep);
+  be->axpby(be->st, M * D, 1, net->e, 0, net->fb);
+  be->fill(be->st, M * D, 0, net->e);
+  be->residual_fwd(be->st, M, 1, D, net->e, net->fb, NULL, net->keep, net->e);
+}
+
+/* Adds to the embeddings' gradient, from the cotangent of e in net->eb. */
+static void embed_vjp(struct network *net, int64_t M, const struct parameter_set *g)
+{
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  const DEVICE real *eb = net->eb;
+  if (net->dropped) {
+    be->fill(be->st, M * d->D, 0, net->fb);
+    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, NULL, net->fb);
+    eb = net->fb;
+  }
+  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, eb, g->embedding);
+}
+
 /* The output of the mode, in z[*steps]; a solve first, unless unrolled. */
 static enum status implicit_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
                                 enum gradient_kind gradient, int64_t *steps, double *first,
@@ -297,6 +331,7 @@ enum status network_learn(struct network *net, const struct parameter_set *p,
   CHECK(net->learn && b->labels);
   TRY(upload_batch(net, b));
   embed_fwd(m, p, M, net->tokens, net->e);
+  drop(net, b);
   if (implicit) {
     inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
     TRY(implicit_fwd(net, p, rows, gradient, &steps, &first, &damping, r));
@@ -313,11 +348,12 @@ enum status network_learn(struct network *net, const struct parameter_set *p,
   if (implicit) {
     TRY(implicit_vjp(net, p, rows, gradient, steps, first, damping, g, r));
   } else {
-    struct span s = {.rows = rows, .T = net->length, .length = net->length};
+    struct span s = whole_span(net, rows);
     be->fill(be->st, M * m->dims.D, 0, net->eb);
     TRY(block_vjp(m, p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, g));
   }
-  be->embedding_vjp(be->st, M, m->dims.V, m->dims.D, net->tokens, net->eb, g->embedding);
+  embed_vjp(net, M, g);
+  gradients_derive(m, p, g);
   return be->sync(be->st);
 }
 
@@ -365,6 +401,7 @@ enum status network_evaluate(struct network *net, const struct parameter_set *p,
   int64_t rows = b->rows, M = rows * net->length;
   struct fp_result forward = r->forward;
   *r = (struct network_result){.forward = forward};
+  net->dropped = NULL;
   TRY(upload_batch(net, b));
   embed_fwd(m, p, M, net->tokens, net->e);
   if (m->config.kind == MODEL_IMPLICIT) {

@@ -12,6 +12,7 @@
 #define network_set_length NAME(network_set_length)
 #define network_learn NAME(network_learn)
 #define network_evaluate NAME(network_evaluate)
+#define whole_span NAME(whole_span)
 #define implicit_solve NAME(implicit_solve)
 #define trajectory_fwd NAME(trajectory_fwd)
 #define trajectory_vjp NAME(trajectory_vjp)
@@ -27,7 +28,10 @@ struct network {
   bool learn;
   const int32_t *lengths; /* of the batch at work; the caller's */
   DEVICE int32_t *tokens, *labels, *best;
-  DEVICE real *e, *er, *en, *u;  /* embeddings (M,D), their norm, injected (M,d_in_proj) */
+  struct dropout_masks masks;          /* of the batch at work; learning with dropout only */
+  const struct dropout_masks *dropped; /* those, or NULL */
+  DEVICE real *keep;                   /* (M,D) dropout of the embeddings */
+  DEVICE real *e, *er, *en, *u;        /* embeddings (M,D), their norm, injected (M,d_in_proj) */
   DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's */
   struct activations *acts;      /* (steps) of the trajectory */
   struct activations solving;    /* of the solver's evaluations; shares acts[0] where it can */
@@ -48,8 +52,9 @@ struct batch {
   const int32_t *tokens, *labels;
   const int32_t *lengths; /* (rows) tokens of each that count, what is behind is padding with
                              ignored labels; NULL: all */
-  int64_t labels_total;   /* the loss of learning is the sum over this many labels' mean; 0: over
-                             this batch's own (a batch of several that are summed gives theirs) */
+  const struct dropout_draw *dropout; /* which masks learning draws; NULL: no dropout */
+  int64_t labels_total; /* the loss of learning is the sum over this many labels' mean; 0: over
+                           this batch's own (a batch of several that are summed gives theirs) */
 };
 
 struct network_result {
@@ -86,6 +91,9 @@ MUST_USE enum status network_evaluate(struct network *net, const struct paramete
                                       struct network_result *r);
 
 /* ---- implicit.c ---- */
+
+/* All tokens of `rows` sequences, with what is injected and dropped. */
+struct span whole_span(const struct network *net, int64_t rows);
 
 /* z* = f(z*, u) for `rows` sequences from the guess in net->z[0]. */
 MUST_USE enum status implicit_solve(struct network *net, const struct parameter_set *p,

@@ -17,6 +17,7 @@ struct conv1d_shape {
 struct ssd_shape {
   int64_t B, T, H, P, N, G, ld, chunk;
   bool D_has_hdim; /* D is (H,P) instead of (H) */
+  bool A_negative; /* decays 2 exp(A dt) - 1 instead of exp(A dt) */
 };
 
 /* Number of chunks of the chunked form. */
@@ -33,6 +34,12 @@ INLINE int64_t ssd_chunked_work(struct ssd_shape d)
   int64_t head = 2 * Q * Q + 2 * Q * d.P + d.P * d.N + 5 * Q;
   return d.B * ssd_chunks(d) * (2 * d.G * Q * Q + d.H * head);
 }
+
+/* Which draw of masks: sequences first.. of a step, under a seed. */
+struct dropout_draw {
+  uint64_t seed;
+  uint32_t step, first;
+};
 
 /* Gated RMS norm: rows of E channels in G groups; `ldz` the distance between rows of the gate z. */
 struct gated_rmsnorm_shape {

@@ -5,17 +5,7 @@
 
 void philox(uint64_t seed, uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint32_t out[4])
 {
-  uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-  for (int round = 0; round < 10; round++) {
-    uint64_t p0 = UINT64_C(0xD2511F53) * a, p1 = UINT64_C(0xCD9E8D57) * c;
-    a = (uint32_t)(p1 >> 32) ^ b ^ k0;
-    c = (uint32_t)(p0 >> 32) ^ d ^ k1;
-    b = (uint32_t)p1;
-    d = (uint32_t)p0;
-    k0 += UINT32_C(0x9E3779B9); /* the golden ratio */
-    k1 += UINT32_C(0xBB67AE85); /* sqrt(3) - 1 */
-  }
-  out[0] = a, out[1] = b, out[2] = c, out[3] = d;
+  philox_rounds(seed, a, b, c, d, out);
 }
 
 double philox_uniform(uint32_t hi, uint32_t lo)

@@ -12,6 +12,7 @@ enum tensor_init {
   INIT_UNIFORM,   /* U(-bound, bound) */
   INIT_A_LOG,
   INIT_DT_BIAS,
+  INIT_ROW_NORM, /* the norms of the rows of the tensor that follows */
 };
 
 /* Which pointer of struct parameters or, from P_LAYER_NORM on, of struct layer_parameters. */
@@ -36,6 +37,7 @@ enum parameter_slot {
   P_NORM2,
   P_FC1,
   P_FC2,
+  P_NONE, /* weight_g, weight_v: the model sees the weight that follows from them */
   P_SLOTS
 };
 
@@ -49,6 +51,7 @@ struct tensor_spec {
   enum tensor_init init;
   double bound;
   bool decay; /* takes part in weight decay */
+  int64_t g;  /* derived tensors: place in the list of weight_g; weight_v follows it */
 };
 
 /* Dimensions that follow from a configuration (DESIGN names). */
@@ -57,14 +60,20 @@ struct model_dims {
 };
 
 struct tensor_list {
-  struct tensor_spec *tensor;
-  int64_t count, parameters, block; /* tensors; parameters; elements of the block, with padding */
+  struct tensor_spec *tensor; /* (count + derived): those that are kept, then those that follow */
+  int64_t count, derived;
+  int64_t parameters;    /* elements of the tensors that are kept */
+  int64_t stored, block; /* with padding: of those that are kept, and of all */
 };
 
 struct model_dims model_dims(const struct model_config *c);
 /* The list for a model; release with tensor_list_free.  ERR_MEMORY. */
 MUST_USE enum status tensor_list_make(const struct model_config *c, struct tensor_list *list);
 void tensor_list_free(struct tensor_list *list);
+
+/* Rows of a tensor and elements of each. */
+static inline int64_t tensor_rows(const struct tensor_spec *t) { return t->shape[0]; }
+static inline int64_t tensor_columns(const struct tensor_spec *t) { return t->count / t->shape[0]; }
 
 /* Draws the initial values of every tensor into block (list->block doubles; padding is 0):
  * float64 arithmetic whatever the run's dtype. Philox stream INIT, counter (tensor, element). */

@@ -227,6 +227,8 @@ static enum status learn(struct trainer *t, struct step_report *r)
     struct batch b = {.rows = rows, .labels_total = labels};
     b.tokens = t->tokens + k * rows * length;
     b.labels = t->labels + k * rows * length;
+    struct dropout_draw draw = {(uint64_t)c->seed, (uint32_t)t->state.step, (uint32_t)(k * rows)};
+    b.dropout = &draw;
     b.lengths = c->data.length_min ? t->lengths + k * rows : NULL;
     TRY(network_learn(&t->net, &t->w.set[SET_PARAMETERS],
                       unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
@@ -242,7 +244,7 @@ static enum status learn(struct trainer *t, struct step_report *r)
   r->loss /= (double)labels;
   r->accuracy = (double)correct / (double)labels;
   t->state.tokens += labels;
-  return norm_of(t, t->w.set[SET_GRADIENT].block, t->w.tensors.block, &r->gradient_norm);
+  return norm_of(t, t->w.set[SET_GRADIENT].block, t->w.tensors.stored, &r->gradient_norm);
 }
 
 static void update(struct trainer *t, double lr, double norm)
@@ -257,6 +259,7 @@ static void update(struct trainer *t, double lr, double norm)
               t->w.set[SET_MOMENT1].block + s->offset, t->w.set[SET_MOMENT2].block + s->offset,
               t->w.set[SET_PARAMETERS].block + s->offset);
   }
+  parameters_derive(&t->w.m, &t->w.set[SET_PARAMETERS]);
 }
 
 static enum status train_step(struct trainer *t, struct step_report *r)

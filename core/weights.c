@@ -187,6 +187,8 @@ enum status weights_read(struct weights *w, const char *path, const struct named
   if (s == OK && file.tensors != w->tensors.count * sets)
     s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: %lld tensors; the model has %lld", path,
                 (long long)file.tensors, (long long)(w->tensors.count * sets));
+  for (int i = 0; s == OK && i < sets; i++)
+    parameters_derive(&w->m, set[i].p);
   free(host);
   safetensors_free(&file);
   return s;

@@ -1,120 +1,48 @@
 /* test_model.c: the whole model's gradients against the complex step, and its modes against each
  * other. */
-#include "core/philox.h"
-#include "tests/check.h"
-#include "tests/numeric/model_probe.h"
+#include "tests/model_gradient.h"
 #include <math.h>
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROWS = 2, LENGTH = 6 };
-
-/* Two layers, two groups, untied head; several chunks. */
-static struct config small(const char *more)
-{
-  struct config c;
-  char yaml[2048];
-  (void)snprintf(
-      yaml, sizeof yaml,
-      "name: small\ndtype: f64\n"
-      "model: {kind: implicit, d_model: 4, n_layer: 2, tie_embeddings: false, %s\n"
-      "  mamba2: {d_state: 2, expand: 2, headdim: 2, ngroups: 2, d_conv: 3, chunk_size: 4}}\n"
-      "deq:\n  forward: {solver: picard, max_iter: 4000, tol: 1.0e-13}\n"
-      "  backward: {solver: picard, max_iter: 4000, tol: 1.0e-13}\n"
-      "  unroll: {iterations: 4, damping: 0.8}\n  phantom: {steps: 3, damping: 0.7}\n"
-      "data: {task: word_problem, group: S3, length: 6}\n",
-      more);
-  check_ok(config_parse("small.yaml", yaml, strlen(yaml), &c));
-  c.model.vocab_size = 6;
-  return c;
-}
-
-static void draw_tokens(int64_t n, int32_t *tokens, int32_t *labels)
-{
-  for (int64_t i = 0; i < n; i++) {
-    uint32_t word[4];
-    philox(5, STREAM_TEST, 100, (uint32_t)i, 0, word);
-    tokens[i] = (int32_t)(word[0] % 6);
-    if (labels)
-      labels[i] = i % 5 == 4 ? -100 : (int32_t)(word[1] % 6);
-  }
-}
-
-/* The gradient of every parameter against the complex step through the same computation. */
-static void check_gradient(struct config c, enum gradient_kind kind, double tol)
-{
-  struct tensor_list list;
-  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
-  double *got = calloc((size_t)list.block, sizeof *got);
-  double *want = calloc((size_t)list.block, sizeof *want);
-  int32_t tokens[ROWS * LENGTH], labels[ROWS * LENGTH];
-  draw_tokens(ROWS * LENGTH, tokens, labels);
-
-  struct probe_f64 *p = probe_open_f64(&c, ROWS, LENGTH, true, false);
-  struct probe_result r = {.gradient = got};
-  probe_set_f64(p, block, -1);
-  probe_learn_f64(p, kind, tokens, labels, &r);
-  probe_close_f64(p);
-  if (r.forward.samples)
-    assert_int_equal(r.forward.exits[FP_CONVERGED], ROWS);
-  if (kind == GRADIENT_IFT)
-    assert_int_equal(r.backward.exits[FP_CONVERGED], ROWS);
-
-  struct probe_c64 *q =
-      probe_open_c64(&c, ROWS, LENGTH, true, kind == GRADIENT_PHANTOM || kind == GRADIENT_JFB);
-  for (int64_t i = 0; i < list.count; i++) {
-    const struct tensor_spec *t = &list.tensor[i];
-    for (int64_t j = 0; j < t->count; j++) {
-      struct probe_result s = {0};
-      probe_set_c64(q, block, t->offset + j);
-      probe_learn_c64(q, kind, tokens, labels, &s);
-      if (s.forward.samples)
-        assert_int_equal(s.forward.exits[FP_CONVERGED], ROWS);
-      check_close(s.loss, r.loss, 1e-12, "loss");
-      want[t->offset + j] = s.loss_im;
-    }
-    check_arrays_close(t->count, got + t->offset, want + t->offset, tol, "%s of %s",
-                       gradient_name(kind), t->name);
-  }
-  probe_close_c64(q);
-  tensor_list_free(&list);
-  free(block), free(got), free(want);
-}
-
 static void unroll_gradient(void **state)
 {
   (void)state;
-  check_gradient(small(""), GRADIENT_UNROLL, 1e-11);
+  check_gradient(small_model("", ""),
+                 (struct gradient_case){.kind = GRADIENT_UNROLL, .tol = 1e-11});
 }
 
 static void phantom_gradient(void **state)
 {
   (void)state;
-  check_gradient(small(""), GRADIENT_PHANTOM, 1e-11);
-  check_gradient(small(""), GRADIENT_JFB, 1e-11);
+  check_gradient(small_model("", ""),
+                 (struct gradient_case){.kind = GRADIENT_PHANTOM, .tol = 1e-11});
+  check_gradient(small_model("", ""), (struct gradient_case){.kind = GRADIENT_JFB, .tol = 1e-11});
 }
 
 static void ift_gradient(void **state)
 {
   (void)state;
-  check_gradient(small(""), GRADIENT_IFT, 1e-9);
+  check_gradient(small_model("", ""), (struct gradient_case){.kind = GRADIENT_IFT, .tol = 1e-9});
 }
 
 static void mlp_gradient(void **state)
 {
   (void)state;
-  check_gradient(small("d_intermediate: 3,"), GRADIENT_UNROLL, 1e-11);
-  check_gradient(small("d_intermediate: 3,"), GRADIENT_IFT, 1e-9);
+  check_gradient(small_model("d_intermediate: 3,", ""),
+                 (struct gradient_case){.kind = GRADIENT_UNROLL, .tol = 1e-11});
+  check_gradient(small_model("d_intermediate: 3,", ""),
+                 (struct gradient_case){.kind = GRADIENT_IFT, .tol = 1e-9});
 }
 
 static void explicit_gradient(void **state)
 {
   (void)state;
-  struct config c = small("d_intermediate: 3,");
+  struct config c = small_model("d_intermediate: 3,", "");
   c.model.kind = MODEL_EXPLICIT;
-  check_gradient(c, GRADIENT_UNROLL, 1e-11);
+  check_gradient(c, (struct gradient_case){.kind = GRADIENT_UNROLL, .tol = 1e-11});
 }
 
 /* ---- modes ---- */
@@ -125,7 +53,7 @@ enum { MODE_ROWS = 3, MODE_LENGTH = 20 };
 static void modes_agree(void **state)
 {
   (void)state;
-  struct config c = small("");
+  struct config c = small_model("", "");
   struct tensor_list list;
   double *block = probe_parameters(&c, 0.3, 4, 7, &list);
   int64_t M = MODE_ROWS * MODE_LENGTH, n = M * c.model.d_model, v = M * c.model.vocab_size;
@@ -169,7 +97,7 @@ static void modes_agree(void **state)
 static void explicit_forms_agree(void **state)
 {
   (void)state;
-  struct config c = small("d_intermediate: 3,");
+  struct config c = small_model("d_intermediate: 3,", "");
   c.model.kind = MODEL_EXPLICIT;
   struct tensor_list list;
   double *block = probe_parameters(&c, 1, 1, 8, &list);
@@ -203,7 +131,7 @@ static void explicit_forms_agree(void **state)
 static void memory_is_planned(void **state)
 {
   (void)state;
-  struct config c = small("");
+  struct config c = small_model("", "");
   struct probe_result r[2] = {0};
   struct tensor_list list;
   double *block = probe_parameters(&c, 0.3, 4, 7, &list);

@@ -18,6 +18,8 @@ struct probe {
   struct weights w;
   struct solver_port port;
   struct network net;
+  const int32_t *lengths;
+  bool dropout;
 };
 
 static enum status solve_detached(const struct backend *be, const struct fp_problem *p,
@@ -62,6 +64,7 @@ void PROBE_(set)(struct probe *p, const double *block, int64_t k)
 #else
   assert_true(k < 0);
 #endif
+  parameters_derive(&p->w.m, &p->w.set[0]);
 }
 
 static void copy_out(int64_t n, const real *from, double *to)
@@ -82,12 +85,21 @@ static void report(const struct probe *p, const struct network_result *n, struct
 #endif
 }
 
+void PROBE_(batch)(struct probe *p, const int32_t *lengths, bool dropout)
+{
+  p->lengths = lengths;
+  p->dropout = dropout;
+}
+
 void PROBE_(learn)(struct probe *p, enum gradient_kind g, const int32_t *tokens,
                    const int32_t *labels, struct probe_result *r)
 {
   struct network_result n;
+  static const struct dropout_draw draw = {.seed = 3, .step = 5};
   struct batch b = {.rows = p->net.rows, .tokens = tokens, .labels = labels};
   int64_t block = p->w.tensors.block;
+  b.lengths = p->lengths;
+  b.dropout = p->dropout ? &draw : NULL;
   memset(p->w.set[1].block, 0, (size_t)block * sizeof(real));
   check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n));
   copy_out(block, p->w.set[1].block, r->gradient);
@@ -116,7 +128,9 @@ double *probe_parameters(const struct config *c, double in_proj, double injectio
   parameters_initialise(&c->model, list, seed, block);
   for (int64_t i = 0; i < list->count; i++) {
     const struct tensor_spec *t = &list->tensor[i];
-    double scale = t->slot == P_IN_PROJ ? in_proj : t->slot == P_INJECTION_WEIGHT ? injection : 1;
+    bool in = t->slot == P_IN_PROJ || strstr(t->name, "in_proj.weight_g");
+    bool injected = t->slot == P_INJECTION_WEIGHT || strstr(t->name, "injection.weight_g");
+    double scale = in ? in_proj : injected ? injection : 1;
     bool constant = t->init == INIT_ONES || t->init == INIT_ZEROS;
     for (int64_t j = 0; j < t->count; j++) {
       uint32_t word[4];

@@ -17,16 +17,18 @@ struct probe_result {
   size_t device_bytes, host_bytes; /* what the network planned */
 };
 
-#define PROBE(bits)                                                                            \
-  struct probe_##bits;                                                                         \
-  struct probe_##bits *probe_open_##bits(const struct config *c, int64_t rows, int64_t length, \
-                                         bool learn, bool detach);                             \
-  void probe_close_##bits(struct probe_##bits *p);                                             \
-  /* parameters; element k (-1: none) gets an imaginary step in the complex build */           \
-  void probe_set_##bits(struct probe_##bits *p, const double *block, int64_t k);               \
-  void probe_learn_##bits(struct probe_##bits *p, enum gradient_kind g, const int32_t *tokens, \
-                          const int32_t *labels, struct probe_result *r);                      \
-  void probe_evaluate_##bits(struct probe_##bits *p, const struct fp_options *o, int64_t rows, \
+#define PROBE(bits)                                                                              \
+  struct probe_##bits;                                                                           \
+  struct probe_##bits *probe_open_##bits(const struct config *c, int64_t rows, int64_t length,   \
+                                         bool learn, bool detach);                               \
+  void probe_close_##bits(struct probe_##bits *p);                                               \
+  /* parameters; element k (-1: none) gets an imaginary step in the complex build */             \
+  void probe_set_##bits(struct probe_##bits *p, const double *block, int64_t k);                 \
+  /* for learning: tokens of each row that count (NULL: all), whether dropout draws its masks */ \
+  void probe_batch_##bits(struct probe_##bits *p, const int32_t *lengths, bool dropout);         \
+  void probe_learn_##bits(struct probe_##bits *p, enum gradient_kind g, const int32_t *tokens,   \
+                          const int32_t *labels, struct probe_result *r);                        \
+  void probe_evaluate_##bits(struct probe_##bits *p, const struct fp_options *o, int64_t rows,   \
                              const int32_t *tokens, struct probe_result *r);
 PROBE(f32)
 PROBE(f64)

@@ -9,7 +9,7 @@
 static struct ssd_shape ssd_shape_of(const struct operation_case *c)
 {
   const int64_t *n = c->n;
-  return (struct ssd_shape){n[0], n[1], n[2], n[3], n[4], n[5], n[8], n[6], n[7] != 0};
+  return (struct ssd_shape){n[0], n[1], n[2], n[3], n[4], n[5], n[8], n[6], n[7] != 0, false};
 }
 
 static void ssd_fwd(const struct operation_case *c, const struct case_arrays *a)
