@@ -103,38 +103,42 @@ KERNEL recur_rows(struct ssd_shape d, const real *x, const real *Bm, const real 
 }
 
 #ifndef __CUDACC__
-/* s = a s + u B', sum += s C for the lanes of all states; two sums hide the additions' latency. */
-ELEMENTARY void step_lanes(int64_t N, real a, const real *u, const real *Bm, const real *C,
-                           real (*s)[LANES], real *sum)
+/* s = a s + dt x B', y = s C + skip x for `count` lanes (y NULL: not wanted) of all states; two
+ * sums hide the additions' latency. */
+ELEMENTARY void step_lanes(int count, int64_t N, real a, real dt, const real *x, const real *skip,
+                           const real *Bm, const real *C, real (*s)[LANES], real *y)
 {
-  real v[LANES], even[LANES], odd[LANES];
+  real u[LANES] = {0}, even[LANES] = {0}, odd[LANES] = {0};
   SIMD
-  for (int l = 0; l < LANES; l++) {
-    v[l] = u[l];
-    even[l] = sum[l];
-    odd[l] = 0;
+  for (int l = 0; l < count; l++) {
+    u[l] = dt * x[l];
+    even[l] = skip[l] * x[l];
   }
   int64_t n = 0;
   for (; n + 1 < N; n += 2) {
     SIMD
     for (int l = 0; l < LANES; l++) {
-      s[n][l] = add_product(v[l] * Bm[n], a, s[n][l]);
+      s[n][l] = add_product(u[l] * Bm[n], a, s[n][l]);
       even[l] = add_product(even[l], s[n][l], C[n]);
     }
     SIMD
     for (int l = 0; l < LANES; l++) {
-      s[n + 1][l] = add_product(v[l] * Bm[n + 1], a, s[n + 1][l]);
+      s[n + 1][l] = add_product(u[l] * Bm[n + 1], a, s[n + 1][l]);
       odd[l] = add_product(odd[l], s[n + 1][l], C[n + 1]);
     }
   }
-  SIMD
-  for (int l = 0; l < LANES; l++) {
-    if (n < N) {
-      s[n][l] = add_product(v[l] * Bm[n], a, s[n][l]);
+  for (; n < N; n++) {
+    SIMD
+    for (int l = 0; l < LANES; l++) {
+      s[n][l] = add_product(u[l] * Bm[n], a, s[n][l]);
       even[l] = add_product(even[l], s[n][l], C[n]);
     }
-    sum[l] = even[l] + odd[l];
   }
+  if (y == NULL)
+    return;
+  SIMD
+  for (int l = 0; l < count; l++)
+    y[l] = even[l] + odd[l];
 }
 
 /* Vectors along P; the states of LANES channels stay in the first-level cache. */
@@ -144,22 +148,21 @@ KERNEL recur_lanes(struct ssd_shape d, const real *x, const real *Bm, const real
 {
   FOR_EACH_COST (i, d.B * d.H * lane_blocks(d.P), d.T * LANES * d.N * 5) {
     struct head_rows at = head_rows_of(d, i);
-    real s[SSD_MAX_STATE][LANES], a[DECAY_TOKENS];
+    real s[SSD_MAX_STATE][LANES], a[DECAY_TOKENS], skip[LANES] = {0};
     int64_t carried = ((row ? row[at.b] : at.b) * d.H + at.h) * d.P + at.first;
     tile_transpose(d.N, S0 ? at.count : 0, S0 ? S0 + carried * d.N : NULL, d.N, s);
+    for (int l = 0; l < at.count; l++)
+      skip[l] = skip_of(d, D, at.h, at.first + l);
     for (int64_t t = 0; t < d.T; t++) {
       int64_t bt = at.b * d.T + t, bth = bt * d.H + at.h, group = bt * d.ld + at.g * d.N;
       if (t % DECAY_TOKENS == 0)
         decays(d, at.b, at.h, t, dt, A_log, a);
+      real *yt = y ? y + bth * d.P + at.first : NULL, decay = a[t % DECAY_TOKENS];
       const real *xt = x + bt * d.ld + at.h * d.P + at.first;
-      real u[LANES] = {0}, sum[LANES] = {0};
-      for (int l = 0; l < at.count; l++) {
-        u[l] = dt[bth] * xt[l];
-        sum[l] = skip_of(d, D, at.h, at.first + l) * xt[l];
-      }
-      step_lanes(d.N, a[t % DECAY_TOKENS], u, Bm + group, C + group, s, sum);
-      for (int l = 0; y && l < at.count; l++)
-        y[bth * d.P + at.first + l] = sum[l];
+      if (at.count == LANES)
+        step_lanes(LANES, d.N, decay, dt[bth], xt, skip, Bm + group, C + group, s, yt);
+      else
+        step_lanes(at.count, d.N, decay, dt[bth], xt, skip, Bm + group, C + group, s, yt);
     }
     for (int l = 0; S1 && l < at.count; l++)
       for (int64_t n = 0; n < d.N; n++)

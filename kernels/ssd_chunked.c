@@ -3,19 +3,20 @@
  * With l_k = A dt_k, A = -exp(A_log), and for tokens i, j of one chunk (0 its first, q-1 its last)
  *   m_ij = exp(sum_{j<k<=i} l_k), 0 for j > i      e_i = exp(sum_{k<=i} l_k)      r_j = m_{q-1,j}
  *   w_ij = m_ij (C_i . B_j) dt_j
- *   y_i  = sum_j w_ij x_j + e_i S C_i + D x_i      S (P,N) enters the chunk
- *   S'   = e_{q-1} S + sum_j r_j dt_j x_j B_j'     leaves it and enters the next
+ *   y_i  = sum_j w_ij x_j + e_i S C_i + D x_i            S (P,N) enters the chunk
+ *   R    = e_{q-1} S + sum_j r_j dt_j x_j B_j^T          leaves it and enters the next
  * Every exponent is a running sum of l from j on, never a difference of two sums from the chunk's
  * start: no cancellation, and no exponential above 1.
  *
- * VJP, with Sb' the cotangent of S', z_ij = yb_i . x_j, K_ij = w_ij z_ij:
- *   xb_j += sum_i w_ij yb_i + r_j dt_j Sb' B_j + D yb_j
- *   Cb_i += sum_{h in group} (sum_j m_ij dt_j z_ij B_j + e_i S' yb_i)             (S' transposed)
- *   Bb_j += sum_{h in group} (sum_i m_ij dt_j z_ij C_i + r_j dt_j Sb'' x_j)       (likewise)
- *   Sb    = e_{q-1} Sb' + sum_i e_i yb_i C_i'
- *   lb_k  = sum_{j<k<=i} K_ij + sum_{i>=k} e_i yb_i S C_i + sum_{j<k} r_j dt_j x_j Sb' B_j
- *           + e_{q-1} <Sb',S>
- *   dtb_k += A lb_k + sum_i m_ik (C_i . B_k) z_ik + r_k x_k Sb' B_k;   A_logb += sum_k A dt_k lb_k
+ * VJP, with z_ij = yb_i . x_j and K_ij = w_ij z_ij:
+ *   xb_j += sum_i w_ij yb_i + r_j dt_j Rb B_j + D yb_j
+ *   Cb_i += sum_{h in group} (sum_j m_ij dt_j z_ij B_j + e_i S^T yb_i)
+ *   Bb_j += sum_{h in group} (sum_i m_ij dt_j z_ij C_i + r_j dt_j Rb^T x_j)
+ *   Sb    = e_{q-1} Rb + sum_i e_i yb_i C_i^T
+ *   lb_k  = sum_{j<k<=i} K_ij + sum_{i>=k} e_i yb_i . S C_i + sum_{j<k} r_j dt_j x_j . Rb B_j
+ *           + e_{q-1} <Rb,S>
+ *   dtb_k += A lb_k + sum_i m_ik (C_i . B_k) z_ik + r_k x_k . Rb B_k
+ *   A_logb += sum_k A dt_k lb_k
  * No state of a single token is kept.  JVP: each factor's tangent in turn.
  *
  * Arrays of a chunk and a head, index u = (b,chunk,h): pairs (Q,Q) by rows i, scalars (Q), scaled
@@ -153,6 +154,15 @@ ELEMENTARY void step_columns(struct columns *s, int past, real dt, real *m)
   }
 }
 
+/* A row of w; the masked scores may be anything. */
+ELEMENTARY void weigh_row(int lanes, int past, const real *m, const real *score, const real *dt,
+                          real *weight)
+{
+  SIMD
+  for (int l = 0; l < lanes; l++)
+    weight[l] = (past >= l ? score[l] : 0) * (m[l] * dt[l]);
+}
+
 /* weights_ij = w_ij */
 KERNEL weigh_pairs(struct ssd_shape d, const real *dt, const real *A_log, real *work)
 {
@@ -167,9 +177,10 @@ KERNEL weigh_pairs(struct ssd_shape d, const real *dt, const real *A_log, real *
       const real *score = s.scores + group_pairs(d, k) + i * Q + j0;
       real *weight = s.weights + (k.u * Q + i) * Q + j0, m[LANES];
       step_columns(&at, i - j0, dt[(k.token + i) * d.H + k.h], m);
-      SIMD
-      for (int l = 0; l < lanes; l++)
-        weight[l] = i - j0 >= l ? m[l] * score[l] * at.dt[l] : 0;
+      if (lanes == LANES)
+        weigh_row(LANES, i - j0, m, score, at.dt, weight);
+      else
+        weigh_row(lanes, i - j0, m, score, at.dt, weight);
     }
   }
 }
@@ -369,6 +380,19 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
 
 /* ---- VJP ---- */
 
+/* One row i; masked scores and z may be anything. */
+ELEMENTARY void pair_row(int lanes, int past, const real *m, const real *score, const real *dt,
+                         const real *z, real *weight, real *weight2, real *direct)
+{
+  SIMD
+  for (int l = 0; l < lanes; l++) {
+    real scored = (past >= l ? score[l] : 0) * m[l], zm = past >= l ? z[l] : 0;
+    weight[l] = scored * dt[l];
+    weight2[l] = m[l] * dt[l] * zm;
+    direct[l] = add_product(direct[l], scored, zm);
+  }
+}
+
 /* weights = w, weights2_ij = m_ij dt_j z_ij, c_j = sum_i m_ij (C_i . B_j) z_ij */
 KERNEL pair_cotangents(struct ssd_shape d, const real *x, const real *dt, const real *A_log,
                        const real *yb, real *work)
@@ -397,14 +421,10 @@ KERNEL pair_cotangents(struct ssd_shape d, const real *x, const real *dt, const 
         int64_t to = (k.u * Q + i) * Q + j0;
         const real *score = s.scores + group_pairs(d, k) + i * Q + j0;
         step_columns(&at, i - j0, dt[(k.token + i) * d.H + k.h], m);
-        SIMD
-        for (int l = 0; l < lanes; l++) {
-          real scored = i - j0 >= l ? m[l] * score[l] : 0;
-          real z = i - j0 >= l ? acc[r][l] : 0;
-          s.weights[to + l] = scored * at.dt[l];
-          s.weights2[to + l] = m[l] * at.dt[l] * z;
-          direct[l] = add_product(direct[l], scored, z);
-        }
+        if (lanes == LANES)
+          pair_row(LANES, i - j0, m, score, at.dt, acc[r], s.weights + to, s.weights2 + to, direct);
+        else
+          pair_row(lanes, i - j0, m, score, at.dt, acc[r], s.weights + to, s.weights2 + to, direct);
       }
     }
     for (int l = 0; l < lanes; l++)
@@ -431,8 +451,9 @@ KERNEL sum_over_heads(struct ssd_shape d, real *work)
   }
 }
 
-/* From the last chunk to the first: states_c = Sb' from Sb' = e_{q-1} Sb' + states_c (`summed`;
- * otherwise 0), starting with S1b or zeros; what comes out at the start is added to S0b. */
+/* From the last chunk to the first: states_c, V until then (0 unless `summed`), becomes Rb, and the
+ * chunk before gets e_{q-1} Rb + V.  The last one gets S1b or zeros; S0b += what the first gives.
+ */
 KERNEL pass_states_back(struct ssd_shape d, const real *entry, const real *S1b, bool summed,
                         real *states, real *S0b)
 {
@@ -457,7 +478,7 @@ KERNEL pass_states_back(struct ssd_shape d, const real *entry, const real *S1b, 
   }
 }
 
-/* xb; the last chunk has a Sb' only where `carried` */
+/* xb; the last chunk has an Rb only where `carried` */
 KERNEL input_cotangents(struct ssd_shape d, const real *Bm, const real *dt, const real *D,
                         const real *yb, bool carried, real *work, real *xb)
 {
@@ -585,8 +606,8 @@ ELEMENTARY void sums_across(struct ssd_shape d, struct chunk k, struct chunk_scr
   }
 }
 
-/* dtb; and sum_k A dt_k lb_k into c_0.  a_i = e_i yb_i S C_i, b_j = r_j x_j Sb' B_j, c as above;
- * leaves: e_{q-1} <Sb',S> counts. */
+/* dtb; and sum_k A dt_k lb_k into c_0.  a_i = e_i yb_i . S C_i, b_j = r_j x_j . Rb B_j, c as
+ * above; the last chunk has an Rb only where `carried`. */
 KERNEL decay_cotangents(struct ssd_shape d, const real *dt, const real *A_log, const real *S,
                         bool carried, real *work, real *dtb)
 {
@@ -632,7 +653,8 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
   LAUNCH(st, heads, chunk_decays, d, dt, A_log, NULL, NULL, false, work);
   LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
   LAUNCH(st, heads * lane_blocks(Q), pair_cotangents, d, x, dt, A_log, yb, work);
-  LAUNCH(st, heads, scale_tokens, d, s.entry, NULL, yb, d.H * d.P, s.scaled2);
+  if (S || summed)
+    LAUNCH(st, heads, scale_tokens, d, s.entry, NULL, yb, d.H * d.P, s.scaled2);
   if (summed)
     LAUNCH(st, heads * row_spans(d.P) * lane_blocks(d.N), sum_states, d, s.scaled2, C, NULL, NULL,
            false, NULL, s.states, NULL);

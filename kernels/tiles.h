@@ -49,11 +49,7 @@ ELEMENTARY void tile_multiply_full(int64_t K, const real *a, int64_t ar, int64_t
                                    int64_t ldb, real acc[ROWS][LANES])
 {
   real s[ROWS][LANES];
-  for (int r = 0; r < ROWS; r++) {
-    SIMD
-    for (int l = 0; l < LANES; l++)
-      s[r][l] = acc[r][l];
-  }
+  tile_zero(s);
   for (int64_t k = 0; k < K; k++)
     for (int r = 0; r < ROWS; r++) {
       real factor = a[r * ar + k * ak];
@@ -64,7 +60,7 @@ ELEMENTARY void tile_multiply_full(int64_t K, const real *a, int64_t ar, int64_t
   for (int r = 0; r < ROWS; r++) {
     SIMD
     for (int l = 0; l < LANES; l++)
-      acc[r][l] = s[r][l];
+      acc[r][l] += s[r][l];
   }
 }
 
