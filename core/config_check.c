@@ -1,4 +1,4 @@
-/* config_check.c: what keys mean together, and what this version does not do. */
+/* config_check.c: what keys mean together. */
 #include "core/config_keys.h"
 #include <float.h>
 #include <string.h>
@@ -100,14 +100,6 @@ static enum status check_lengths(const struct layer *l)
   return OK;
 }
 
-/* Keys that are understood but that the model does not follow. */
-static enum status check_supported(const struct layer *l)
-{
-  if (l->c.model.mamba2.A_negative)
-    FAIL_FROM(BLAME(l, M2 "A_range"), M2 "A_range: negative is not supported");
-  return OK;
-}
-
 enum status config_check(const struct layer *l)
 {
   const struct deq_config *d = &l->c.deq;
@@ -122,5 +114,5 @@ enum status config_check(const struct layer *l)
     FAIL_FROM(BLAME(l, "deq.evaluate.solver", "deq.forward.solver"),
               "solver gmres is for linear equations: for deq.backward, not for %s",
               d->forward.solver == FP_GMRES ? "deq.forward" : "deq.evaluate");
-  return check_supported(l);
+  return OK;
 }

@@ -30,7 +30,9 @@ INLINE int64_t ssd_chunk_length(struct ssd_shape d) { return d.T < d.chunk ? d.T
  * its tokens' channels twice; its state; five scalars a token. */
 INLINE int64_t ssd_chunked_work(struct ssd_shape d)
 {
-  int64_t Q = ssd_chunk_length(d);
+  int64_t Q = ssd_chunk_length(d), state = d.H * d.P * d.N;
+  if (d.A_negative) /* kernels/ssd_products.h: a chunk's states and their cotangents, two more */
+    return (2 * Q + 2) * state;
   int64_t head = 2 * Q * Q + 2 * Q * d.P + d.P * d.N + 5 * Q;
   return d.B * ssd_chunks(d) * (2 * d.G * Q * Q + d.H * head);
 }

@@ -1,6 +1,6 @@
 /* ssd: the Mamba-2 recurrence, state by state (state-space duality, one scalar decay a head).
  *
- *   a_t = exp(A dt_t), A = -exp(A_log)         (B,T,H)
+ *   a_t = exp(A dt_t), A = -exp(A_log)         (B,T,H);  A_negative: a_t = 2 exp(A dt_t) - 1
  *   S_t = a_t S_{t-1} + dt_t x_t B_t'          (B,T,H,P,N)   S_{-1} = S0 or 0
  *   y_t = S_t C_t + D x_t                      (B,T,H,P)
  *
@@ -34,7 +34,7 @@ INLINE void decays(struct ssd_shape d, int64_t b, int64_t h, int64_t first, cons
   const real *dth = dt + (b * d.T + first) * d.H + h;
   SIMD
   for (int64_t j = 0; j < count; j++)
-    a[j] = exp_real(A * dth[j * d.H]);
+    a[j] = decay_of(d, A * dth[j * d.H]);
 }
 
 /* ---- forward ---- */
@@ -255,7 +255,7 @@ KERNEL sweep_back(struct ssd_shape d, const real *Bm, const real *C, const real 
           xb[bt * d.ld + at.h * d.P + at.first + r] +=
               dt[bth] * sum + skip_of(d, D, at.h, at.first + r) * yb[k + r];
       }
-      a = exp_real(A * dt[bth]);
+      a = decay_of(d, A * dt[bth]);
     }
     const real *first = L + (at.b * d.T * d.H * d.P + at.h * d.P + at.first) * d.N;
     for (int64_t n = 0; S0b && n < at.count * d.N; n++)
@@ -319,7 +319,8 @@ KERNEL gather_dt(struct ssd_shape d, const real *x, const real *Bm, const real *
       from_decay += (wide)decay_sum;
       from_input += (wide)(x[bt * d.ld + h * d.P + p] * input_sum);
     }
-    real A = decay_rate(A_log, h), slope = A * exp_real(A * dt[bth]) * (real)from_decay;
+    real A = decay_rate(A_log, h), l = A * dt[bth];
+    real slope = A * decay_slope(d, l) * (real)from_decay;
     if (dtb)
       dtb[bth] += slope + (real)from_input;
     L[bth * PN] = slope * dt[bth];
@@ -394,7 +395,8 @@ KERNEL recur_tangents(struct ssd_shape d, const real *x, const real *Bm, const r
     for (int64_t t = 0; t < d.T; t++) {
       int64_t bt = at.b * d.T + t, bth = bt * d.H + at.h, k = bth * d.P + at.first;
       int64_t group = bt * d.ld + at.g * d.N, before = (k - d.H * d.P) * d.N;
-      real a = exp_real(A * dt[bth]), ad = a * (Ad * dt[bth] + A * tangent(dtd, bth));
+      real l = A * dt[bth], a = decay_of(d, l);
+      real ad = decay_slope(d, l) * (Ad * dt[bth] + A * tangent(dtd, bth));
       for (int q = 0; q < at.count; q++) {
         int64_t p = at.first + q, column = bt * d.ld + at.h * d.P + p, n = q * d.N;
         struct row_tangent r = {Bm + group,

@@ -22,10 +22,13 @@
  * Arrays of a chunk and a head, index u = (b,chunk,h): pairs (Q,Q) by rows i, scalars (Q), scaled
  * tokens (Q,P), states (P,N).  Pairs of a group: index (b,chunk,g).
  *
+ * With A_negative decays have no logarithm: ssd_products.h.
+ *
  * Reference: Dao & Gu 2024, arXiv:2405.21060, section 6.
  */
 #include "kernels/operations.h"
 #include "kernels/ssd_heads.h"
+#include "kernels/ssd_products.h"
 
 /* ---- where things are ---- */
 
@@ -357,6 +360,10 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
                          const DEVICE real *D, const DEVICE int32_t *row, const DEVICE real *S0,
                          DEVICE real *S, DEVICE real *work, DEVICE real *y, DEVICE real *S1)
 {
+  if (d.A_negative) {
+    OP(ssd_products_fwd)(st, d, x, Bm, C, dt, A_log, D, row, S0, S, y, S1);
+    return;
+  }
   struct chunk_scratch s = scratch_of(d, work);
   int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), heads = chunk_heads(d);
   bool passes = ssd_chunks(d) > 1 || S1;
@@ -646,6 +653,10 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
                          DEVICE real *Bb, DEVICE real *Cb, DEVICE real *dtb, DEVICE real *A_logb,
                          DEVICE real *Db, DEVICE real *S0b)
 {
+  if (d.A_negative) {
+    OP(ssd_products_vjp)(st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, dtb, A_logb, Db, S0b);
+    return;
+  }
   struct chunk_scratch s = scratch_of(d, work);
   int64_t Q = ssd_chunk_length(d), chunks = ssd_chunks(d), BC = d.B * chunks;
   int64_t heads = chunk_heads(d), groups = BC * d.G * row_spans(Q);
@@ -809,6 +820,10 @@ void OP(ssd_chunked_jvp)(stream st, struct ssd_shape d, const DEVICE real *x, co
                          const DEVICE real *A_logd, const DEVICE real *Dd, const DEVICE real *S0d,
                          DEVICE real *work, DEVICE real *yd, DEVICE real *S1d)
 {
+  if (d.A_negative) {
+    OP(ssd_products_jvp)(st, d, x, Bm, C, dt, A_log, D, S, xd, Bd, Cd, dtd, A_logd, Dd, S0d, work, yd, S1d);
+    return;
+  }
   struct chunk_scratch s = scratch_of(d, work);
   int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), heads = chunk_heads(d);
   LAUNCH(st, heads, chunk_decays, d, dt, A_log, dtd, A_logd, true, work);

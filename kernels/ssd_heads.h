@@ -31,6 +31,19 @@ INLINE real skip_of(struct ssd_shape d, const real *D, int64_t h, int64_t p)
 
 INLINE real decay_rate(const real *A_log, int64_t h) { return -exp_real(A_log[h]); }
 
+/* a of l = A dt, and da/dl: q = exp(l), or 2 q - 1, which may be negative */
+ELEMENTARY real decay_of(struct ssd_shape d, real l)
+{
+  real q = exp_real(l);
+  return d.A_negative ? 2 * q - 1 : q;
+}
+
+ELEMENTARY real decay_slope(struct ssd_shape d, real l)
+{
+  real q = exp_real(l);
+  return d.A_negative ? 2 * q : q;
+}
+
 enum { SKIP_TOKENS = 64 };
 INLINE int64_t skip_blocks(struct ssd_shape d)
 {

@@ -58,6 +58,13 @@ static void residual_damping(void **state)
   check_option("residual: 0.6, d_intermediate: 3,", "");
 }
 
+/* The initial Delta of at most 0.1 and A of at most 16 give decays from -0.6 to 1. */
+static void negative_eigenvalues(void **state)
+{
+  (void)state;
+  check_option("", "A_range: negative, dt_min: 0.02,");
+}
+
 static void weight_norm(void **state)
 {
   (void)state;
@@ -194,12 +201,11 @@ static void weight_norm_is_of_rows(void **state)
   free(block);
 }
 
-/* Steps of an explicit model with carried states, and the whole at once: the narrower part too. */
-static void narrower_forms_agree(void **state)
+/* Steps of an explicit model with carried states, and the whole at once. */
+static void check_forms(const char *model, const char *mamba2)
 {
-  (void)state;
   enum { TOKENS = 20 };
-  struct config c = small_model("residual: 0.8,", "d_ssm: 4,");
+  struct config c = small_model(model, mamba2);
   c.model.kind = MODEL_EXPLICIT;
   struct tensor_list list;
   double *block = probe_parameters(&c, 1, 1, 8, &list);
@@ -220,6 +226,13 @@ static void narrower_forms_agree(void **state)
   free(block);
 }
 
+static void forms_agree(void **state)
+{
+  (void)state;
+  check_forms("residual: 0.8,", "d_ssm: 4,");
+  check_forms("", "A_range: negative, dt_min: 0.02,");
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -230,6 +243,7 @@ int main(void)
       cmocka_unit_test(norm_before_gate),
       cmocka_unit_test(limits_of_delta),
       cmocka_unit_test(residual_damping),
+      cmocka_unit_test(negative_eigenvalues),
       cmocka_unit_test(weight_norm),
       cmocka_unit_test(dropout),
       cmocka_unit_test(padding),
@@ -237,7 +251,7 @@ int main(void)
       cmocka_unit_test(padding_changes_nothing),
       cmocka_unit_test(dropout_draws),
       cmocka_unit_test(weight_norm_is_of_rows),
-      cmocka_unit_test(narrower_forms_agree),
+      cmocka_unit_test(forms_agree),
   };
   omp_set_num_threads(1);
   return cmocka_run_group_tests(tests, NULL, NULL);
