@@ -192,6 +192,28 @@ cover: | $(BUILD)/test.tools ## which lines of core/, kernels/ and solvers/ the 
 	+@$(MAKE) --no-print-directory ISAS=cpu BUILD=$(BUILD)/cover OPTIMISE='-O0 --coverage' WERROR=-Wno-maybe-uninitialized LDFLAGS=--coverage test
 	@.ci/cover $(BUILD)/cover
 
+.PHONY: kill-test fuzz
+kill-test: $(BUILD)/tests/test_resume $(BUILD)/train ## kills training at KILLS (1000) random moments, resumes, compares
+	KILLS=$(or $(KILLS),1000) $<
+
+# readers of what others wrote, under libFuzzer; what it finds is kept in build/fuzz/
+FUZZ_SECONDS ?= 60
+FUZZ_CC ?= clang
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+FUZZ_CORE := $(addprefix core/,config.c config_check.c config_keys.c config_value.c config_yaml.c \
+               files.c options.c safetensors.c status.c tokens.c trainer_state.c)
+$(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(FUZZ_CORE) $(HEADERS) tests/fuzz/fuzz_file.h | $(BUILD)/dev.tools
+	@mkdir -p $(@D)/corpus/$*
+	@echo "  fuzzer $@"
+	@$(FUZZ_CC) -std=c17 -D_GNU_SOURCE -I. -g -O1 -fsanitize=fuzzer,address,undefined \
+	  -fno-sanitize-recover=all -o $@ $< $(FUZZ_CORE) -lyaml -ljansson -lm
+fuzz: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%) ## fuzzes YAML, safetensors, trainer.json, --tokens: FUZZ_SECONDS (60) each
+	@for f in $(FUZZERS); do echo "fuzz $$f"; \
+	  $(BUILD)/fuzz/fuzz_$$f -max_total_time=$(FUZZ_SECONDS) -timeout=10 -rss_limit_mb=2048 -max_len=65536 \
+	    -print_final_stats=1 -artifact_prefix=$(BUILD)/fuzz/$$f- $(BUILD)/fuzz/corpus/$$f \
+	    tests/fuzz/corpus/$$f 2>$(BUILD)/fuzz/$$f.log || { tail -40 $(BUILD)/fuzz/$$f.log; exit 1; }; \
+	  grep 'number_of_executed_units' $(BUILD)/fuzz/$$f.log; done
+
 # ---- CUDA ----
 
 NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) $(addsuffix /bin,$(CUDA_HOME) \

@@ -6,6 +6,7 @@
 #include "core/interrupt.h"
 #include "core/network.h"
 #include "core/progress.h"
+#include "core/tokens.h"
 #include "core/training.h"
 #include "core/weights.h"
 #include "core/word_problem.h"
@@ -124,55 +125,6 @@ static enum status evaluate_mode(const struct evaluator *e, struct evaluation_ro
 
 /* ---- given tokens ---- */
 
-struct given {
-  int64_t B, L;
-  int32_t *tokens, *labels; /* labels NULL: none */
-};
-
-static enum status as_int32(const char *path, const struct st_tensor *t, int64_t low, int64_t high,
-                            int32_t also, int32_t *out)
-{
-  if (t->dtype != ST_I32 && t->dtype != ST_I64)
-    FAIL(ERR_DATA, "%s: %s is %s; int32 or int64 is needed", path, t->name,
-         st_dtype_name(t->dtype));
-  for (int64_t i = 0; i < t->count; i++) {
-    int64_t v = t->dtype == ST_I32 ? ((const int32_t *)t->data)[i] : ((const int64_t *)t->data)[i];
-    if ((v < low || v >= high) && v != also)
-      FAIL(ERR_DATA, "%s: %s[%lld,%lld] is %lld; the vocabulary is 0 to %lld", path, t->name,
-           (long long)(i / t->shape[1]), (long long)(i % t->shape[1]), (long long)v,
-           (long long)high - 1);
-    out[i] = (int32_t)v;
-  }
-  return OK;
-}
-
-static enum status read_given(const char *path, int64_t vocabulary, struct given *g)
-{
-  struct safetensors file;
-  TRY(safetensors_read(path, &file));
-  const struct st_tensor *ids = safetensors_find(&file, "input_ids");
-  const struct st_tensor *labels = safetensors_find(&file, "labels");
-  enum status s = OK;
-  if (!ids || ids->rank != 2 || ids->count == 0)
-    s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: input_ids (B,L), not empty, is needed", path);
-  else if (labels && (labels->rank != 2 || labels->shape[0] != ids->shape[0] ||
-                      labels->shape[1] != ids->shape[1]))
-    s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: labels must have the shape of input_ids", path);
-  if (s == OK) {
-    *g = (struct given){.B = ids->shape[0], .L = ids->shape[1]};
-    g->tokens = malloc((size_t)ids->count * sizeof *g->tokens);
-    g->labels = labels ? malloc((size_t)ids->count * sizeof *g->labels) : NULL;
-    if (!g->tokens || (labels && !g->labels))
-      s = fail_at(ERR_MEMORY, __FILE__, __LINE__, "%s: out of memory", path);
-  }
-  if (s == OK)
-    s = as_int32(path, ids, 0, vocabulary, 0, g->tokens);
-  if (s == OK && labels)
-    s = as_int32(path, labels, 0, vocabulary, IGNORED_LABEL, g->labels);
-  safetensors_free(&file);
-  return s;
-}
-
 /* Host copies of what --logits writes; one allocation each, freed by the caller. */
 struct outputs {
   real *logits, *hidden;
@@ -181,7 +133,7 @@ struct outputs {
   uint8_t *exit;
 };
 
-static enum status evaluate_given(const struct evaluator *e, const struct given *g,
+static enum status evaluate_given(const struct evaluator *e, const struct given_tokens *g,
                                   const struct fp_options *o, struct outputs *out, struct tally *t)
 {
   const struct backend *be = e->w.m.be;
@@ -218,8 +170,8 @@ static enum status evaluate_given(const struct evaluator *e, const struct given 
   return s;
 }
 
-static enum status write_outputs(const struct evaluator *e, const struct given *g, bool windowed,
-                                 const struct outputs *out, const char *path)
+static enum status write_outputs(const struct evaluator *e, const struct given_tokens *g,
+                                 bool windowed, const struct outputs *out, const char *path)
 {
   const enum st_dtype own = REAL_BITS == 32 ? ST_F32 : ST_F64;
   const struct model_dims *d = &e->w.m.dims;
@@ -235,7 +187,8 @@ static enum status write_outputs(const struct evaluator *e, const struct given *
   return safetensors_write(path, t, implicit ? 4 : 2);
 }
 
-static enum status logits_of(const struct evaluator *e, const struct given *g, const char *path)
+static enum status logits_of(const struct evaluator *e, const struct given_tokens *g,
+                             const char *path)
 {
   const struct model_dims *d = &e->w.m.dims;
   struct fp_options o = mode_options(e->c, e->c->deq.mode);
@@ -268,7 +221,7 @@ static enum status logits_of(const struct evaluator *e, const struct given *g, c
   return OK;
 }
 
-static enum status gradients_of(struct evaluator *e, const struct given *g, const char *path)
+static enum status gradients_of(struct evaluator *e, const struct given_tokens *g, const char *path)
 {
   struct network net;
   struct network_result r = {0};
@@ -287,15 +240,15 @@ static enum status gradients_of(struct evaluator *e, const struct given *g, cons
 
 static enum status evaluate_tokens(struct evaluator *e, const struct evaluate_options *o)
 {
-  struct given g = {0};
-  enum status s = read_given(o->tokens, e->w.m.dims.V, &g);
+  struct given_tokens g = {0};
+  enum status s = given_tokens_read(o->tokens, e->w.m.dims.V, &g);
   if (s == OK && o->gradients && !g.labels)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__, "%s: --gradients needs labels in it", o->tokens);
   if (s == OK && o->logits)
     s = logits_of(e, &g, o->logits);
   if (s == OK && o->gradients)
     s = gradients_of(e, &g, o->gradients);
-  free(g.tokens), free(g.labels);
+  given_tokens_free(&g);
   return s;
 }
 
