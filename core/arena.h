@@ -17,7 +17,7 @@
 #include <stddef.h>
 
 struct arena {
-  char *base;   /* NULL while measuring; may be device memory, never dereferenced here */
+  char *base; /* NULL while measuring; may be device memory, never dereferenced here */
   size_t used, size;
   size_t *peak; /* highest `used` of this arena and of all its copies; NULL: not wanted */
   void (*poison)(void *at, size_t bytes); /* debug builds: fills what is handed out with NaN */

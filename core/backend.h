@@ -1,4 +1,5 @@
-/* backend.h: a device as a table of functions.  core/ and solvers/ reach its memory only through it.
+/* backend.h: a device as a table of functions.  core/ and solvers/ reach its memory only through
+ * it.
  *
  * Operations are enqueued and return nothing; what went wrong since the last sync is reported by
  * sync with the operation's name.  A tuned operation takes the reference's place in the table. */

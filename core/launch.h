@@ -5,7 +5,8 @@
  *
  * FOR_EACH's indices are independent: no index reads what another writes.  On the CPU they are
  * shared among threads; a sum never crosses an index, so results do not depend on their number.
- * OP(x) is the name of x in this compilation: rmsnorm_fwd_cpu_f32, _cpu_v4_f32 (AVX-512), _cuda_f32.
+ * OP(x) is the name of x in this compilation: rmsnorm_fwd_cpu_f32, _cpu_v4_f32 (AVX-512),
+ * _cuda_f32.
  */
 #ifndef CORE_LAUNCH_H
 #define CORE_LAUNCH_H
@@ -18,24 +19,24 @@ typedef void *stream; /* cudaStream_t on the GPU, NULL on the CPU */
 #define OP(x) NAME(CONCAT(x, _cuda))
 #define KERNEL static __global__ void
 #define INLINE static __host__ __device__ inline
-#define FOR_EACH(i, n)                                                                             \
-  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n);                        \
+#define FOR_EACH(i, n)                                                      \
+  for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); \
        i += (int64_t)gridDim.x * blockDim.x)
 #define FOR_EACH_COST(i, n, cost) FOR_EACH (i, n)
 #define FOR_EACH_SIMD(i, n) FOR_EACH (i, n)
 #define SIMD
 #define SIMD_SUM(...)
-/* Records the first failed launch with the kernel's name (kernels/linalg_cuda.c); sync reports it. */
+/* Records the first failed launch, with the kernel's name; the backend's sync reports it. */
 extern "C" void launch_check(const char *kernel, const char *file, int line);
-#define LAUNCH(st, n, kernel, ...)                                                                 \
-  do {                                                                                             \
-    int64_t launch_n_ = (n);                                                                       \
-    if (launch_n_ > 0) {                                                                           \
-      int64_t blocks_ = (launch_n_ + 127) / 128;                                                   \
-      kernel<<<(unsigned)(blocks_ < 65535 ? blocks_ : 65535), 128, 0, (cudaStream_t)(st)>>>(       \
-          __VA_ARGS__);                                                                            \
-      launch_check(#kernel, __FILE__, __LINE__);                                                   \
-    }                                                                                              \
+#define LAUNCH(st, n, kernel, ...)                                                           \
+  do {                                                                                       \
+    int64_t launch_n_ = (n);                                                                 \
+    if (launch_n_ > 0) {                                                                     \
+      int64_t blocks_ = (launch_n_ + 127) / 128;                                             \
+      kernel<<<(unsigned)(blocks_ < 65535 ? blocks_ : 65535), 128, 0, (cudaStream_t)(st)>>>( \
+          __VA_ARGS__);                                                                      \
+      launch_check(#kernel, __FILE__, __LINE__);                                             \
+    }                                                                                        \
   } while (0)
 #else
 #ifndef ISA
@@ -44,22 +45,25 @@ extern "C" void launch_check(const char *kernel, const char *file, int line);
 #define OP(x) NAME(CONCAT(x, CONCAT(_, ISA)))
 #define KERNEL static void
 #define INLINE static inline
-#define FOR_EACH(i, n) PRAGMA(omp parallel for if((n) > 1)) for (int64_t i = 0; i < (n); i++)
+#define FOR_EACH(i, n) PRAGMA(omp parallel for if((n) > 1)) \
+  for (int64_t i = 0; i < (n); i++)
 /* FOR_EACH where an index costs about `cost` operations: threads only where they gain time. */
-#define FOR_EACH_COST(i, n, cost)                                                                  \
-  PRAGMA(omp parallel for if((n) > 1 && (n) * (cost) > 65536)) for (int64_t i = 0; i < (n); i++)
-#define FOR_EACH_SIMD(i, n)                                                                        \
-  PRAGMA(omp parallel for simd if(parallel : (n) > 8192)) for (int64_t i = 0; i < (n); i++)
+#define FOR_EACH_COST(i, n, cost)                              \
+  PRAGMA(omp parallel for if((n) > 1 && (n) * (cost) > 65536)) \
+  for (int64_t i = 0; i < (n); i++)
+#define FOR_EACH_SIMD(i, n)                               \
+  PRAGMA(omp parallel for simd if(parallel : (n) > 8192)) \
+  for (int64_t i = 0; i < (n); i++)
 #define SIMD PRAGMA(omp simd)
 #define SIMD_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
-#ifdef CHECK_DEVICE /* host code only: what a kernel does with device memory is its own business */
+#ifdef CHECK_DEVICE /* host code only: kernels may dereference */
 #define LAUNCH(st, n, kernel, ...) ((void)(st), (void)(n), (void)&kernel)
 #else
-#define LAUNCH(st, n, kernel, ...)                                                                 \
-  do {                                                                                             \
-    (void)(st);                                                                                    \
-    if ((n) > 0)                                                                                   \
-      kernel(__VA_ARGS__);                                                                         \
+#define LAUNCH(st, n, kernel, ...) \
+  do {                             \
+    (void)(st);                    \
+    if ((n) > 0)                   \
+      kernel(__VA_ARGS__);         \
   } while (0)
 #endif
 #endif

@@ -8,8 +8,8 @@
  * Branch on re(x), never on x: an ordered comparison of complex numbers does not compile.
  * `wide` holds losses and long sums: double, or complex double in the complex build.
  *
- * Complex step (Squire & Trapp 1998): f(x + i h)/h = f'(x) i + O(h^2), exact to rounding for tiny h.
- * So nothing may conjugate, take a modulus, or lose the imaginary part's relative accuracy.
+ * Complex step (Squire & Trapp 1998): f(x + i h)/h = f'(x) i + O(h^2), exact to rounding for tiny
+ * h. So nothing may conjugate, take a modulus, or lose the imaginary part's relative accuracy.
  */
 #ifndef CORE_REAL_H
 #define CORE_REAL_H

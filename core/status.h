@@ -41,17 +41,17 @@ int exit_code(enum status code);    /* exit status of a program: 0, 1, 2, 3 or 1
 void check_failed(const char *file, int line, const char *cond) __attribute__((noreturn));
 
 /* Records the failure and returns `code`, which static analysis thus sees. */
-#define FAIL(code, ...)                                                                            \
-  do {                                                                                             \
-    enum status failed_ = fail_at(code, __FILE__, __LINE__, __VA_ARGS__);                          \
-    (void)failed_;                                                                                 \
-    return code;                                                                                   \
+#define FAIL(code, ...)                                                   \
+  do {                                                                    \
+    enum status failed_ = fail_at(code, __FILE__, __LINE__, __VA_ARGS__); \
+    (void)failed_;                                                        \
+    return code;                                                          \
   } while (0)
-#define TRY(call)                                                                                  \
-  do {                                                                                             \
-    enum status try_ = (call);                                                                     \
-    if (try_ != OK)                                                                                \
-      return try_;                                                                                 \
+#define TRY(call)              \
+  do {                         \
+    enum status try_ = (call); \
+    if (try_ != OK)            \
+      return try_;             \
   } while (0)
 #define CHECK(cond) ((cond) ? (void)0 : check_failed(__FILE__, __LINE__, #cond))
 

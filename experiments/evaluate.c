@@ -45,9 +45,7 @@ static enum status run(int argc, char **argv)
   TRY(config_load(config, line.overrides, line.override, &c));
   TRY(config_resolve(&c));
   TRY(runtime_open(&c, &rt));
-  enum status s = evaluate_run(&c, &rt, checkpoint, &o);
-  command_line_free(&line);
-  return s;
+  return evaluate_run(&c, &rt, checkpoint, &o);
 }
 
 int main(int argc, char **argv)

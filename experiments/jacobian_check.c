@@ -119,7 +119,6 @@ static enum status run(int argc, char **argv)
   enum status s = write_all(&v, &r);
   bool found = v.found, passed = v.passed;
   verification_free(&v);
-  command_line_free(&line);
   TRY(s);
   if (!found)
     FAIL(ERR_NUMERIC, "the fixed point was not found");

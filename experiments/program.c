@@ -54,9 +54,7 @@ static enum status take_option(int argc, char **argv, int *i, const struct optio
 enum status command_line_parse(int argc, char **argv, const char *usage,
                                const struct option_spec *options, struct command_line *c)
 {
-  *c = (struct command_line){.override = calloc((size_t)argc + 1, sizeof *c->override)};
-  if (!c->override)
-    FAIL(ERR_MEMORY, "out of memory");
+  *c = (struct command_line){.override = (const char **)(uintptr_t)argv};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
       print_help(usage, options);
@@ -73,12 +71,6 @@ enum status command_line_parse(int argc, char **argv, const char *usage,
            argv[i]);
   }
   return OK;
-}
-
-void command_line_free(struct command_line *c)
-{
-  free(c->override);
-  *c = (struct command_line){0};
 }
 
 enum status runtime_open(const struct config *c, struct runtime *rt)

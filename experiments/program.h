@@ -11,8 +11,8 @@ struct option_spec {
 };
 
 struct command_line {
-  const char *target; /* the first word: CONFIG.yaml or DIR; NULL: none */
-  const char **override;
+  const char *target;    /* the first word: CONFIG.yaml or DIR; NULL: none */
+  const char **override; /* the words key=value, moved to the front of argv */
   int overrides;
 };
 
@@ -21,7 +21,6 @@ void program_start(int argc, char **argv);
 /* Sorts the words into target, key=value overrides and options; --help prints and exits 0.  */
 MUST_USE enum status command_line_parse(int argc, char **argv, const char *usage,
                                         const struct option_spec *options, struct command_line *c);
-void command_line_free(struct command_line *c);
 /* The device and the solvers that c asks for; says on stderr what was chosen. */
 MUST_USE enum status runtime_open(const struct config *c, struct runtime *rt);
 /* Prints the error of a failed status; returns the program's exit code. */

@@ -60,7 +60,6 @@ static enum status run(int argc, char **argv)
   o.directory = directory;
   TRY(runtime_open(&c, &rt));
   TRY(train_run(&c, &rt, &o));
-  command_line_free(&line);
   (void)printf("%s: %lld steps done; evaluate it with: build/evaluate %s\n", directory,
                (long long)c.train.steps, directory);
   return OK;

@@ -11,9 +11,9 @@
 double relative_error(int64_t n, const double *got, const double *want);
 
 /* Fails, printing the worst element, unless |got - want| <= tol * max(1e-300, |want| scale). */
-#define check_close(got, want, tol, ...)                                                           \
+#define check_close(got, want, tol, ...) \
   check_arrays_close_(__FILE__, __LINE__, 1, (double[]){got}, (double[]){want}, tol, __VA_ARGS__)
-#define check_arrays_close(n, got, want, tol, ...)                                                 \
+#define check_arrays_close(n, got, want, tol, ...) \
   check_arrays_close_(__FILE__, __LINE__, n, got, want, tol, __VA_ARGS__)
 void check_arrays_close_(const char *file, int line, int64_t n, const double *got,
                          const double *want, double tol, const char *format, ...)
