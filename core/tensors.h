@@ -42,7 +42,7 @@ enum parameter_slot {
 };
 
 struct tensor_spec {
-  char name[96];
+  char name[128];
   int rank;
   int64_t shape[3];
   int64_t count, offset; /* elements; where it begins in the block */
