@@ -62,7 +62,7 @@ static void add_weight(struct tensor_list *list, struct tensor_list *derived, bo
                        enum parameter_slot slot, int64_t layer, double bound, int64_t a, int64_t b,
                        int64_t c, const char *name)
 {
-  char full[64];
+  char full[56];
   int64_t first = list->count;
   (void)snprintf(full, sizeof full, "%s.weight", name);
   if (!weight_norm) {
