@@ -173,13 +173,15 @@ static enum status tangent_columns(struct jacobian_batch *b, bool by_z, int64_t 
   return batch_get_states(b, rows, &b->leave, b->host_state);
 }
 
-/* Tangents of Lambda = exp(A Delta) and v = Delta x B' of layer l, from those of Delta, x and B. */
+/* Tangents of Lambda = exp(A Delta), or 2 exp(A Delta) - 1, and of v = Delta x B' of layer l, from
+ * those of Delta, x and B. */
 static enum status recurrence_tangents(struct jacobian_batch *b, int64_t l, int64_t rows,
                                        double *dLambda, double *dv)
 {
   const struct backend *be = b->w.m.be;
   const struct model_dims *d = &b->w.m.dims;
   const struct layer_activations *a = &b->act.layer[l], *ad = &b->tangent.layer[l];
+  double range = b->w.m.config.mamba2.A_negative ? 2 : 1;
   int64_t width = d->conv_dim + d->H, ssm = d->H * d->P * d->N;
   double *A = doubles(d->H), *xBC = doubles((rows + 1) * width),
          *dt = xBC ? xBC + d->conv_dim : xBC;
@@ -201,7 +203,7 @@ static enum status recurrence_tangents(struct jacobian_batch *b, int64_t l, int6
     int64_t B = d->E + h / (d->H / d->G) * d->N + n;
     const double *t = xBCd + r * d->conv_dim;
     double Delta = dt[h], slope = dtd[r * d->H + h], rate = -exp(A[h]);
-    dLambda[r * b->states + l * ssm + k] = rate * exp(rate * Delta) * slope;
+    dLambda[r * b->states + l * ssm + k] = range * rate * exp(rate * Delta) * slope;
     dv[r * b->states + l * ssm + k] =
         slope * xBC[x] * xBC[B] + Delta * (t[x] * xBC[B] + xBC[x] * t[B]);
   }

@@ -43,7 +43,7 @@ static double *conv_state(const struct verification *v, struct model_dims d, dou
 }
 
 static void describe(const struct verification *v, struct model_dims d, double *work,
-                     double scalars[5], struct st_tensor *list, int64_t *n)
+                     double scalars[6], struct st_tensor *list, int64_t *n)
 {
   const struct jacobian_parts *p = &v->parts;
   int64_t S = v->size.states, D = d.D;
@@ -54,11 +54,13 @@ static void describe(const struct verification *v, struct model_dims d, double *
   }
   const struct mamba2_config *m = &v->c->model.mamba2;
   scalars[0] = v->c->model.norm_eps, scalars[1] = m->dt_limit[0], scalars[2] = m->dt_limit[1];
-  scalars[3] = m->norm_before_gate, scalars[4] = m->D_has_hdim;
+  scalars[3] = m->norm_before_gate, scalars[4] = m->A_negative;
+  scalars[5] = v->c->model.residual;
   add(list, n, "norm_eps", scalars, 1, 0, 0, 0);
   add(list, n, "dt_limit", scalars + 1, 2, 0, 0, 0);
   add(list, n, "norm_before_gate", scalars + 3, 1, 0, 0, 0);
-  add(list, n, "D_has_hdim", scalars + 4, 1, 0, 0, 0);
+  add(list, n, "A_negative", scalars + 4, 1, 0, 0, 0);
+  add(list, n, "residual", scalars + 5, 1, 0, 0, 0);
   add(list, n, "u", v->u, v->tokens, d.d_in_proj, 0, 0);
   add(list, n, "x", v->x, v->tokens, D, 0, 0);
   add(list, n, "z", v->z, v->tokens, D, 0, 0);
@@ -81,7 +83,7 @@ enum status verification_save(const struct verification *v, const char *path)
 {
   struct model_dims d = model_dims(&v->c->model);
   int64_t S = v->size.states, D = d.D, count = 0;
-  double scalars[5];
+  double scalars[6];
   CHECK(v->found);
   double *work =
       malloc((size_t)(d.layers * d.conv_dim * d.W + 4 * S * D + D * D + S * S) * sizeof *work);

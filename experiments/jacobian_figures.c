@@ -14,11 +14,11 @@ static void image(struct plot *p, const char *title, const char *what, int64_t c
 
 static void square_axes(struct plot *p, int64_t n)
 {
-  plot_line(p, "set size ratio 1");
+  plot_line(p, "set size ratio 1; set rmargin 15");
   plot_line(p, "set xrange [-0.5:%lld-0.5]; set yrange [%lld-0.5:-0.5]", (long long)n,
             (long long)n);
   plot_line(p, "set xlabel 'state before the token (index)'; "
-               "set ylabel 'state after the token (index)'");
+               "set ylabel 'state after the token (index)' offset 1,0");
 }
 
 /* The decade at or below x. */
@@ -29,17 +29,17 @@ static enum status implicit_explicit(const struct verification *v, const char *d
   struct plot p;
   int64_t S = v->size.states, cell = 1;
   double top = fmax(v->shape.largest, v->explicit_shape.largest);
-  TRY(plot_begin(&p, dir, "implicit_explicit", 1000, 500));
+  TRY(plot_begin(&p, dir, "implicit_explicit", 1100, 500));
   TRY(plot_matrix(&p, "implicit", S, v->J[BY_THEOREM], &cell));
   TRY(plot_matrix(&p, "explicit", S, v->J_explicit, &cell));
   plot_line(&p,
-            "set multiplot layout 1,2 title \"State-to-state Jacobian |∂h_t/∂h_{t-1}|: "
+            "set multiplot layout 1,2 title \"State-to-state Jacobian |∂hₜ/∂hₜ₋₁|: "
             "%s, %lld states\" noenhanced",
             v->c->name, (long long)S);
   square_axes(&p, S);
   plot_line(&p, "set palette @SEQUENTIAL negative; set logscale cb; set format cb '10^{%%T}'");
   plot_line(&p, "set cbrange [%g:%g]", decade(top) * 1e-4, 10 * decade(top));
-  plot_line(&p, "set cblabel 'absolute value (white: 0 or below the scale)'");
+  plot_line(&p, "set cblabel 'absolute value (white: 0)' offset 0.5,0");
   image(&p, "implicit model", "implicit", cell, "abs($3) > 0 ? abs($3) : NaN");
   image(&p, "explicit model, the same parameters", "explicit", cell, "abs($3) > 0 ? abs($3) : NaN");
   plot_line(&p, "unset multiplot");
@@ -75,22 +75,22 @@ static enum status theorem(const struct verification *v, const double *differenc
   int64_t S = v->size.states, cell = 1;
   double scale = off_diagonal_scale(S, v->J[BY_THEOREM]);
   double top = decade(dense_largest(S * S, difference)) * 10;
-  TRY(plot_begin(&p, dir, "theorem", 1400, 480));
+  TRY(plot_begin(&p, dir, "theorem", 1620, 500));
   TRY(plot_matrix(&p, "differences", S, v->J[BY_DIFFERENCES], &cell));
   TRY(plot_matrix(&p, "theorem", S, v->J[BY_THEOREM], &cell));
   TRY(plot_matrix(&p, "error", S, difference, &cell));
   plot_line(&p,
-            "set multiplot layout 1,3 title \"∂h_t/∂h_{t-1} of the implicit model: %s\" "
+            "set multiplot layout 1,3 title \"∂hₜ/∂hₜ₋₁ of the implicit model: %s\" "
             "noenhanced",
             v->c->name);
   square_axes(&p, S);
   plot_line(&p, "set palette @DIVERGING; set cbrange [%g:%g]; set format cb '%%.2g'", -scale,
             scale);
-  plot_line(&p, "set cblabel 'entry (diagonal may exceed the scale)'");
+  plot_line(&p, "set cblabel 'entry' offset 0.5,0");
   image(&p, "finite differences", "differences", cell, "$3");
   image(&p, "theorem", "theorem", cell, "$3");
   plot_line(&p, "set palette @SEQUENTIAL negative; set logscale cb; set format cb '10^{%%T}'");
-  plot_line(&p, "set cbrange [%g:%g]; set cblabel 'absolute value (white: below the scale)'",
+  plot_line(&p, "set cbrange [%g:%g]; set cblabel 'absolute value (white: 0)' offset 0.5,0",
             top * 1e-5, top);
   image(&p, "absolute difference", "error", cell, "abs($3) > 0 ? abs($3) : NaN");
   plot_line(&p, "unset multiplot");
@@ -130,7 +130,7 @@ static enum status histogram(const struct verification *v, const double *differe
   plot_line(&p, "set logscale x; set format x '10^{%%T}'; set xrange [1e%d:1]; set yrange [0:*]",
             LOWEST);
   plot_line(&p, "set xlabel 'absolute value of the entry'; set ylabel 'entries per half decade'");
-  plot_line(&p, "set key top left; set grid xtics linetype 0; set style fill solid 0.15");
+  plot_line(&p, "set key top center; set grid xtics linetype 0");
   plot_line(&p, "file = '%s'", plot_file(&p, "counts"));
   plot_line(&p, "plot file using 1:2 with histeps lt 1 title 'Jacobian, positive', "
                 "file using 1:3 with histeps lt 1 dashtype 2 title 'Jacobian, negative', "

@@ -45,6 +45,10 @@ class Block:
         self.conv_dim = t["conv_state"].shape[1]
         self.G = (self.conv_dim - self.E) // (2 * self.N)
         self.eps = t["norm_eps"][0]
+        for name in [n for n in t if n.endswith("weight_v")]:  # weight norm
+            v, g = t[name], t[name[:-1] + "g"]
+            length = np.sqrt((v.reshape(len(v), -1) ** 2).sum(-1)).reshape(g.shape)
+            t[name[:-2]] = g * v / length
 
     def norm(self, x, w):
         return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.eps) * w
@@ -63,7 +67,9 @@ class Block:
         zxbcdt = x @ p["in_proj.weight"].T + p.get("in_proj.bias", 0)
         if u is not None:
             zxbcdt = zxbcdt + u
-        gate, xBC, dt = np.split(zxbcdt, [E, E + self.conv_dim], axis=-1)
+        F = (zxbcdt.shape[-1] - 2 * E - 2 * G * N - H) // 2  # a gated MLP beside the mixer
+        z0, x0, gate, xBC, dt = np.split(
+            zxbcdt, np.cumsum([F, F, E, self.conv_dim]), axis=-1)
         window = np.concatenate(
             [np.broadcast_to(self.t["conv_state"][layer][:, 1:], (len(x), self.conv_dim, self.taps())),
              xBC[:, :, None]], axis=-1)
@@ -76,11 +82,14 @@ class Block:
         low, high = self.t["dt_limit"]
         delta = np.where(delta.real < low, low, np.where(delta.real > high, high, delta))
         decay = np.exp(-np.exp(p["A_log"]) * delta)
+        if self.t["A_negative"][0]:
+            decay = 2 * decay - 1
         v = delta[..., None, None] * xs[..., None] * B[:, :, None, :]
         new = decay[..., None, None] * h + v
         skip = p["D"].reshape(H, -1)
         y = (new * C[:, :, None, :]).sum(-1) + skip * xs
         out = self.gate(y.reshape(-1, E), gate, p["norm.weight"])
+        out = np.concatenate([silu(z0) * x0, out], axis=-1)
         out = out @ p["out_proj.weight"].T + p.get("out_proj.bias", 0)
         spread = np.broadcast_to(decay[..., None, None], new.shape)
         return out, new, spread, v
@@ -95,12 +104,13 @@ class Block:
         for layer in range(self.layers):
             name = f"backbone.layers.{layer}."
             out, *more = self.mixer(self.norm(z, t[name + "norm.weight"]), u, h[:, layer], layer)
-            z = z + out
+            z = z + t["residual"][0] * out
             parts.append(more)
             if name + "mlp.fc1.weight" in t:
                 value, gate = np.split(
                     self.norm(z, t[name + "norm2.weight"]) @ t[name + "mlp.fc1.weight"].T, 2, axis=-1)
-                z = z + (value * silu(gate)) @ t[name + "mlp.fc2.weight"].T
+                out = (value * silu(gate)) @ t[name + "mlp.fc2.weight"].T
+                z = z + t["residual"][0] * out
         flat = [np.stack([p[i] for p in parts], 1).reshape(len(z), -1) for i in range(3)]
         return (self.norm(z, t["backbone.norm_f.weight"]), *flat)
 
