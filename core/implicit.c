@@ -1,4 +1,4 @@
-/* implicit.c: the fixed point of the model's block, and its derivative.
+/* implicit.c: the fixed point of the model's block, and its derivative (the adjoint: adjoint.c).
  *
  *   z* = f(z*, u; theta),      dL/dtheta = (df/dtheta)' v,      v = (df/dz)' v + dL/dz*
  *
@@ -50,8 +50,7 @@ static enum status forward_retire(void *ctx, const struct fp_active *a, const DE
   return OK;
 }
 
-/* Solves with the scratch split: the solver's own part first, the map's behind it. */
-static enum status solve_with(struct network *net, const struct fp_problem *p,
+enum status solve_fixed_point(struct network *net, const struct fp_problem *p,
                               const struct fp_options *o, DEVICE real *z, struct fp_result *r)
 {
   const struct scratch free = net->scratch;
@@ -66,8 +65,9 @@ static enum status solve_with(struct network *net, const struct fp_problem *p,
 }
 
 enum status implicit_solve(struct network *net, const struct parameter_set *p, int64_t rows,
-                           const struct fp_options *o, struct fp_result *r)
+                           const struct fp_options *options, struct fp_result *r)
 {
+  struct fp_options chosen = fp_choose(options, net->length), *o = &chosen;
   bool window = o->window != FP_WINDOW_ALL;
   struct forward_map ctx = {net, p, window ? &net->carried : NULL};
   struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
@@ -77,7 +77,7 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
   problem.retire = window ? forward_retire : NULL;
   if (window)
     carried_states_clear(net->m, rows, &net->carried);
-  return solve_with(net, &problem, o, net->z[0], r);
+  return solve_fixed_point(net, &problem, o, net->z[0], r);
 }
 
 /* ---- a trajectory of damped evaluations ---- */
@@ -114,35 +114,4 @@ enum status trajectory_vjp(struct network *net, const struct parameter_set *p, i
                   s.u ? net->ub : NULL, g));
   }
   return OK;
-}
-
-/* ---- the adjoint ---- */
-
-struct adjoint_map {
-  struct network *net;
-  const struct parameter_set *p;
-};
-
-static enum status adjoint_f(void *ctx, const struct fp_active *a, const DEVICE real *v,
-                             DEVICE real *fv)
-{
-  struct adjoint_map *c = ctx;
-  const struct sequence_model *m = c->net->m;
-  struct span s = whole_span(c->net, a->rows);
-  m->be->axpby(m->be->st, a->rows * a->blocks * m->dims.D, 1, c->net->zb, 0, fv);
-  return block_vjp(m, c->p, &s, &c->net->acts[0], v, c->net->scratch, fv, NULL, NULL);
-}
-
-enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
-                          const struct fp_options *o, struct fp_result *r)
-{
-  const struct backend *be = net->m->be;
-  struct adjoint_map ctx = {net, p};
-  struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
-  problem.lengths = net->lengths;
-  problem.ctx = &ctx;
-  problem.f = adjoint_f;
-  problem.fixed_rows = true; /* the activations stay where they are */
-  be->axpby(be->st, rows * net->length * net->m->dims.D, 1, net->zb, 0, net->fb);
-  return solve_with(net, &problem, o, net->fb, r);
 }

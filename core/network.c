@@ -114,6 +114,8 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   TRY(block_fwd(&dry, p, &s, net->z[0], &net->acts[0], maps, net->z[1]));
   if (!net->learn)
     return OK;
+  if (net->m->config.kind == MODEL_IMPLICIT)
+    TRY(adjoint_carve(net, &net->deq->backward, &maps));
   TRY(block_vjp(&dry, p, &s, &net->acts[0], net->fb, maps, net->zb, net->ub, p));
   return inject_vjp(&dry, p, net->rows * net->length, net->e, net->er, net->en, net->ub, maps,
                     net->eb, p);
@@ -151,6 +153,8 @@ static enum status measure_host(struct network *net, size_t *host)
   window.window = 1; /* has most samples */
   struct scratch measure = {arena_measure(&device), arena_measure(&most)};
   TRY(net->solver->plan(net->rows, net->length, net->m->dims.D, &window, measure));
+  if (net->learn && net->m->config.kind == MODEL_IMPLICIT)
+    TRY(adjoint_carve(net, &net->deq->backward, &measure));
   struct parameter_set p;
   struct arena unused = arena_measure(&device), tables = arena_measure(&peak);
   TRY(parameters_carve(net->m, &unused, &tables, &p));

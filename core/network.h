@@ -17,6 +17,8 @@
 #define trajectory_fwd NAME(trajectory_fwd)
 #define trajectory_vjp NAME(trajectory_vjp)
 #define adjoint_solve NAME(adjoint_solve)
+#define adjoint_carve NAME(adjoint_carve)
+#define solve_fixed_point NAME(solve_fixed_point)
 #define backend_dry NAME(backend_dry)
 
 struct network {
@@ -105,9 +107,18 @@ MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, double first, double damping,
                                     const struct parameter_set *g);
-/* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb. */
+/* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb; windows slide from the
+ * end. */
 MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
                                    const struct fp_options *o, struct fp_result *r);
+
+/* Carves what adjoint_solve needs beside the solver's memory and the VJP's. */
+MUST_USE enum status adjoint_carve(const struct network *net, const struct fp_options *o,
+                                   struct scratch *scratch);
+/* Solves with net->scratch split: the solver's own part first, the map's behind it. */
+MUST_USE enum status solve_fixed_point(struct network *net, const struct fp_problem *p,
+                                       const struct fp_options *o, DEVICE real *z,
+                                       struct fp_result *r);
 
 /* A backend whose operations do nothing: running a function on it and on measuring arenas tells the
  * memory that the function needs. */

@@ -76,7 +76,7 @@ KERNEL gather(int64_t rows, struct chains c, const real *src, real *dst)
     struct span s = span_of(i, c.n);
     int64_t r = s.row / c.blocks, j = s.row % c.blocks;
     real *to = dst + s.row * c.n;
-    if (j < c.count[r]) {
+    if (j < c.count[r] && c.first[r] + j >= 0) {
       const real *from = src + block_at(c, r, j);
       SIMD
       for (int64_t k = s.first; k < s.end; k++)

@@ -127,6 +127,47 @@ static void explicit_forms_agree(void **state)
   free(block);
 }
 
+/* The adjoint solved by windows that slide from the end, by any solver, is the simultaneous one;
+ * sequences longer than several chunks, windows shorter and longer than a chunk. */
+static void adjoint_windows_agree(void **state)
+{
+  (void)state;
+  enum { WINDOWS = 7 };
+  const int64_t windows[WINDOWS] = {FP_WINDOW_ALL, 1, 2, 3, 5, 9, 64};
+  const enum fp_solver solvers[WINDOWS] = {FP_PICARD,   FP_PICARD,  FP_ANDERSON, FP_PICARD,
+                                           FP_ANDERSON, FP_BROYDEN, FP_GMRES};
+  int32_t tokens[MODE_ROWS * MODE_LENGTH], labels[MODE_ROWS * MODE_LENGTH];
+  draw_tokens(MODE_ROWS * MODE_LENGTH, tokens, labels);
+  static const int32_t lengths[MODE_ROWS] = {MODE_LENGTH, 7, 1};
+  for (int much = 0; much < 2; much++) {
+    struct config c = small_model(
+        much ? "weight_norm: true, dropout: 0.3, residual: 0.7, d_intermediate: 3," : "",
+        much ? "d_ssm: 4, bias: true, D_has_hdim: true, norm_before_gate: true," : "");
+    c.model.n_layer = much ? 1 : c.model.n_layer;
+    struct tensor_list list;
+    double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+    double *want = calloc((size_t)list.block, sizeof *want);
+    double *got = calloc((size_t)list.block, sizeof *got);
+    for (int i = 0; i < WINDOWS; i++) {
+      struct probe_result r = {.gradient = i ? got : want};
+      c.deq.backward.window = windows[i];
+      c.deq.backward.solver = solvers[i];
+      struct probe_f64 *p = probe_open_f64(&c, MODE_ROWS, MODE_LENGTH, true, false);
+      probe_set_f64(p, block, -1);
+      probe_batch_f64(p, much ? lengths : NULL, much == 1);
+      probe_learn_f64(p, GRADIENT_IFT, tokens, labels, &r);
+      probe_close_f64(p);
+      assert_int_equal(r.backward.exits[FP_CONVERGED], r.backward.samples);
+      assert_true(i == 0 ||
+                  r.backward.samples == (much ? MODE_LENGTH + 8 : MODE_ROWS * MODE_LENGTH));
+      check_arrays_close(list.block, i ? got : want, want, 1e-9, "window %d of the adjoint, %d",
+                         (int)windows[i], much);
+    }
+    tensor_list_free(&list);
+    free(block), free(want), free(got);
+  }
+}
+
 /* Memory does not depend on the number of iterations. */
 static void memory_is_planned(void **state)
 {
@@ -154,10 +195,11 @@ static void memory_is_planned(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(unroll_gradient),      cmocka_unit_test(phantom_gradient),
-      cmocka_unit_test(ift_gradient),         cmocka_unit_test(mlp_gradient),
-      cmocka_unit_test(explicit_gradient),    cmocka_unit_test(modes_agree),
-      cmocka_unit_test(explicit_forms_agree), cmocka_unit_test(memory_is_planned),
+      cmocka_unit_test(unroll_gradient),       cmocka_unit_test(phantom_gradient),
+      cmocka_unit_test(ift_gradient),          cmocka_unit_test(mlp_gradient),
+      cmocka_unit_test(explicit_gradient),     cmocka_unit_test(modes_agree),
+      cmocka_unit_test(explicit_forms_agree),  cmocka_unit_test(memory_is_planned),
+      cmocka_unit_test(adjoint_windows_agree),
   };
   omp_set_num_threads(1);
   return cmocka_run_group_tests(tests, NULL, NULL);
