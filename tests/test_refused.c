@@ -1,0 +1,252 @@
+/* test_refused.c: input written at midnight, or damaged: a message that names it, and the exit
+ * status of DESIGN.md 4; never a crash. */
+#include "core/files.h"
+#include "core/safetensors.h"
+#include "tests/spawn.h"
+#include <stdlib.h>
+#include <unistd.h>
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_make, scratch_remove)
+
+static const char recipe[] =
+    "device: cpu\n"
+    "model: {kind: implicit, d_model: 8, mamba2: {d_state: 4, expand: 2, headdim: 4}}\n"
+    "data: {task: word_problem, group: S3, length: 4}\n"
+    "train: {steps: 1, unroll_steps: 10, batch_size: 2, log_every: 1}\n"
+    "evaluate: {sequences: 2, lengths: [4]}\n";
+
+/* A run named `a` of one step. */
+static void make_run(void)
+{
+  struct spawned r;
+  char yaml[1024];
+  int n = snprintf(yaml, sizeof yaml, "name: a\nruns_dir: %s\n%s", scratch(""), recipe);
+  scratch_put("a.yaml", yaml, (size_t)n);
+  SPAWN(&r, "train", scratch("a.yaml"));
+  check_spawned(&r, 0, "1 steps done");
+}
+
+/* ---- configurations ---- */
+
+static void refused_config(const char *text, size_t n, int status, const char *message)
+{
+  struct spawned r;
+  scratch_put("bad.yaml", text, n);
+  SPAWN(&r, "train", scratch("bad.yaml"));
+  check_spawned(&r, status, message);
+  SPAWN(&r, "evaluate", scratch("bad.yaml"));
+  assert_in_range(r.status, 2, 3);
+}
+
+static void configurations(void **state)
+{
+  (void)state;
+  static const char *const cases[][2] = {
+      {"", "missing key 'name'"},
+      {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem}\ntrain: {step: 1}\n",
+       "bad.yaml:4:9: "},
+      {"name: x\nname: y\nmodel: {kind: implicit}\ndata: {task: word_problem}\n", "bad.yaml:2:"},
+      {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem}\ntrain: {lr: fast}\n",
+       "bad.yaml:4:"},
+      {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, length: 0}\n", "bad.yaml:3:"},
+      {"include: [bad.yaml]\nname: x\n", "include each other"},
+      {"name: x\nmodel: {kind: implicit, mamba2: {headdim: 48}}\ndata: {task: word_problem}\n",
+       "headdim 48 does not divide"},
+      {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, group: S7}\n", "S7"},
+      {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, length: 4, length_min: 5}\n",
+       "length_min 5 is larger than data.length 4"},
+      {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem}\n"
+       "train: {curriculum_steps: 3, curriculum_length: 17}\n",
+       "curriculum_length 17 is larger than data.length 16"},
+      {"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "bad.yaml:1:"},
+      {"name: \"x\n", "bad.yaml:"},
+      {"%YAML 9.9\n---\n", "bad.yaml:"},
+      {"\xff\xfe\x00\x01", "bad.yaml"},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+    refused_config(cases[i][0], strlen(cases[i][0]), 2, cases[i][1]);
+}
+
+static void large_configurations(void **state)
+{
+  (void)state;
+  enum { LONG = 10 * 1024 * 1024, DEEP = 100000 };
+  char *text = malloc(LONG);
+  assert_non_null(text);
+  memset(text, 'x', LONG);
+  refused_config(text, LONG, 2, "bad.yaml:1:");
+  memset(text, '[', DEEP);
+  refused_config(text, DEEP, 2, "bad.yaml:1:");
+  memset(text, '{', DEEP);
+  refused_config(text, DEEP, 2, "bad.yaml:1:");
+  free(text);
+}
+
+/* ---- checkpoints ---- */
+
+/* File `name` of the last checkpoint becomes these bytes; the old ones come back by put_back. */
+static char *kept;
+static size_t kept_bytes;
+
+static void damage(const char *name, const void *bytes, size_t n)
+{
+  char path[128];
+  (void)snprintf(path, sizeof path, "a/latest/%s", name);
+  check_ok(file_read(scratch(path), &kept, &kept_bytes));
+  scratch_put(path, bytes, n);
+}
+
+static void put_back(const char *name)
+{
+  char path[128];
+  (void)snprintf(path, sizeof path, "a/latest/%s", name);
+  scratch_put(path, kept, kept_bytes);
+  free(kept);
+}
+
+static void refused_checkpoint(bool evaluates, const char *message)
+{
+  struct spawned r;
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  check_spawned(&r, 3, message);
+  if (evaluates) {
+    SPAWN(&r, "evaluate", scratch("a"));
+    check_spawned(&r, 3, message);
+  }
+}
+
+static void checkpoints_of_another_model(void **state)
+{
+  (void)state;
+  struct spawned r;
+  make_run();
+  SPAWN(&r, "evaluate", scratch("a"), "model.d_model=16");
+  check_spawned(&r, 3, "word_emb.emb.weight has shape (6,8), the model's is (6,16)");
+  SPAWN(&r, "evaluate", scratch("a"), "model.n_layer=2");
+  check_spawned(&r, 3, "no tensor backbone.layers.1.");
+  SPAWN(&r, "evaluate", scratch("a"), "model.kind=explicit");
+  check_spawned(&r, 3, "tensors; the model has");
+  SPAWN(&r, "evaluate", scratch("a"), "model.weight_norm=true");
+  check_spawned(&r, 3, "weight_g");
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2", "data.group=A5");
+  check_spawned(&r, 3, "word_emb.emb.weight has shape (6,8), the model's is (60,8)");
+  SPAWN(&r, "evaluate", scratch("a"), "dtype=f64"); /* float32 values are float64 values */
+  check_spawned(&r, 0, "sequential");
+}
+
+/* A tensor of whole numbers where reals are needed. */
+static void checkpoints_of_another_dtype(void **state)
+{
+  (void)state;
+  struct safetensors file;
+  make_run();
+  check_ok(safetensors_read(scratch("a/latest/model.safetensors"), &file));
+  damage("model.safetensors", "", 0);
+  file.tensor[1].dtype = ST_I32;
+  check_ok(safetensors_write(scratch("a/latest/model.safetensors"), file.tensor, file.tensors));
+  refused_checkpoint(true, "F32 or F64 is needed");
+  safetensors_free(&file);
+  put_back("model.safetensors");
+}
+
+static void damaged_checkpoints(void **state)
+{
+  (void)state;
+  static const char *const states[][2] = {
+      {"", "trainer.json"},
+      {"{", "trainer.json"},
+      {"[1]", "not a JSON object"},
+      {"{\"step\": -1}", "no \"step\" that is a count"},
+      {"{\"step\": 1.5}", "no \"step\" that is a count"},
+      {"{\"step\": 99999999999999999999}", "trainer.json"},
+      {"{\"step\": 1, \"step\": 2}", "trainer.json"},
+      {"{\"step\": 1, \"loss_mean\": \"x\"}", "\"loss_mean\" is not a number"},
+      {"{\"step\": 1, \"tokens\": null}", "no \"tokens\" that is a count"},
+  };
+  make_run();
+  for (size_t i = 0; i < sizeof states / sizeof *states; i++) {
+    damage("trainer.json", states[i][0], strlen(states[i][0]));
+    refused_checkpoint(false, states[i][1]);
+    put_back("trainer.json");
+  }
+  static const char *const files[] = {"model.safetensors", "optimizer.safetensors"};
+  for (int f = 0; f < 2; f++) {
+    char path[128];
+    char *whole;
+    size_t n;
+    (void)snprintf(path, sizeof path, "a/latest/%s", files[f]);
+    check_ok(file_read(scratch(path), &whole, &n));
+    size_t sizes[] = {0, 7, 8, 100, n / 2, n - 1};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+      damage(files[f], whole, sizes[i]);
+      refused_checkpoint(f == 0, files[f]);
+      put_back(files[f]);
+    }
+    free(whole);
+    check_ok(file_read(scratch(path), &whole, &n));
+    assert_int_equal(unlink(scratch(path)), 0);
+    refused_checkpoint(false, files[f]);
+    scratch_put(path, whole, n);
+    free(whole);
+  }
+  struct spawned r;
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  check_spawned(&r, 0, "2 steps done");
+}
+
+/* metrics.jsonl that a power loss tore is mended; one that is broken in the middle is refused. */
+static void damaged_metrics(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char *text;
+  size_t n;
+  make_run();
+  check_ok(file_read(scratch("a/metrics.jsonl"), &text, &n));
+  char *torn = malloc(2 * n + 16);
+  assert_non_null(torn);
+  int length = sprintf(torn, "%s{\"step\": 7, \"lo", text);
+  scratch_put("a/metrics.jsonl", torn, (size_t)length);
+  SPAWN(&r, "train", "--resume", scratch("a"));
+  check_spawned(&r, 0, "1 steps done");
+  assert_true(scratch_has("a/metrics.jsonl", text));
+  length = sprintf(torn, "broken\n%s", text);
+  scratch_put("a/metrics.jsonl", torn, (size_t)length);
+  SPAWN(&r, "train", "--resume", scratch("a"));
+  check_spawned(&r, 3, "metrics.jsonl:1: not a JSON object");
+  free(text), free(torn);
+}
+
+static void command_lines(void **state)
+{
+  (void)state;
+  struct spawned r;
+  SPAWN(&r, "train", "--speed");
+  check_spawned(&r, 2, "unknown option --speed");
+  SPAWN(&r, "train", "--overwrite");
+  check_spawned(&r, 2, "usage: train");
+  SPAWN(&r, "train", scratch("nowhere.yaml"));
+  check_spawned(&r, 3, "nowhere.yaml");
+  scratch_put("a.yaml", recipe, sizeof recipe - 1);
+  SPAWN(&r, "train", scratch("a.yaml"), "train.stps=1");
+  check_spawned(&r, 2, "train.steps");
+  SPAWN(&r, "train", scratch("a.yaml"), "name=../escape");
+  check_spawned(&r, 2, "name '../escape'");
+  SPAWN(&r, "train", "--help");
+  check_spawned(&r, 0, "--resume");
+  SPAWN(&r, "train", "--keys");
+  check_spawned(&r, 0, "train.skip_nonfinite");
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      TEST(configurations),      TEST(large_configurations),
+      TEST(damaged_checkpoints), TEST(checkpoints_of_another_model),
+      TEST(damaged_metrics),     TEST(checkpoints_of_another_dtype),
+      TEST(command_lines),
+  };
+  if (!access("/dev/shm", W_OK)) /* flushes take no time there */
+    (void)setenv("TMPDIR", "/dev/shm", 0);
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
