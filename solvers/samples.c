@@ -438,14 +438,25 @@ void samples_live(stream st, const struct fp_samples *s, bool all, DEVICE int32_
   LAUNCH(st, s->rows, live_rows, *s, all, live);
 }
 
-/* Parallel over columns: in place is safe. */
+#ifdef __CUDACC__
+enum { PACK_COLUMNS = 1 };
+#else
+enum { PACK_COLUMNS = 512 };
+#endif
+
+/* Parallel over strips of columns, rows in order: in place is safe. */
 KERNEL pack_unknowns(struct fp_samples s, int64_t rows, const int32_t *source)
 {
-  FOR_EACH_COST (e, s.blocks * s.n, rows) {
+  int64_t width = s.blocks * s.n;
+  FOR_EACH_COST (i, (width + PACK_COLUMNS - 1) / PACK_COLUMNS, rows * PACK_COLUMNS) {
+    int64_t first = i * PACK_COLUMNS;
+    int64_t n = width - first < PACK_COLUMNS ? width - first : PACK_COLUMNS;
     for (int64_t r = 0; r < rows; r++) {
-      int64_t to = r * s.blocks * s.n + e, from = source[r] * s.blocks * s.n + e;
-      s.z[to] = s.z[from];
-      s.best[to] = s.best[from];
+      int64_t to = r * width + first, from = source[r] * width + first;
+      for (int64_t j = 0; from != to && j < n; j++) {
+        s.z[to + j] = s.z[from + j];
+        s.best[to + j] = s.best[from + j];
+      }
     }
   }
 }
@@ -466,7 +477,7 @@ KERNEL pack_samples(struct fp_samples s, int64_t rows, const int32_t *source)
 
 void samples_pack(stream st, struct fp_samples *s, int64_t rows, const DEVICE int32_t *source)
 {
-  LAUNCH(st, s->blocks * s->n, pack_unknowns, *s, rows, source);
+  LAUNCH(st, (s->blocks * s->n + PACK_COLUMNS - 1) / PACK_COLUMNS, pack_unknowns, *s, rows, source);
   LAUNCH(st, s->per_row, pack_samples, *s, rows, source);
   s->rows = rows;
 }
