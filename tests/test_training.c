@@ -11,6 +11,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_make, scratch_remove)
@@ -370,6 +371,26 @@ static void tensorboard_events(void **state)
   assert_int_equal(records, 2 * 2 + 3 + 2); /* version, start; steps 1 to 3, 4 to 5 */
 }
 
+/* TensorBoard reads what metrics.jsonl says: also after a run has gone back to a checkpoint. */
+static void tensorboard_reads_events(void **state)
+{
+  (void)state;
+  enum { NO_PACKAGE = 77 };
+  const char *python = getenv("PYTHON"), *script = "tests/peers/tensorboard_reference.py";
+  char command[1024];
+  check_ok(train(NULL, "a", false, "train.tensorboard=true train.checkpoint_every=1"));
+  check_ok(link_replace("checkpoints/step-00000002", scratch("a/latest")));
+  check_ok(train(NULL, "a", true, "train.tensorboard=true train.steps=5 train.evaluate_every=5"));
+  (void)snprintf(command, sizeof command, "%s %s %s 2>&1", python ? python : "python3", script,
+                 scratch("a"));
+  int status = path_exists(script) ? system(command) : NO_PACKAGE << 8;
+  if (WEXITSTATUS(status) == NO_PACKAGE || WEXITSTATUS(status) == 127) {
+    print_message("skipped: no Python with the package tensorboard (set PYTHON)\n");
+    skip();
+  }
+  assert_int_equal(status, 0);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -384,6 +405,7 @@ int main(void)
       TEST(bad_sequence_is_named),
       TEST(spikes_are_marked),
       TEST(tensorboard_events),
+      TEST(tensorboard_reads_events),
   };
   omp_set_num_threads(1);
   if (!access("/dev/shm", W_OK)) /* flushes take no time there */
