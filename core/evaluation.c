@@ -70,7 +70,8 @@ static void summarise(const struct tally *t, struct evaluation_row *row)
   row->serial_iterations = t->serial;
 }
 
-static struct fp_options mode_options(const struct config *c, enum evaluate_mode mode)
+static struct fp_options mode_options(const struct config *c, enum evaluate_mode mode,
+                                      int64_t length)
 {
   struct fp_options o = c->deq.evaluate;
   /* a window that was given takes the sequential mode's place */
@@ -78,7 +79,7 @@ static struct fp_options mode_options(const struct config *c, enum evaluate_mode
     o.window = FP_WINDOW_ALL;
   else if (o.window == FP_WINDOW_ALL)
     o.window = 1;
-  return o;
+  return fp_choose(&o, length);
 }
 
 static enum status run_batches(const struct evaluator *e, struct network *net,
@@ -102,7 +103,7 @@ static enum status run_batches(const struct evaluator *e, struct network *net,
 
 static enum status evaluate_mode(const struct evaluator *e, struct evaluation_row *row)
 {
-  struct fp_options o = mode_options(e->c, row->mode);
+  struct fp_options o = mode_options(e->c, row->mode, row->length);
   int64_t rows = TOKENS_PER_BATCH / row->length;
   rows = rows < 1 ? 1 : rows > row->sequences ? row->sequences : rows;
   struct network net;
@@ -191,7 +192,7 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
                              const char *path)
 {
   const struct model_dims *d = &e->w.m.dims;
-  struct fp_options o = mode_options(e->c, e->c->deq.mode);
+  struct fp_options o = mode_options(e->c, e->c->deq.mode, g->L);
   size_t M = (size_t)(g->B * g->L);
   struct outputs out = {
       .logits = malloc(M * (size_t)d->V * sizeof(real)),
@@ -322,7 +323,13 @@ static enum status evaluate_sequences(struct evaluator *e, const struct evaluate
                (long long)c->sequences);
   (void)printf("%-13s %7s  %8s  %8s  %8s%s\n", "mode", "length", "loss", "accuracy", "last 10",
                implicit ? "  iterations   maximum  converged" : "");
-  for (int mode = 0; mode < 2; mode++)
+  for (int mode = 0; mode < 2; mode++) {
+    char what[FP_DESCRIPTION];
+    struct fp_options chosen =
+        mode_options(e->c, (enum evaluate_mode)mode, c->lengths[c->lengths_count - 1]);
+    if (implicit && e->c->deq.evaluate.solver == FP_AUTO)
+      (void)printf("auto, %s: %s\n", evaluate_mode_name((enum evaluate_mode)mode),
+                   fp_describe(&chosen, what));
     for (int64_t i = 0; i < c->lengths_count; i++) {
       struct evaluation_row *r = &row[mode * c->lengths_count + i];
       r->mode = mode == 0 ? MODE_SEQUENTIAL : MODE_SIMULTANEOUS;
@@ -331,6 +338,7 @@ static enum status evaluate_sequences(struct evaluator *e, const struct evaluate
       TRY(evaluate_mode(e, r));
       print_row(r, implicit);
     }
+  }
   return o->json ? write_json(e, row, c->lengths_count, o->json) : OK;
 }
 

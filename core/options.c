@@ -1,6 +1,7 @@
 /* options.c: words for what a solve is asked for and answers, and what `auto` stands for. */
 #include "core/options.h"
 #include "core/status.h"
+#include <stdio.h>
 
 const char *fp_exit_name(enum fp_exit e)
 {
@@ -30,4 +31,17 @@ struct fp_options fp_choose(const struct fp_options *o, int64_t length)
     chosen.window = 8;
   chosen.memory = 5;
   return chosen;
+}
+
+const char *fp_describe(const struct fp_options *o, char out[FP_DESCRIPTION])
+{
+  char window[32] = "all", kept[48] = "";
+  if (o->window != FP_WINDOW_ALL)
+    (void)snprintf(window, sizeof window, "%lld", (long long)o->window);
+  if (o->solver == FP_ANDERSON)
+    (void)snprintf(kept, sizeof kept, ", memory %lld", (long long)o->memory);
+  if (o->solver == FP_BROYDEN || o->solver == FP_GMRES)
+    (void)snprintf(kept, sizeof kept, ", rank %lld", (long long)o->rank);
+  (void)snprintf(out, FP_DESCRIPTION, "%s, window %s%s", fp_solver_name(o->solver), window, kept);
+  return out;
 }

@@ -389,6 +389,15 @@ static enum status report(struct trainer *t, const struct step_report *r)
 
 /* ---- the run ---- */
 
+/* What `auto` stands for. */
+static void log_choice(struct trainer *t, const char *section, const struct fp_options *o)
+{
+  char what[FP_DESCRIPTION];
+  struct fp_options chosen = fp_choose(o, t->c->data.length);
+  if (t->c->model.kind == MODEL_IMPLICIT && o->solver == FP_AUTO)
+    progress_log(&t->progress, "%s: auto is %s", section, fp_describe(&chosen, what));
+}
+
 static enum status begin_or_resume(struct trainer *t)
 {
   char latest[RUN_PATH], metrics[RUN_PATH];
@@ -402,6 +411,8 @@ static enum status begin_or_resume(struct trainer *t)
   } else {
     TRY(weights_initialise(&t->w, (uint64_t)t->c->seed));
   }
+  log_choice(t, "deq.forward", &t->c->deq.forward);
+  log_choice(t, "deq.backward", &t->c->deq.backward);
   TRY(metrics_truncate_after(metrics, s->step));
   TRY(metrics_open(metrics, &t->metrics));
   return t->c->train.tensorboard ? tensorboard_open(t->o->directory, s->step, &t->tensorboard) : OK;

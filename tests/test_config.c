@@ -88,6 +88,11 @@ static void check_solve(const struct fp_options *o, int64_t max_iter, double tol
   assert_int_equal(o->window, window);
   assert_false(o->worst_token || o->stop_together || o->return_last);
   assert_int_equal(o->poll_every, 1);
+  assert_int_equal(o->kind, FP_KIND_AUTO);
+  assert_true(o->memory == 5 && o->rank == 20 && o->delay == 0 && o->mix_every == 1);
+  assert_true(o->restart == 0 && o->start == 0 && o->ridge == 0 && o->condition == 0);
+  assert_true(o->safeguard == 2 && o->max_weight == 1e6 && !o->line_search);
+  assert_true(o->divergence == 1e8 && o->patience == 0 && !o->trace);
 }
 
 /* DESIGN.md 5: three keys are required, all others have the sample's values */
@@ -204,7 +209,12 @@ static const struct {
     {"runs_dir: \"\\u2028\"", "runs_dir must be text"},
     {"deq: 4", "f.yaml:4:6: deq must be a mapping of keys such as 'forward.solver'"},
     {"deq: [a]", "f.yaml:4:6: deq must be a mapping"},
-    {"deq: {forward: {solver: newton}}", "deq.forward.solver must be picard"},
+    {"deq: {forward: {solver: newton}}",
+     "deq.forward.solver must be picard, anderson, broyden, gmres or auto"},
+    {"deq: {forward: {solver: gmres}}", "for deq.backward, not for deq.forward"},
+    {"deq: {evaluate: {solver: gmres}}", "for deq.backward, not for deq.evaluate"},
+    {"deq: {backward: {memory: 1025}}", "deq.backward.memory must be an integer in [0, 1024]"},
+    {"deq: {backward: {kind: ugly}}", "deq.backward.kind must be auto, good or bad"},
     {"deq: {forward: {damping: 0}}", "deq.forward.damping must be a number in (0, 1], not '0'"},
     {"deq: {forward: {damping: 1.1}}", "deq.forward.damping must be"},
     {"deq: {forward: {tol: .nan}}", "deq.forward.tol must be"},
