@@ -14,7 +14,7 @@ static void image(struct plot *p, const char *title, const char *what, int64_t c
 
 static void square_axes(struct plot *p, int64_t n)
 {
-  plot_line(p, "set size ratio 1; set rmargin 15");
+  plot_line(p, "set size ratio 1; set rmargin 11");
   plot_line(p, "set xrange [-0.5:%lld-0.5]; set yrange [%lld-0.5:-0.5]", (long long)n,
             (long long)n);
   plot_line(p, "set xlabel 'state before the token (index)'; "
@@ -29,7 +29,7 @@ static enum status implicit_explicit(const struct verification *v, const char *d
   struct plot p;
   int64_t S = v->size.states, cell = 1;
   double top = fmax(v->shape.largest, v->explicit_shape.largest);
-  TRY(plot_begin(&p, dir, "implicit_explicit", 1100, 500));
+  TRY(plot_begin(&p, dir, "implicit_explicit", 1060, 480));
   TRY(plot_matrix(&p, "implicit", S, v->J[BY_THEOREM], &cell));
   TRY(plot_matrix(&p, "explicit", S, v->J_explicit, &cell));
   plot_line(&p,
@@ -75,13 +75,13 @@ static enum status theorem(const struct verification *v, const double *differenc
   int64_t S = v->size.states, cell = 1;
   double scale = off_diagonal_scale(S, v->J[BY_THEOREM]);
   double top = decade(dense_largest(S * S, difference)) * 10;
-  TRY(plot_begin(&p, dir, "theorem", 1620, 500));
+  TRY(plot_begin(&p, dir, "theorem", 1500, 480));
   TRY(plot_matrix(&p, "differences", S, v->J[BY_DIFFERENCES], &cell));
   TRY(plot_matrix(&p, "theorem", S, v->J[BY_THEOREM], &cell));
   TRY(plot_matrix(&p, "error", S, difference, &cell));
   plot_line(&p,
-            "set multiplot layout 1,3 title \"∂hₜ/∂hₜ₋₁ of the implicit model: %s\" "
-            "noenhanced",
+            "set multiplot layout 1,3 title \"∂hₜ/∂hₜ₋₁ of the implicit model: %s "
+            "(colours end at the largest entry off the diagonal)\" noenhanced",
             v->c->name);
   square_axes(&p, S);
   plot_line(&p, "set palette @DIVERGING; set cbrange [%g:%g]; set format cb '%%.2g'", -scale,
@@ -167,14 +167,17 @@ static enum status product(const struct verification *v, const char *dir, bool *
 {
   struct plot p;
   int64_t n = v->size.extent;
+  const struct jacobian_product *q[] = {&v->implicit_product, &v->explicit_product};
+  int64_t shown = 1; /* to the last above rounding */
   double *table = malloc((size_t)n * 3 * sizeof *table);
   if (!table)
     FAIL(ERR_MEMORY, "out of memory");
   for (int64_t i = 0; i < n; i++) {
-    const struct jacobian_product *q[] = {&v->implicit_product, &v->explicit_product};
     table[3 * i] = (double)(i + 1);
-    for (int k = 0; k < 2; k++)
+    for (int k = 0; k < 2; k++) {
       table[3 * i + 1 + k] = exp(q[k]->log_scale) * q[k]->singular[i];
+      shown = q[k]->singular[i] > 1e-16 * q[k]->singular[0] ? i + 1 : shown;
+    }
   }
   enum status s = plot_begin(&p, dir, "product", 760, 480);
   if (s == OK)
@@ -188,8 +191,8 @@ static enum status product(const struct verification *v, const char *dir, bool *
   plot_line(&p, "set logscale y; set format y '10^{%%T}'; set grid linetype 0");
   plot_line(&p, "set xlabel 'index'; set ylabel 'singular value'; file = '%s'",
             plot_file(&p, "singular"));
-  plot_line(&p, "top = %g; set yrange [top*1e-16:*]",
-            exp(fmax(v->implicit_product.log_scale, v->explicit_product.log_scale)));
+  plot_line(&p, "set xrange [0:%lld]; set yrange [%g:*]", (long long)shown + 1,
+            1e-16 * exp(fmax(q[0]->log_scale, q[1]->log_scale)));
   plot_line(&p, "plot file using 1:($2 > 0 ? $2 : NaN) with linespoints title 'implicit', "
                 "file using 1:($3 > 0 ? $3 : NaN) with linespoints title 'explicit'");
   return plot_end(&p, drawn);
