@@ -361,13 +361,49 @@ static bool cross_entropy_case(int index, struct operation_case *c)
   return true;
 }
 
+/* ---- weight_norm: n = rows, columns ---- */
+static void weight_norm_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->weight_norm_fwd(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->out[0]);
+}
+
+static void weight_norm_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->weight_norm_vjp(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->outb[0], a->inb[0],
+                      a->inb[1]);
+}
+
+static void weight_norm_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  be->weight_norm_jvp(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->ind[0], a->ind[1],
+                      a->outd[0]);
+}
+
+static bool weight_norm_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][2] = {{1, 2}, {7, 4}, {129, 7}, {3, 1100}};
+  if (index >= COUNT(shapes))
+    return false;
+  int64_t rows = shapes[index][0], n = shapes[index][1];
+  *c = (struct operation_case){.n = {rows, n},
+                               .in = {{"g", rows}, {"v", rows * n, .lo = .2, .hi = 1}},
+                               .out = {{"w", rows * n}},
+                               .float_bound = 1e-6,
+                               CASE_ADAPTORS(weight_norm)};
+  case_name(c, "weight_norm rows %d columns %d", (int)rows, (int)n);
+  return true;
+}
+
 /* ---- all of them ---- */
 case_list NAME(simple_operations);
 bool NAME(simple_operations)(int index, struct operation_case *c)
 {
   static case_list *const lists[] = {embedding_case, rmsnorm_case,        gated_rmsnorm_case,
                                      linear_case,    softplus_clamp_case, silu_gate_case,
-                                     residual_case,  cross_entropy_case};
+                                     residual_case,  cross_entropy_case,  weight_norm_case};
   for (int l = 0; l < COUNT(lists); l++) {
     int cases = 0;
     while (lists[l](cases, c))
