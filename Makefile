@@ -127,8 +127,8 @@ $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
 quickstart: $(BUILD)/train $(BUILD)/evaluate ## trains a small implicit and a small explicit model, and compares
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
-BENCH ?= kernels solvers train decode jacobian
-bench: $(BUILD)/bench ## measures speed; BENCH="kernels train" for some of it
+BENCH ?= jacobian
+bench: $(BUILD)/bench ## measures speed; BENCH="..." for some of it
 	@for what in $(BENCH); do $(BUILD)/bench $$what || exit; done
 endif
 install: $(PROGRAMS) ## into PREFIX (/usr/local): bin/deqmamba-train and so on, share/deqmamba/configs
@@ -142,7 +142,7 @@ install: $(PROGRAMS) ## into PREFIX (/usr/local): bin/deqmamba-train and so on, 
 test: $(TESTS) $(PROGRAMS) ## builds and runs all tests; ONLY="data blas" for two of them
 	@BUILD=$(BUILD) tests/run $(TESTS)
 
-.PHONY: check format format-check lint tidy cppcheck floors noderef asan cover
+.PHONY: check format format-check lint tidy cppcheck floors noderef asan cover mutants
 check: format-check lint floors noderef test asan ## all of what a change must pass: format, lint, floors, noderef, test, asan
 $(BUILD)/test.tools: $(if $(filter check asan,$(MAKECMDGOALS)),$(BUILD)/dev.tools)
 
@@ -187,6 +187,12 @@ $(BUILD)/noderef/%.ok: %.c $(HEADERS) | $(BUILD)/dev.tools
 asan: | $(BUILD)/test.tools ## all tests under the address and undefined-behaviour sanitizers
 	+@$(MAKE) --no-print-directory ISAS=cpu BUILD=$(BUILD)/asan OPTIMISE='-O1 -DDEBUG -fno-omit-frame-pointer' WERROR=-Wno-maybe-uninitialized \
 	  SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' test
+MUTATED := test_solve test_solve_methods test_solve_pitfalls test_model
+MUTANT_OBJECTS = $(TEST_OBJECTS) $(call obj,plain,$(SHARED_EXPERIMENTS))
+MUTANT_LIBRARIES = $(BUILD)/libdeqmamba_complex.a $(BUILD)/libdeqmamba.a
+mutants: $(call obj,plain,$(MUTATED:%=tests/%.c)) $(MUTANT_OBJECTS) $(MUTANT_LIBRARIES) ## removes one remedy of the solvers at a time: its test must fail; MUTANTS="..." for some
+	@COMPILE='$(CC) $(CFLAGS_ALL) -w -MF /dev/null' LINK='$(CC) $(LDFLAGS_ALL)' OBJECTS='$(MUTANT_OBJECTS)' \
+	  LIBRARIES='$(MUTANT_LIBRARIES) -lcmocka $(LDLIBS_ALL)' BUILD=$(BUILD) tests/mutants/run $(MUTANTS)
 cover: | $(BUILD)/test.tools ## which lines of core/, kernels/ and solvers/ the tests reach
 	@find $(BUILD)/cover -name '*.gcda' -delete 2>/dev/null || true
 	+@$(MAKE) --no-print-directory ISAS=cpu BUILD=$(BUILD)/cover OPTIMISE='-O0 --coverage' WERROR=-Wno-maybe-uninitialized LDFLAGS=--coverage test
