@@ -46,6 +46,7 @@ static enum status carve(struct jacobian_batch *b, bool differentiate)
   TRY(CARVE(host, R, &b->host_residual));
   TRY(CARVE(host, R, &b->host_reached));
   TRY(CARVE(host, R, &b->host_exit));
+  TRY(CARVE(host, R, &b->host_one));
   if (host->base) {
     struct layer_activations *layer = b->solving.layer;
     memcpy(layer, b->act.layer, (size_t)d->layers * sizeof *layer);
@@ -110,11 +111,11 @@ static enum status fill_parameters(struct jacobian_batch *b, const double *param
   TRY(arena_init(&host, (size_t)b->w.tensors.block * sizeof(real) + 256));
   enum status s = parameters_upload(&b->w.m, parameters, host, &b->w.set[0]);
   arena_free(&host);
-  int32_t *one = (int32_t *)b->host_layer;
   for (int64_t r = 0; r < b->capacity; r++)
-    one[r] = 1;
+    b->host_one[r] = 1;
   if (s == OK)
-    s = b->w.m.be->upload(b->w.m.be->st, (size_t)b->capacity * sizeof *one, one, b->one);
+    s = b->w.m.be->upload(b->w.m.be->st, (size_t)b->capacity * sizeof *b->host_one, b->host_one,
+                          b->one);
   return s;
 }
 

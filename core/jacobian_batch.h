@@ -42,6 +42,7 @@ struct jacobian_batch {
   double *host_square;                             /* (capacity,4) */
   double *host_residual, *host_reached;            /* (capacity) */
   uint8_t *host_exit;                              /* (capacity) */
+  int32_t *host_one;                               /* (capacity) */
   struct arena device, host;
   struct scratch scratch;
 };

@@ -93,8 +93,8 @@ static enum status make_point(struct check *k)
   int64_t all = v->c->jacobian.prefix + v->tokens;
   struct word_problem w;
   double *x = NULL, *u = NULL;
-  int32_t *tokens = malloc((size_t)(2 * all) * sizeof *tokens);
   TRY(word_problem_init(&v->c->data, &w));
+  int32_t *tokens = malloc((size_t)(2 * all) * sizeof *tokens);
   enum status s = tokens ? OK : fail_at(ERR_MEMORY, __FILE__, __LINE__, "out of memory");
   if (s == OK)
     s = make(all * n.D, &x);
@@ -244,7 +244,8 @@ static enum status sweep(struct check *k)
   struct verification *v = k->v;
   struct jacobian_point at = point_of(v);
   int64_t S = v->size.states, m = v->c->jacobian.sweep < S ? v->c->jacobian.sweep : S;
-  int64_t stride = S / m, count = SWEEP_STEPS * m, *column = malloc((size_t)count * sizeof *column);
+  int64_t stride = S / m, count = SWEEP_STEPS * m;
+  int64_t *column = calloc((size_t)count, sizeof *column);
   double *step = malloc((size_t)count * sizeof *step), *difference = NULL;
   double scale = dense_largest(S, v->state);
   struct jacobian_tally unused = {0};
