@@ -117,7 +117,7 @@ static void killed_at_random_moments(void **state)
     pid_t pid = start_or_resume("killed");
     double random = (double)rand() / RAND_MAX;
     if (killed % 3 == 0 && while_writing("killed", whole))
-      wait_seconds(random * 1e-3);
+      wait_seconds(random * random * 5e-4);
     else
       wait_seconds(random * whole * 0.7);
     (void)kill(pid, SIGKILL);
