@@ -15,7 +15,7 @@ struct check {
   const struct jacobian_runtime *rt;
   struct jacobian_session *s;
   struct dense_lu lu; /* of the first token */
-  enum planted_error planted;
+  struct verification_request request;
 };
 
 const char *jacobian_way_name(enum jacobian_way w)
@@ -83,12 +83,12 @@ static enum status make_point(struct check *k)
   TRY(make(v->tokens * n.D, &v->x));
   TRY(make(v->tokens * n.D, &v->z));
   TRY(make(n.extent, &v->state));
-  if (v->c->jacobian.input == JACOBIAN_NORMAL) {
+  if (k->request.input || v->c->jacobian.input == JACOBIAN_NORMAL) {
     draw(v, DRAW_U, v->tokens * n.d_in_proj, true, 1, v->u);
     draw(v, DRAW_X, v->tokens * n.D, true, 1, v->x);
     draw(v, DRAW_STATE, n.states, false, 2, v->state);
     draw(v, DRAW_CONV, n.extent - n.states, false, 1, v->state + n.states);
-    return OK;
+    return k->request.input ? verification_read_point(v, k->request.input) : OK;
   }
   int64_t all = v->c->jacobian.prefix + v->tokens;
   struct word_problem w;
@@ -150,7 +150,7 @@ static enum status by_theorem(struct check *k)
   }
   double largest = dense_largest(n, p->dh_dz);
   v->parts_error = error > 0 ? error / largest : 0;
-  if (k->planted == PLANTED_DROPPED_TERM)
+  if (k->request.planted == PLANTED_DROPPED_TERM)
     TRY(make(n, &nothing));
   p->dLambda_dz = nothing ? nothing : planned;
   enum status s = jacobian_theorem(p, v->state, &k->lu, v->J[BY_THEOREM]);
@@ -206,7 +206,7 @@ static enum status by_adjoint(struct check *k)
   TRY(make(v->size.D, &stale));
   for (int64_t j = 0; j < v->size.D; j++)
     stale[j] = v->z[j] * (1 + 1e-6);
-  if (k->planted == PLANTED_STALE_ACTIVATION)
+  if (k->request.planted == PLANTED_STALE_ACTIVATION)
     at.z = stale;
   enum status s = jacobian_adjoint(k->s, &at, &k->lu, v->J[BY_ADJOINT], &v->adjoint);
   free(stale);
@@ -589,19 +589,18 @@ static enum status verify(struct check *k)
 }
 
 enum status verify_jacobian(const struct config *c, const struct jacobian_runtime *rt,
-                            const char *checkpoint, enum planted_error planted,
-                            struct verification *v)
+                            struct verification_request request, struct verification *v)
 {
   *v = (struct verification){.c = c, .size = jacobian_sizes(&c->model)};
   v->tokens = c->jacobian.tokens;
   v->exponents = c->jacobian.exponents < v->size.extent ? c->jacobian.exponents : v->size.extent;
   v->failed_token = -1;
-  struct check k = {.v = v, .rt = rt, .planted = planted};
+  struct check k = {.v = v, .rt = rt, .request = request};
   if (c->model.kind != MODEL_IMPLICIT)
     FAIL(ERR_USAGE, "model.kind: explicit has no fixed point; an implicit model is needed");
   enum status s = tensor_list_make(&c->model, &v->list);
   if (s == OK)
-    s = jacobian_load(c, &v->list, rt->f64, checkpoint, &v->parameters);
+    s = jacobian_load(c, &v->list, rt->f64, request.checkpoint, &v->parameters);
   if (s == OK)
     s = jacobian_open(c, v->parameters, rt->f64, rt->solver, &k.s);
   if (s == OK)

@@ -74,12 +74,21 @@ struct verification {
 
 const char *jacobian_way_name(enum jacobian_way w);
 
-/* Checks the model that c describes, drawn or from `checkpoint` (NULL: none); c outlives v.
- * A failed check or solve is a result (v->passed, v->found), not an error. */
+/* What is checked, besides what the configuration says. */
+struct verification_request {
+  const char *checkpoint; /* directory; NULL: random parameters */
+  const char *input;      /* safetensors with u, h, conv_state and optionally x, as
+                             verification_save writes them; NULL: as jacobian.input says */
+  enum planted_error planted;
+};
+
+/* Checks the model that c describes; c outlives v.  A failed check or solve is a result (v->passed,
+ * v->found), not an error. */
 MUST_USE enum status verify_jacobian(const struct config *c, const struct jacobian_runtime *rt,
-                                     const char *checkpoint, enum planted_error planted,
-                                     struct verification *v);
+                                     struct verification_request request, struct verification *v);
 void verification_free(struct verification *v);
 /* Everything needed to check the matrices elsewhere, as safetensors.  ERR_IO. */
 MUST_USE enum status verification_save(const struct verification *v, const char *path);
+/* u, h, conv_state and x of the file into v.  ERR_IO, ERR_DATA. */
+MUST_USE enum status verification_read_point(const struct verification *v, const char *path);
 #endif

@@ -37,7 +37,7 @@ static enum status measure(const struct jacobian_runtime *rt, const struct shape
   for (int i = 0; i < RUNS; i++) {
     struct verification v;
     double began = bench_seconds();
-    TRY(verify_jacobian(&c, rt, NULL, PLANTED_NONE, &v));
+    TRY(verify_jacobian(&c, rt, (struct verification_request){0}, &v));
     seconds[i] = bench_seconds() - began;
     mib[0] = (double)v.memory / 1048576;
     bool passed = v.passed;

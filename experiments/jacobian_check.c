@@ -7,8 +7,8 @@
 #include "experiments/program.h"
 
 static const char usage[] =
-    "usage: jacobian_check [CONFIG.yaml] [key.path=value ...] [--model DIR] [--figures DIR]\n"
-    "                      [--json FILE] [--save FILE.safetensors]\n\n"
+    "usage: jacobian_check [CONFIG.yaml] [key.path=value ...] [--model DIR] [--input FILE]\n"
+    "                      [--figures DIR] [--json FILE] [--save FILE.safetensors]\n\n"
     "Computes dh'/dh, the derivative of the state after one token by the state before it, through "
     "the\n"
     "fixed point: by the theorem's closed form, by complex step, by the adjoint and by finite\n"
@@ -29,7 +29,7 @@ static const char notebook[] = "name: notebook\n"
                                "data: {task: word_problem}\n";
 
 struct request {
-  const char *model, *figures, *json, *save;
+  const char *model, *input, *figures, *json, *save;
 };
 
 /* The checkpoint to read, or "" for a random model. */
@@ -106,6 +106,8 @@ static enum status run(int argc, char **argv)
   const struct option_spec options[] = {
       {"model", "DIR", "a trained model: a run (then its latest checkpoint) or a checkpoint",
        &r.model, NULL},
+      {"input", "FILE", "the point: u, h, conv_state (and x) of a file that --save wrote", &r.input,
+       NULL},
       {"figures", "DIR", "draw figures (PNG, SVG) there, and write their data", &r.figures, NULL},
       {"json", "FILE", "write the table, and more, as JSON", &r.json, NULL},
       {"save", "FILE", "write parameters, point and matrices as safetensors", &r.save, NULL},
@@ -114,7 +116,8 @@ static enum status run(int argc, char **argv)
   TRY(read_config(&line, r.model, &c, checkpoint, sizeof checkpoint));
   TRY(runtime_open(&c, &rt));
   struct jacobian_runtime jrt = jacobian_runtime(&rt);
-  TRY(verify_jacobian(&c, &jrt, *checkpoint ? checkpoint : NULL, PLANTED_NONE, &v));
+  struct verification_request request = {*checkpoint ? checkpoint : NULL, r.input, PLANTED_NONE};
+  TRY(verify_jacobian(&c, &jrt, request, &v));
   jacobian_print(&v, stdout);
   enum status s = write_all(&v, &r);
   bool found = v.found, passed = v.passed;

@@ -43,7 +43,8 @@ static struct verification verify(const struct config *c, const char *checkpoint
 {
   struct jacobian_runtime rt = runtime_of_tests();
   struct verification v;
-  check_ok(verify_jacobian(c, &rt, checkpoint, planted, &v));
+  struct verification_request request = {checkpoint, NULL, planted};
+  check_ok(verify_jacobian(c, &rt, request, &v));
   return v;
 }
 
@@ -254,6 +255,29 @@ static void saved_parameters_give_the_matrix(void **state)
   }
 }
 
+/* Another model at the point of a file; a file that does not fit is refused by name. */
+static void points_can_be_given(void **state)
+{
+  (void)state;
+  struct config c = configuration("d_model: 8, " NOTEBOOK, "jacobian: {tokens: 2}");
+  struct jacobian_runtime rt = runtime_of_tests();
+  struct verification v = verify(&c, NULL, PLANTED_NONE), other;
+  check_ok(verification_save(&v, scratch("point.safetensors")));
+  struct config d = c;
+  d.seed = 7;
+  struct verification_request request = {.input = scratch("point.safetensors")};
+  check_ok(verify_jacobian(&d, &rt, request, &other));
+  assert_true(other.passed);
+  check_arrays_close(2 * v.size.d_in_proj, other.u, v.u, 0, "u");
+  check_arrays_close(2 * v.size.D, other.x, v.x, 0, "x");
+  check_arrays_close(v.size.extent, other.state, v.state, 0, "state");
+  assert_true(fabs(other.shape.norm - v.shape.norm) > 1e-6);
+  verification_free(&v);
+  verification_free(&other);
+  d = configuration("d_model: 16, mamba2: {d_state: 1, expand: 1, headdim: 16}", "");
+  check_fails(verify_jacobian(&d, &rt, request, &other), ERR_DATA, "the model needs");
+}
+
 static void json_says_what_the_table_says(void **state)
 {
   (void)state;
@@ -370,6 +394,7 @@ int main(int argc, char **argv)
       FILES(unconverged_shows_no_matrix),
       FILES(trained_models_are_read),
       FILES(saved_parameters_give_the_matrix),
+      FILES(points_can_be_given),
       FILES(json_says_what_the_table_says),
       FILES(figures),
       cmocka_unit_test(dense_algebra),

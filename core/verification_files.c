@@ -1,5 +1,6 @@
-/* verification_save.c: a verification as safetensors: parameters under their names, the point, and
- * the matrices; tests/peers/jacobian_reference.py recomputes the latter from the former. */
+/* verification_files.c: a verification as safetensors: parameters under their names, the point, and
+ * the matrices; tests/peers/jacobian_reference.py recomputes the latter from the former.  And a
+ * point that was given, from such a file. */
 #include "core/safetensors.h"
 #include "core/verification.h"
 #include <stdlib.h>
@@ -95,5 +96,49 @@ enum status verification_save(const struct verification *v, const char *path)
   describe(v, d, work, scalars, list, &count);
   enum status s = safetensors_write(path, list, count);
   free(work), free(list);
+  return s;
+}
+
+/* `count` numbers of the tensor `name`, which has as many, or (first) at least as many. */
+static enum status read_tensor(const struct safetensors *file, const char *name, int64_t count,
+                               bool first, double *to)
+{
+  const struct st_tensor *t = safetensors_find(file, name);
+  if (!t)
+    FAIL(ERR_DATA, "%s: no tensor %s", file->path, name);
+  if (first ? t->count < count : t->count != count)
+    FAIL(ERR_DATA, "%s: tensor %s has %lld elements; the model needs %s%lld", file->path, name,
+         (long long)t->count, first ? "at least " : "", (long long)count);
+  if (t->dtype != ST_F32 && t->dtype != ST_F64)
+    FAIL(ERR_DATA, "%s: tensor %s is %s; F32 or F64 is needed", file->path, name,
+         st_dtype_name(t->dtype));
+  for (int64_t i = 0; i < count; i++)
+    to[i] = t->dtype == ST_F32 ? (double)((const float *)t->data)[i] : ((const double *)t->data)[i];
+  return OK;
+}
+
+static enum status read_point(const struct safetensors *file, const struct verification *v,
+                              double *conv)
+{
+  struct model_dims d = model_dims(&v->c->model);
+  int64_t channels = d.layers * d.conv_dim, taps = d.W - 1;
+  TRY(read_tensor(file, "u", v->tokens * d.d_in_proj, true, v->u));
+  TRY(read_tensor(file, "h", v->size.states, false, v->state));
+  TRY(read_tensor(file, "conv_state", channels * d.W, false, conv));
+  for (int64_t i = 0; i < channels * taps; i++)
+    v->state[v->size.states + i] = conv[i / taps * d.W + i % taps + 1];
+  return safetensors_find(file, "x") ? read_tensor(file, "x", v->tokens * d.D, true, v->x) : OK;
+}
+
+enum status verification_read_point(const struct verification *v, const char *path)
+{
+  struct model_dims d = model_dims(&v->c->model);
+  struct safetensors file;
+  TRY(safetensors_read(path, &file));
+  double *conv = malloc((size_t)(d.layers * d.conv_dim * d.W) * sizeof *conv);
+  enum status s = conv ? read_point(&file, v, conv)
+                       : fail_at(ERR_MEMORY, __FILE__, __LINE__, "%s: out of memory", path);
+  free(conv);
+  safetensors_free(&file);
   return s;
 }
