@@ -116,9 +116,10 @@ static void killed_at_random_moments(void **state)
   while (killed < kills || !exists_below("killed", "config.yaml")) {
     pid_t pid = start_or_resume("killed");
     double random = (double)rand() / RAND_MAX;
-    if (killed % 3 == 0 && while_writing("killed", whole))
-      wait_seconds(random * random * 5e-4);
-    else
+    bool at_once = killed % 3 == 0 && while_writing("killed", whole);
+    if (at_once && killed % 2)
+      wait_seconds(random * 5e-4);
+    else if (!at_once)
       wait_seconds(random * whole * 0.7);
     (void)kill(pid, SIGKILL);
     int status = spawn_wait(pid);
