@@ -10,7 +10,8 @@
  * what is new is computed, nothing is updated by a difference), once for the combination.  Sums
  * are float64.  The matrix is scaled to a unit diagonal, the ridge is relative to that, and
  * dependent directions are dropped by complete pivoting.  A step that made the residual grow is
- * undone: the Picard step is taken in its place, and the history begins anew.
+ * undone: the Picard step is taken in its place, and the history begins anew.  In a window only
+ * the leading block is accelerated.
  *
  * Memory: a, b (slots,m+1,stride): r and g of the last points, in a ring.
  * small: the normal matrix by ring places (P,P), P = m+1; right side (P); norms of dz and dr (P,2);
@@ -21,6 +22,7 @@
 #include "solvers/small.h"
 
 enum { ANDERSON_STEP, ANDERSON_UNDO };
+enum { PATIENCE = 5 }; /* evaluations without a new best, beyond those that fill the memory */
 
 struct anderson_settings {
   int64_t m, delay, mix_every, restart;
@@ -75,10 +77,10 @@ INLINE int64_t place(const struct fp_memory *m, const struct fp_slot *q, int64_t
 INLINE void forget(struct fp_slot *q) { q->count = -1; } /* not even a point */
 
 /* Without a new best for long, Picard steps may do better: more each time. */
-INLINE void give_up(struct fp_slot *q, int64_t m)
+INLINE void give_up(struct fp_slot *q, int64_t patience)
 {
   forget(q);
-  q->rest = (int32_t)(m << (q->stalls < 6 ? q->stalls : 6));
+  q->rest = (int32_t)(patience << (q->stalls < 8 ? q->stalls : 8));
   q->stalls++;
   q->counter[FP_RESTARTS]++;
 }
@@ -93,7 +95,7 @@ KERNEL prepare(struct fp_samples s, struct fp_memory m, struct anderson_settings
       q->head = q->age = q->rest = q->stalls = 0;
       q->accelerated = false;
     }
-    if (p->action == FP_REPLAY)
+    if (p->action == FP_REPLAY || !leads(&s, i))
       forget(q);
     if (p->action != FP_STEP)
       continue;
@@ -105,9 +107,9 @@ KERNEL prepare(struct fp_samples s, struct fp_memory m, struct anderson_settings
       q->counter[FP_REJECTIONS]++;
       continue;
     }
-    int64_t patience = 2 * o.m + 8;
+    int64_t patience = o.m + PATIENCE;
     if (o.m > 0 && p->stale > 0 && p->stale % patience == 0 && q->rest == 0)
-      give_up(q, o.m);
+      give_up(q, patience);
     if (o.restart > 0 && q->age >= o.restart) {
       forget(q);
       q->age = 0;

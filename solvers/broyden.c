@@ -102,7 +102,7 @@ KERNEL prepare(struct fp_samples s, struct broyden_settings o)
       q->age = q->rest = 0;
       q->accelerated = false;
     }
-    if (p->action == FP_REPLAY) {
+    if (p->action == FP_REPLAY || !leads(&s, i)) {
       q->count = -1;
       q->accelerated = false;
     }

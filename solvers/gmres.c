@@ -66,14 +66,13 @@ KERNEL prepare(struct fp_samples s, struct gmres_settings o)
   FOR_EACH_COST (i, s.rows * s.per_row, 8) {
     const struct fp_sample *p = &s.sample[i];
     struct fp_slot *q = &s.slot[p->slot];
-    bool leads = s.per_row == 1 || i % s.per_row == 0;
     if (p->iterations == 1)
       q->phase = GMRES_REST;
     if (p->action == FP_REPLAY)
       q->phase = GMRES_REST;
     if (p->action != FP_STEP)
       continue;
-    if (!leads || o.m == 0) {
+    if (!leads(&s, i) || o.m == 0) {
       q->phase = GMRES_PICARD;
     } else if (q->phase == GMRES_REST || q->phase == GMRES_PICARD) {
       q->phase = GMRES_BASE;

@@ -165,5 +165,9 @@ INLINE int64_t tiles_of_sample(const struct fp_samples *s)
   return s->tiles * (s->blocks / s->per_row);
 }
 
+/* Whether nothing moves before a sample.  In a window only the leading block's own map is the same
+ * from one evaluation to the next; what those behind it have seen says nothing of theirs. */
+INLINE bool leads(const struct fp_samples *s, int64_t sample) { return sample % s->per_row == 0; }
+
 INLINE bool is_finite(double x) { return x - x == 0; }
 #endif
