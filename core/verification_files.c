@@ -135,7 +135,7 @@ enum status verification_read_point(const struct verification *v, const char *pa
   struct model_dims d = model_dims(&v->c->model);
   struct safetensors file;
   TRY(safetensors_read(path, &file));
-  double *conv = malloc((size_t)(d.layers * d.conv_dim * d.W) * sizeof *conv);
+  double *conv = calloc((size_t)(d.layers * d.conv_dim * d.W), sizeof *conv);
   enum status s = conv ? read_point(&file, v, conv)
                        : fail_at(ERR_MEMORY, __FILE__, __LINE__, "%s: out of memory", path);
   free(conv);
