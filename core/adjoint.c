@@ -417,7 +417,7 @@ enum status adjoint_carve(const struct network *net, const struct fp_options *op
 }
 
 static enum status solve_windows(struct network *net, const struct parameter_set *p, int64_t rows,
-                                 const struct fp_options *o, struct fp_problem *problem,
+                                 const struct fp_options *o, struct fp_problem problem,
                                  struct fp_result *r)
 {
   const struct scratch free = net->scratch;
@@ -429,10 +429,10 @@ static enum status solve_windows(struct network *net, const struct parameter_set
   if (s == OK) {
     carried_states_clear(net->m, rows, &w.right);
     pick_rows(net, &w, rows * net->length, D, w.reverse, net->zb, w.chain);
-    problem->ctx = &ctx;
-    problem->f = window_f;
-    problem->retire = window_retire;
-    s = solve_fixed_point(net, problem, o, w.chain, r);
+    problem.ctx = &ctx;
+    problem.f = window_f;
+    problem.retire = window_retire;
+    s = solve_fixed_point(net, &problem, o, w.chain, r);
   }
   if (s == OK)
     pick_rows(net, &w, rows * net->length, D, w.reverse, w.chain, net->fb);
@@ -449,7 +449,7 @@ enum status adjoint_solve(struct network *net, const struct parameter_set *p, in
   struct fp_options o = fp_choose(options, net->length);
   problem.lengths = net->lengths;
   if (o.window != FP_WINDOW_ALL)
-    return solve_windows(net, p, rows, &o, &problem, r);
+    return solve_windows(net, p, rows, &o, problem, r);
   problem.ctx = &ctx;
   problem.f = whole_f;
   problem.fixed_rows = true; /* the activations stay where they are */

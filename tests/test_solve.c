@@ -472,6 +472,34 @@ static void workspace_can_be_used_again(void **state)
   }
 }
 
+/* One long row is split into tiles: as many threads as there are give the same bits. */
+enum { LARGE = 40000 };
+static void large_map(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  (void)ctx, (void)row, (void)t, (void)s;
+  for (int64_t j = 0; j < LARGE; j++)
+    fz[j] = 0.9 * sin(z[(j + 7) % LARGE]) + 0.5 * noise(j, 6);
+}
+
+static void threads_do_not_matter(void **state)
+{
+  (void)state;
+  static double one[LARGE], three[LARGE];
+  struct solver_map m = {.rows = 1, .length = 1, .n = LARGE, .block = large_map};
+  for (int solver = 0; solver < FP_AUTO; solver++) {
+    struct fp_options o = solver_options((enum fp_solver)solver, 12, 1e-9);
+    struct fp_result r = {0}, r3 = {0};
+    memset(one, 0, sizeof one), memset(three, 0, sizeof three);
+    omp_set_num_threads(1);
+    solver_run_f32(&m, &o, 1, one, &r, NULL);
+    omp_set_num_threads(3);
+    solver_run_f32(&m, &o, 1, three, &r3, NULL);
+    omp_set_num_threads(2);
+    assert_memory_equal(one, three, sizeof one);
+    assert_memory_equal(&r.worst_residual, &r3.worst_residual, sizeof r.worst_residual);
+  }
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -489,6 +517,7 @@ int main(void)
       cmocka_unit_test(patience_ends_a_cycle),
       cmocka_unit_test(traces_hold_every_residual),
       cmocka_unit_test(workspace_can_be_used_again),
+      cmocka_unit_test(threads_do_not_matter),
   };
   omp_set_num_threads(2);
   return cmocka_run_group_tests(tests, NULL, NULL);
