@@ -28,6 +28,23 @@ static void ift_gradient(void **state)
   check_gradient(small_model("", ""), (struct gradient_case){.kind = GRADIENT_IFT, .tol = 1e-9});
 }
 
+/* Every solver, also through the complex step: it stops only when both parts have converged. */
+static void ift_gradient_by_any_solver(void **state)
+{
+  (void)state;
+  const struct {
+    enum fp_solver forward, backward;
+    int64_t window;
+  } cases[] = {{FP_ANDERSON, FP_GMRES, FP_WINDOW_ALL}, {FP_BROYDEN, FP_ANDERSON, 3}};
+  for (int i = 0; i < 2; i++) {
+    struct config c = small_model("", "");
+    c.deq.forward.solver = cases[i].forward, c.deq.backward.solver = cases[i].backward;
+    c.deq.forward.window = c.deq.backward.window = cases[i].window;
+    c.model.n_layer = 1;
+    check_gradient(c, (struct gradient_case){.kind = GRADIENT_IFT, .tol = 1e-9});
+  }
+}
+
 static void mlp_gradient(void **state)
 {
   (void)state;
@@ -195,10 +212,15 @@ static void memory_is_planned(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(unroll_gradient),       cmocka_unit_test(phantom_gradient),
-      cmocka_unit_test(ift_gradient),          cmocka_unit_test(mlp_gradient),
-      cmocka_unit_test(explicit_gradient),     cmocka_unit_test(modes_agree),
-      cmocka_unit_test(explicit_forms_agree),  cmocka_unit_test(memory_is_planned),
+      cmocka_unit_test(unroll_gradient),
+      cmocka_unit_test(phantom_gradient),
+      cmocka_unit_test(ift_gradient),
+      cmocka_unit_test(mlp_gradient),
+      cmocka_unit_test(ift_gradient_by_any_solver),
+      cmocka_unit_test(explicit_gradient),
+      cmocka_unit_test(modes_agree),
+      cmocka_unit_test(explicit_forms_agree),
+      cmocka_unit_test(memory_is_planned),
       cmocka_unit_test(adjoint_windows_agree),
   };
   omp_set_num_threads(1);
