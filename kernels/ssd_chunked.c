@@ -654,7 +654,8 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
                          DEVICE real *Db, DEVICE real *S0b)
 {
   if (d.A_negative) {
-    OP(ssd_products_vjp)(st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, dtb, A_logb, Db, S0b);
+    OP(ssd_products_vjp)
+    (st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, dtb, A_logb, Db, S0b);
     return;
   }
   struct chunk_scratch s = scratch_of(d, work);
@@ -821,7 +822,8 @@ void OP(ssd_chunked_jvp)(stream st, struct ssd_shape d, const DEVICE real *x, co
                          DEVICE real *work, DEVICE real *yd, DEVICE real *S1d)
 {
   if (d.A_negative) {
-    OP(ssd_products_jvp)(st, d, x, Bm, C, dt, A_log, D, S, xd, Bd, Cd, dtd, A_logd, Dd, S0d, work, yd, S1d);
+    OP(ssd_products_jvp)
+    (st, d, x, Bm, C, dt, A_log, D, S, xd, Bd, Cd, dtd, A_logd, Dd, S0d, work, yd, S1d);
     return;
   }
   struct chunk_scratch s = scratch_of(d, work);

@@ -9,7 +9,8 @@
 static struct ssd_shape ssd_shape_of(const struct operation_case *c)
 {
   const int64_t *n = c->n;
-  return (struct ssd_shape){n[0], n[1], n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0};
+  return (struct ssd_shape){
+      n[0], n[1], n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0};
 }
 
 static void ssd_fwd(const struct operation_case *c, const struct case_arrays *a)
@@ -90,8 +91,7 @@ static bool ssd_case(int index, struct operation_case *c)
   static const int64_t shapes[][8] = {
       {1, 1, 1, 1, 1, 1, 1, 0}, {2, 7, 2, 7, 7, 1, 1, 0},  {1, 129, 1, 1, 1, 1, 1, 1},
       {1, 2, 1, 129, 1, 1, 1},  {2, 3, 1, 1, 129, 1, 1},   {1, 16, 4, 32, 16, 1, 1, 0},
-      {1, 4, 1, 64, 1, 1, 1},   {2, 5, 4, 3, 17, 2, 1, 1},
-      {2, 7, 4, 3, 5, 2, 1, 2},
+      {1, 4, 1, 64, 1, 1, 1},   {2, 5, 4, 3, 17, 2, 1, 1}, {2, 7, 4, 3, 5, 2, 1, 2},
   };
   if (index >= COUNT(shapes))
     return false;
@@ -112,7 +112,7 @@ static bool ssd_chunked_case(int index, struct operation_case *c)
       {1, 1, 1, 1, 1, 1, 64, 0}, {2, 7, 2, 7, 7, 1, 7, 0},  {1, 129, 1, 2, 3, 1, 64, 1},
       {1, 2, 1, 129, 1, 1, 1},   {2, 3, 1, 1, 129, 1, 2},   {1, 16, 4, 32, 16, 1, 64, 0},
       {1, 4, 1, 64, 1, 1, 64},   {2, 9, 4, 3, 17, 2, 4, 1}, {1, 40, 2, 17, 2, 2, 20, 0},
-      {1, 3, 1, 150, 2, 1, 2},   {2, 9, 4, 3, 5, 2, 4, 2},   {1, 7, 2, 17, 3, 1, 64, 3},
+      {1, 3, 1, 150, 2, 1, 2},   {2, 9, 4, 3, 5, 2, 4, 2},  {1, 7, 2, 17, 3, 1, 64, 3},
   };
   if (index >= COUNT(shapes))
     return false;
