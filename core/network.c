@@ -153,6 +153,7 @@ static enum status measure_host(struct network *net, size_t *host)
   window.window = 1; /* has most samples */
   struct scratch measure = {arena_measure(&device), arena_measure(&most)};
   TRY(net->solver->plan(net->rows, net->length, net->m->dims.D, &window, measure));
+  measure.host.used = most; /* the adjoint's tables lie behind the solver's */
   if (net->learn && net->m->config.kind == MODEL_IMPLICIT)
     TRY(adjoint_carve(net, &net->deq->backward, &measure));
   struct parameter_set p;

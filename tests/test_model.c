@@ -185,6 +185,29 @@ static void adjoint_windows_agree(void **state)
   }
 }
 
+/* What is planned for the adjoint's windows is enough for batches of any size. */
+static void adjoint_windows_of_a_large_batch(void **state)
+{
+  (void)state;
+  enum { MANY = 40, LONG = 30 };
+  static int32_t tokens[MANY * LONG], labels[MANY * LONG];
+  struct config c = small_model("", "");
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  double *gradient = calloc((size_t)list.block, sizeof *gradient);
+  struct probe_result r = {.gradient = gradient};
+  draw_tokens(MANY * LONG, tokens, labels);
+  c.deq.forward.window = c.deq.backward.window = 8;
+  c.deq.forward.tol = c.deq.backward.tol = 1e-2;
+  struct probe_f32 *p = probe_open_f32(&c, MANY, LONG, true, false);
+  probe_set_f32(p, block, -1);
+  probe_learn_f32(p, GRADIENT_IFT, tokens, labels, &r);
+  probe_close_f32(p);
+  assert_int_equal(r.backward.exits[FP_CONVERGED], MANY * LONG);
+  tensor_list_free(&list);
+  free(block), free(gradient);
+}
+
 /* Memory does not depend on the number of iterations. */
 static void memory_is_planned(void **state)
 {
@@ -222,6 +245,7 @@ int main(void)
       cmocka_unit_test(explicit_forms_agree),
       cmocka_unit_test(memory_is_planned),
       cmocka_unit_test(adjoint_windows_agree),
+      cmocka_unit_test(adjoint_windows_of_a_large_batch),
   };
   omp_set_num_threads(1);
   return cmocka_run_group_tests(tests, NULL, NULL);
