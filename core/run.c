@@ -1,6 +1,7 @@
 /* run.c: the precision-free front of training and evaluation. */
 #include "core/run.h"
 #include "core/files.h"
+#include "core/profile.h"
 #include "core/training.h"
 #include "core/word_problem.h"
 #include <string.h>
@@ -17,6 +18,14 @@ enum status evaluate_run(const struct config *c, const struct runtime *rt, const
 {
   return c->dtype == DTYPE_F32 ? evaluate_f32(c, rt->f32, rt->solver_f32, dir, o)
                                : evaluate_f64(c, rt->f64, rt->solver_f64, dir, o);
+}
+
+enum status train_timed(const struct config *c, const struct runtime *rt, struct train_timing *t)
+{
+  if (t->profile)
+    *t->profile = (struct profile){.real = rt};
+  return c->dtype == DTYPE_F32 ? train_timed_f32(c, rt->f32, rt->solver_f32, t)
+                               : train_timed_f64(c, rt->f64, rt->solver_f64, t);
 }
 
 enum status run_directory(const struct config *c, char *out, size_t size)

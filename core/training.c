@@ -9,6 +9,7 @@
 #include "core/interrupt.h"
 #include "core/metrics.h"
 #include "core/network.h"
+#include "core/profile.h"
 #include "core/progress.h"
 #include "core/tensorboard.h"
 #include "core/word_problem.h"
@@ -529,5 +530,59 @@ enum status NAME(train)(const struct config *c, const struct backend *be,
   if (s == OK)
     return closed;
   FAIL(s, "%s", first);
+}
+
+/* ---- how fast ---- */
+
+static enum status time_steps(struct trainer *t, double seconds, double *tokens_per_second,
+                              struct train_timing *timing)
+{
+  double began = monotonic_seconds(), elapsed = 0;
+  int64_t tokens = t->state.tokens, steps = 0;
+  do {
+    struct step_report r;
+    TRY(train_step(t, &r));
+    timing->iterations = r.forward.mean_iterations;
+    elapsed = monotonic_seconds() - began;
+    steps++;
+  } while (elapsed < seconds && !interrupted());
+  if (interrupted())
+    FAIL(ERR_INTERRUPTED, "interrupted");
+  *tokens_per_second = (double)(t->state.tokens - tokens) / elapsed;
+  timing->total_seconds += elapsed;
+  timing->steps += steps;
+  return OK;
+}
+
+static enum status time_repetitions(struct trainer *t, struct train_timing *timing)
+{
+  double ignored;
+  TRY(weights_initialise(&t->w, (uint64_t)t->c->seed));
+  TRY(time_steps(t, timing->seconds, &ignored, timing));
+  timing->total_seconds = 0;
+  timing->steps = 0;
+  if (timing->profile)
+    profile_clear(timing->profile);
+  for (int i = 0; i < timing->repetitions; i++)
+    TRY(time_steps(t, timing->seconds, &timing->tokens_per_second[i], timing));
+  return OK;
+}
+
+enum status NAME(train_timed)(const struct config *c, const struct backend *be,
+                              const struct solver_port *solver, struct train_timing *timing)
+{
+  const struct train_options nowhere = {.directory = "."};
+  struct trainer t = {.c = c, .o = &nowhere, .metrics = {.fd = -1}};
+  struct backend timed;
+  CHECK(timing->repetitions >= 1 && timing->repetitions <= TRAIN_TIMED_MAX);
+  if (timing->profile) {
+    NAME(profile_backend)(timing->profile, &timed);
+    be = &timed;
+  }
+  enum status s = open_trainer(&t, be, solver);
+  if (s == OK)
+    s = time_repetitions(&t, timing);
+  close_trainer(&t);
+  return s;
 }
 #endif

@@ -1,7 +1,6 @@
 /* bench.c: how fast, against what is possible and against others. */
 #include "core/files.h"
 #include "experiments/bench.h"
-#include "experiments/jacobian_runtime.h"
 #include "experiments/program.h"
 #include "kernels/blas.h"
 #include <jansson.h>
@@ -9,15 +8,33 @@
 #include <stdlib.h>
 
 static const char usage[] =
-    "usage: bench jacobian [--json FILE]\n\n"
+    "usage: bench WHAT [CONFIG.yaml] [key.path=value ...] [--json FILE] [--against FILE] ...\n\n"
     "Measures and prints the median and the extremes of several runs.\n"
-    "  jacobian  time and memory of jacobian_check by the size of the state";
+    "  train     tokens/s of training's two phases, unroll and phantom, every solve taking\n"
+    "            deq.forward.max_iter iterations; beside PyTorch's where python has torch\n"
+    "  kernels   time a call of every operation of a training step\n"
+    "  jacobian  time and memory of jacobian_check by the size of the state\n"
+    "CONFIG is configs/quickstart_implicit.yaml unless given.";
+static const char quickstart[] = "configs/quickstart_implicit.yaml";
+static const char no_config[] =
+    "name: bench\nmodel: {kind: implicit}\ndata: {task: word_problem}\n";
 
 struct bench_subject {
   const char *name;
-  enum status (*run)(const struct jacobian_runtime *rt, struct bench_results *r);
+  enum status (*run)(const struct bench_request *q, struct bench_results *r);
+  bool configured; /* takes CONFIG */
 };
-static const struct bench_subject subjects[] = {{"jacobian", bench_jacobian}};
+static const struct bench_subject subjects[] = {{"train", bench_train, true},
+                                                {"kernels", bench_kernels, true},
+                                                {"jacobian", bench_jacobian, false}};
+
+static const struct bench_subject *subject_of(const char *name)
+{
+  for (size_t i = 0; name && i < sizeof subjects / sizeof *subjects; i++)
+    if (strcmp(name, subjects[i].name) == 0)
+      return &subjects[i];
+  return NULL;
+}
 
 static json_t *number(double x) { return x - x == 0 ? json_real(x) : json_null(); }
 
@@ -59,31 +76,60 @@ static enum status write_json(const struct bench_results *r, const char *path)
   return s;
 }
 
-static enum status run(int argc, char **argv)
+/* What is asked for with which configuration. */
+struct request {
+  const char *json, *against, *seconds;
+  struct config config;
+  struct bench_request q;
+};
+
+static enum status measure(const struct bench_subject *subject, struct request *a)
 {
-  static const char cpu[] = "name: bench\nmodel: {kind: implicit}\ndata: {task: word_problem}\n";
-  struct command_line line;
   struct bench_results results = {0};
-  struct config c;
   struct runtime rt;
-  const char *json = NULL;
-  const struct bench_subject *subject = NULL;
-  const struct option_spec options[] = {{"json", "FILE", "write the results as JSON", &json, NULL},
-                                        {0}};
-  TRY(command_line_parse(argc, argv, usage, options, &line));
-  for (size_t i = 0; line.target && i < sizeof subjects / sizeof *subjects; i++)
-    if (strcmp(line.target, subjects[i].name) == 0)
-      subject = &subjects[i];
-  if (!subject)
-    FAIL(ERR_USAGE, "%s", usage);
-  TRY(config_parse("bench", cpu, sizeof cpu - 1, &c));
-  TRY(runtime_open(&c, &rt));
-  struct jacobian_runtime jrt = jacobian_runtime(&rt);
-  enum status s = subject->run(&jrt, &results);
-  if (s == OK && json)
-    s = write_json(&results, json);
+  enum status s;
+  TRY(runtime_open(&a->config, &rt));
+  a->q.rt = &rt;
+  a->q.config = &a->config;
+  s = subject->run == bench_kernels || a->q.profile ? bench_measure_limits(&results, &a->q.limits)
+                                                    : OK;
+  if (s == OK)
+    s = subject->run(&a->q, &results);
+  if (s == OK && a->against)
+    s = bench_against(&results, a->against);
+  if (s == OK && a->json)
+    s = write_json(&results, a->json);
   free(results.result);
   return s;
+}
+
+static enum status run(int argc, char **argv)
+{
+  struct command_line line;
+  struct request a = {.q.seconds = 1};
+  const struct option_spec options[] = {
+      {"json", "FILE", "write the results as JSON", &a.json, NULL},
+      {"against", "FILE", "print ratios to what --json wrote earlier", &a.against, NULL},
+      {"profile", NULL, "train: where a step's time goes", NULL, &a.q.profile},
+      {"no-peer", NULL, "train: without PyTorch", NULL, &a.q.no_peer},
+      {"seconds", "X", "a repetition takes at least this long (1)", &a.seconds, NULL},
+      {0}};
+  /* WHAT, then what every program takes */
+  const struct bench_subject *subject = subject_of(argc > 1 ? argv[1] : NULL);
+  int skip = subject ? 1 : 0;
+  TRY(command_line_parse(argc - skip, argv + skip, usage, options, &line));
+  if (!subject)
+    FAIL(ERR_USAGE, "%s", usage);
+  if (!subject->configured && line.target)
+    FAIL(ERR_USAGE, "bench %s takes no configuration", subject->name);
+  if (a.seconds && !((a.q.seconds = atof(a.seconds)) > 0))
+    FAIL(ERR_USAGE, "--seconds must be a number above 0, not %s", a.seconds);
+  if (subject->configured)
+    TRY(config_load(line.target ? line.target : quickstart, line.overrides, line.override,
+                    &a.config));
+  else
+    TRY(config_parse("bench", no_config, sizeof no_config - 1, &a.config));
+  return measure(subject, &a);
 }
 
 int main(int argc, char **argv)

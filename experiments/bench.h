@@ -2,6 +2,7 @@
 #ifndef EXPERIMENTS_BENCH_H
 #define EXPERIMENTS_BENCH_H
 #include "core/run.h"
+#include <stdbool.h>
 #include <stdint.h>
 
 struct bench_result {
@@ -22,7 +23,35 @@ MUST_USE enum status bench_add(struct bench_results *r, const char *name, const 
                                int runs, double *value, double limit, double peer);
 double bench_seconds(void); /* monotonic */
 
+/* The best of a few runs, all threads together. */
+struct bench_limits {
+  double flops_per_second, bytes_per_second;
+};
+/* Adds both limits, and prints them (bench_limits.c). */
+MUST_USE enum status bench_measure_limits(struct bench_results *r, struct bench_limits *limits);
+
+/* Runs `script` of this directory with python: it prints a JSON object; answer[i] becomes the
+ * median of the list name[i].  A script or package that is missing leaves `answer` alone, with a
+ * reason printed (bench_peer.c). */
+MUST_USE enum status bench_peer(const char *script, const char *arguments, int measures,
+                                const char *const *name, double *answer);
+/* Prints how results relate to those of the same name in an earlier file (bench_against.c). */
+MUST_USE enum status bench_against(const struct bench_results *r, const char *path);
+
+/* What a benchmark is asked for. */
+struct bench_request {
+  const struct runtime *rt;
+  const struct config *config;
+  bool profile, no_peer;
+  double seconds; /* a repetition takes at least */
+  struct bench_limits limits;
+};
+
+/* Tokens/s of both phases of training, and time by operation (bench_train.c). */
+MUST_USE enum status bench_train(const struct bench_request *q, struct bench_results *r);
+/* Time a call of every operation of a training step. */
+MUST_USE enum status bench_kernels(const struct bench_request *q, struct bench_results *r);
+
 /* Time and memory of a whole verification by the size of the state (bench_jacobian.c). */
-struct jacobian_runtime;
-MUST_USE enum status bench_jacobian(const struct jacobian_runtime *rt, struct bench_results *r);
+MUST_USE enum status bench_jacobian(const struct bench_request *q, struct bench_results *r);
 #endif

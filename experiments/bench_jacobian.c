@@ -2,6 +2,7 @@
  * the size of the state. */
 #include "core/verification.h"
 #include "experiments/bench.h"
+#include "experiments/jacobian_runtime.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -51,13 +52,14 @@ static enum status measure(const struct jacobian_runtime *rt, const struct shape
   return bench_add(r, name, "MiB", 1, mib, (double)NAN, (double)NAN);
 }
 
-enum status bench_jacobian(const struct jacobian_runtime *rt, struct bench_results *r)
+enum status bench_jacobian(const struct bench_request *q, struct bench_results *r)
 {
+  const struct jacobian_runtime rt = jacobian_runtime(q->rt);
   const struct shape shapes[] = {{8, 1, 8, 1, (double)NAN},     {64, 1, 64, 1, 5},
                                  {128, 1, 128, 1, (double)NAN}, {256, 1, 256, 1, (double)NAN},
                                  {512, 1, 512, 1, 60},          {64, 2, 32, 4, (double)NAN},
                                  {64, 2, 32, 8, (double)NAN}};
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-    TRY(measure(rt, &shapes[i], r));
+    TRY(measure(&rt, &shapes[i], r));
   return OK;
 }

@@ -34,7 +34,7 @@ enum status bench_add(struct bench_results *r, const char *name, const char *uni
   if (limit - limit == 0)
     (void)printf("  limit %.4g", limit);
   if (peer - peer == 0)
-    (void)printf("  peer %.4g", peer);
+    (void)printf("  peer %.4g: %.2f times that", peer, b->value / peer);
   (void)printf("\n");
   (void)fflush(stdout);
   return OK;

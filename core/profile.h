@@ -1,0 +1,50 @@
+/* profile.h: a backend that measures the one it stands for: calls, seconds and floating-point
+ * operations of every operation of operations.def.  For backends whose operations are done when
+ * they return (the CPU); its own cost is two looks at the clock a call. */
+#ifndef CORE_PROFILE_H
+#define CORE_PROFILE_H
+#include "core/run.h"
+
+enum profile_operation {
+#define OPERATION(name, ...) PROFILE_##name,
+#include "core/operations.def"
+#undef OPERATION
+  PROFILE_OPERATIONS
+};
+
+struct profile_row {
+  int64_t calls;
+  double seconds;
+  double flops; /* of the matrix products of linear_*; 0 for all others: not counted */
+};
+
+struct profile {
+  struct profile_row row[PROFILE_OPERATIONS];
+  const struct runtime *real; /* whose backends do the work */
+};
+
+const char *profile_name(int operation);
+void profile_clear(struct profile *p);
+
+/* How fast a model trains. */
+enum { TRAIN_TIMED_MAX = 64 };
+struct train_timing {
+  int repetitions;         /* 1 to TRAIN_TIMED_MAX; one more, before them, is not counted */
+  double seconds;          /* each takes whole steps until this time is over */
+  struct profile *profile; /* of all counted repetitions; NULL: not wanted */
+  /* the answer */
+  double tokens_per_second[TRAIN_TIMED_MAX];
+  double total_seconds;
+  int64_t steps;     /* with it, of all counted repetitions */
+  double iterations; /* of the last step's solve; 0: there was none */
+};
+/* Trains c's model from its initial weights, and writes nothing.  t->profile->real is set. */
+MUST_USE enum status train_timed(const struct config *c, const struct runtime *rt,
+                                 struct train_timing *t);
+
+struct backend_f32;
+struct backend_f64;
+/* *out: p->real's backend, measured into p, which must outlive it. */
+void profile_backend_f32(struct profile *p, struct backend_f32 *out);
+void profile_backend_f64(struct profile *p, struct backend_f64 *out);
+#endif

@@ -1,0 +1,73 @@
+/* bench_limits.c: what this machine can do at best: matrix products, and moving memory. */
+#include "experiments/bench.h"
+#include <cblas.h>
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { RUNS = 5, SIDE = 768, COPIED = 1 << 24 }; /* COPIED: floats, larger than the caches */
+
+/* Every thread multiplies matrices of its own; BLAS itself has one thread. */
+static double flops_per_second(int threads, const float *a, const float *b, float *c)
+{
+  const int products = 4;
+  double began = bench_seconds();
+#pragma omp parallel for num_threads(threads)
+  for (int t = 0; t < threads; t++)
+    for (int i = 0; i < products; i++)
+      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, SIDE, SIDE, SIDE, 1, a, SIDE, b, SIDE, 0,
+                  c + (size_t)t * SIDE * SIDE, SIDE);
+  return 2.0 * products * threads * SIDE * SIDE * SIDE / (bench_seconds() - began);
+}
+
+/* Bytes read and written. */
+static double bytes_per_second(int threads, const float *from, float *to)
+{
+  double began = bench_seconds();
+#pragma omp parallel for num_threads(threads)
+  for (int t = 0; t < threads; t++) {
+    size_t first = (size_t)COPIED / (size_t)threads * (size_t)t;
+    memcpy(to + first, from + first, (size_t)COPIED / (size_t)threads * sizeof *to);
+  }
+  return 2.0 * COPIED * sizeof *to / (bench_seconds() - began);
+}
+
+static enum status measure(int threads, float *from, float *to, struct bench_results *r,
+                           struct bench_limits *limits)
+{
+  double products[RUNS], copies[RUNS];
+  char name[64];
+  for (int i = -1; i < RUNS; i++) { /* the first is not counted */
+    double f = flops_per_second(threads, from, from, to), b = bytes_per_second(threads, from, to);
+    if (i >= 0)
+      products[i] = f * 1e-9, copies[i] = b * 1e-9;
+  }
+  (void)snprintf(name, sizeof name, "limit sgemm %d, %d threads", (int)SIDE, threads);
+  TRY(bench_add(r, name, "GFLOP/s", RUNS, products, (double)NAN, (double)NAN));
+  (void)snprintf(name, sizeof name, "limit copy, %d threads", threads);
+  TRY(bench_add(r, name, "GB/s", RUNS, copies, (double)NAN, (double)NAN));
+  /* sorted by bench_add: the best run is the limit, others were disturbed */
+  limits->flops_per_second = products[RUNS - 1] * 1e9;
+  limits->bytes_per_second = copies[RUNS - 1] * 1e9;
+  return OK;
+}
+
+enum status bench_measure_limits(struct bench_results *r, struct bench_limits *limits)
+{
+  int threads = omp_get_max_threads();
+  size_t out = (size_t)threads * SIDE * SIDE > COPIED ? (size_t)threads * SIDE * SIDE : COPIED;
+  float *from = malloc(COPIED * sizeof *from), *to = malloc(out * sizeof *to);
+  enum status s = ERR_MEMORY;
+  if (!from || !to) {
+    s = fail_at(ERR_MEMORY, __FILE__, __LINE__, "out of memory");
+  } else {
+    for (size_t i = 0; i < COPIED; i++)
+      from[i] = (float)(i % 13) * 0.1f;
+    memset(to, 0, out * sizeof *to);
+    s = measure(threads, from, to, r, limits);
+  }
+  free(from);
+  free(to);
+  return s;
+}

@@ -1,0 +1,77 @@
+/* bench_peer.c: runs a peer that is written in Python, where one can be run. */
+#include "core/files.h"
+#include "experiments/bench.h"
+#include <jansson.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+enum { NO_PACKAGE = 77, OUTPUT = 16384 };
+
+/* Its exit status, and what it wrote to standard output.  Its BLAS has our threads, as ours has by
+ * other means; OPENBLAS_CORETYPE and OMP_WAIT_POLICY are inherited. */
+static int run_python(const char *python, const char *script, const char *arguments,
+                      char output[OUTPUT])
+{
+  char command[4096];
+  int threads = omp_get_max_threads();
+  int n = snprintf(command, sizeof command, "OPENBLAS_NUM_THREADS=%d OMP_NUM_THREADS=%d %s %s %s",
+                   threads, threads, python, script, arguments);
+  if (n < 0 || (size_t)n >= sizeof command)
+    return -1;
+  FILE *pipe = popen(command, "r");
+  if (!pipe)
+    return -1;
+  output[fread(output, 1, OUTPUT - 1, pipe)] = 0;
+  int status = pclose(pipe);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+static int ascending(const void *a, const void *b)
+{
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+/* The median of a list of numbers; NaN when it is not one. */
+static double median(const json_t *list)
+{
+  double value[64];
+  size_t n = json_array_size(list);
+  if (n == 0 || n > sizeof value / sizeof *value)
+    return (double)NAN;
+  for (size_t i = 0; i < n; i++)
+    value[i] = json_number_value(json_array_get(list, i));
+  qsort(value, n, sizeof *value, ascending);
+  return value[n / 2];
+}
+
+enum status bench_peer(const char *script, const char *arguments, int measures,
+                       const char *const *name, double *answer)
+{
+  const char *pythons[] = {getenv("PYTHON"), "python3", "/usr/bin/python3"};
+  char output[OUTPUT] = "";
+  int status = NO_PACKAGE;
+  if (!path_exists(script)) {
+    (void)printf("peer: skipped, there is no %s below this directory\n", script);
+    return OK;
+  }
+  for (int i = pythons[0] && *pythons[0] ? 0 : 1; status == NO_PACKAGE && i < 3; i++)
+    status = run_python(pythons[i], script, arguments, output);
+  if (status == NO_PACKAGE) {
+    (void)printf("peer: skipped, no python here has torch (PYTHON chooses one)\n");
+    return OK;
+  }
+  json_t *root = status == 0 ? json_loads(output, 0, NULL) : NULL;
+  if (!root)
+    FAIL(ERR_IO, "%s failed with status %d: %.200s", script, status, output);
+  const char *version = json_string_value(json_object_get(root, "version"));
+  (void)printf("peer: PyTorch %s, %d threads\n", version ? version : "", omp_get_max_threads());
+  for (int i = 0; i < measures; i++)
+    answer[i] = median(json_object_get(root, name[i]));
+  json_decref(root);
+  return OK;
+}

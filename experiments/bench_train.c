@@ -1,0 +1,180 @@
+/* bench_train.c: training speed by phase, where a step's time goes, and a PyTorch peer's speed. */
+#include "core/profile.h"
+#include "core/tensors.h"
+#include "experiments/bench.h"
+#include <math.h>
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { REPETITIONS = 5, PHASES = 2, NAME_SIZE = 96 };
+static const char *const phase_name[PHASES] = {"unroll", "phantom"};
+
+/* A phase as it is measured: without a test of the residual, so that every step has the same work:
+ * `min_iter` evaluations of f, then the trajectory. */
+static struct config of_phase(const struct config *base, int phase)
+{
+  struct config c = *base;
+  c.train.unroll_steps = phase == 0 ? INT64_MAX : 0;
+  c.train.evaluate_every = 0;
+  c.train.schedule = SCHEDULE_CONSTANT;
+  c.deq.gradient = phase == 0 ? GRADIENT_UNROLL : GRADIENT_PHANTOM;
+  c.deq.forward.min_iter = c.deq.forward.max_iter;
+  c.deq.forward.tol = 1e30;
+  return c;
+}
+
+/* ---- by operation ---- */
+
+struct share {
+  int operation;
+  double seconds;
+};
+
+static int longest_first(const void *a, const void *b)
+{
+  double x = ((const struct share *)a)->seconds, y = ((const struct share *)b)->seconds;
+  return (x < y) - (x > y);
+}
+
+static void print_profile(const struct profile *p, const struct train_timing *t,
+                          const struct bench_limits *limits)
+{
+  struct share share[PROFILE_OPERATIONS];
+  double all = 0, flops = 0, steps = (double)t->steps;
+  for (int i = 0; i < PROFILE_OPERATIONS; i++) {
+    share[i] = (struct share){i, p->row[i].seconds};
+    all += p->row[i].seconds;
+    flops += p->row[i].flops;
+  }
+  qsort(share, PROFILE_OPERATIONS, sizeof *share, longest_first);
+  (void)printf("  %-20s %10s %10s %10s %7s %9s %8s\n", "operation", "calls/step", "us/call",
+               "ms/step", "share", "GFLOP/s", "of sgemm");
+  for (int i = 0; i < PROFILE_OPERATIONS && share[i].seconds > 0; i++) {
+    const struct profile_row *r = &p->row[share[i].operation];
+    double speed = r->flops / r->seconds;
+    (void)printf("  %-20s %10.1f %10.1f %10.3f %6.1f%%", profile_name(share[i].operation),
+                 (double)r->calls / steps, r->seconds / (double)r->calls * 1e6,
+                 r->seconds / steps * 1e3, 100 * r->seconds / t->total_seconds);
+    if (r->flops > 0)
+      (void)printf(" %9.1f %7.1f%%", speed * 1e-9, 100 * speed / limits->flops_per_second);
+    (void)printf("\n");
+  }
+  (void)printf("  %-20s %10s %10s %10.3f %6.1f%%\n", "outside operations", "", "",
+               (t->total_seconds - all) / steps * 1e3, 100 * (1 - all / t->total_seconds));
+  (void)printf("  the step's linear products alone: %.1f GFLOP/s, %.1f%% of the sgemm limit\n",
+               flops / t->total_seconds * 1e-9,
+               100 * flops / t->total_seconds / limits->flops_per_second);
+}
+
+/* ---- the peer ---- */
+
+/* What the peer is told; false, with a reason, for a model that it does not have. */
+static bool peer_command(const struct config *c, char *out, size_t size, const char **reason)
+{
+  const struct mamba2_config *m = &c->model.mamba2;
+  struct model_dims d = model_dims(&c->model);
+  *reason = "it knows implicit models in f32 with one group, without MLP, biases in projections, "
+            "and options beyond";
+  if (c->dtype != DTYPE_F32 || c->model.kind != MODEL_IMPLICIT || d.F || d.d_mlp || d.G != 1 ||
+      m->bias || !m->conv_bias || m->D_has_hdim || m->A_negative || m->norm_before_gate ||
+      m->dt_limit[0] > 0 || isfinite(m->dt_limit[1]) || !c->model.tie_embeddings ||
+      c->model.residual != 1 || c->train.accumulate != 1 || c->data.length_min ||
+      c->train.curriculum_steps || c->deq.forward.solver != FP_PICARD ||
+      c->deq.forward.window != FP_WINDOW_ALL ||
+      c->data.length % (c->data.length < d.chunk ? c->data.length : d.chunk))
+    return false;
+  int n = snprintf(
+      out, size,
+      "threads=%d repetitions=%d B=%lld T=%lld V=%lld D=%lld layers=%lld E=%lld P=%lld N=%lld "
+      "W=%lld chunk=%lld eps=%g weight_norm=%d dropout=%g lr=%g beta1=%g beta2=%g decay=%g clip=%g "
+      "unroll_iterations=%lld unroll_damping=%g max_iter=%lld forward_damping=%g "
+      "phantom_steps=%lld "
+      "phantom_damping=%g",
+      omp_get_max_threads(), (int)REPETITIONS, (long long)c->train.batch_size,
+      (long long)c->data.length, (long long)d.V, (long long)d.D, (long long)d.layers,
+      (long long)d.E, (long long)d.P, (long long)d.N, (long long)d.W, (long long)d.chunk,
+      c->model.norm_eps, c->model.weight_norm, c->model.dropout, c->train.lr, c->train.betas[0],
+      c->train.betas[1], c->train.weight_decay, c->train.clip, (long long)c->deq.unroll_iterations,
+      c->deq.unroll_damping, (long long)c->deq.forward.max_iter, c->deq.forward.damping,
+      (long long)c->deq.phantom_steps, c->deq.phantom_damping);
+  return n > 0 && (size_t)n < size;
+}
+
+static enum status measure_peer(const struct bench_request *q, const struct config *c,
+                                double peer[PHASES])
+{
+  char arguments[1024];
+  const char *reason;
+  peer[0] = peer[1] = (double)NAN;
+  if (!peer_command(c, arguments, sizeof arguments, &reason)) {
+    (void)printf("peer: skipped, %s\n", reason);
+    return OK;
+  }
+  (void)snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), " seconds=%g",
+                 q->seconds);
+  return bench_peer("tests/peers/torch_train.py", arguments, PHASES, phase_name, peer);
+}
+
+/* ---- bench train ---- */
+
+static enum status measure_phase(const struct bench_request *q, const struct config *base,
+                                 int phase, double peer, struct bench_results *r)
+{
+  char name[NAME_SIZE];
+  struct profile profile;
+  struct config c = of_phase(base, phase);
+  struct train_timing t = {.repetitions = REPETITIONS, .seconds = q->seconds};
+  TRY(train_timed(&c, q->rt, &t));
+  (void)snprintf(name, sizeof name, "train %.60s %s", c.name, phase_name[phase]);
+  TRY(bench_add(r, name, "tokens/s", REPETITIONS, t.tokens_per_second, (double)NAN, peer));
+  if (!q->profile)
+    return OK;
+  t.profile = &profile;
+  TRY(train_timed(&c, q->rt, &t));
+  (void)printf("  solver iterations of a step: %.1f\n", t.iterations);
+  print_profile(&profile, &t, &q->limits);
+  return OK;
+}
+
+enum status bench_train(const struct bench_request *q, struct bench_results *r)
+{
+  struct config c = *q->config;
+  double peer[PHASES] = {(double)NAN, (double)NAN};
+  TRY(config_resolve(&c));
+  if (c.model.kind != MODEL_IMPLICIT)
+    FAIL(ERR_USAGE, "bench train measures implicit models; %s is explicit", c.name);
+  if (!q->no_peer)
+    TRY(measure_peer(q, &c, peer));
+  for (int phase = 0; phase < PHASES; phase++)
+    TRY(measure_phase(q, &c, phase, peer[phase], r));
+  return OK;
+}
+
+/* ---- bench kernels ---- */
+
+enum status bench_kernels(const struct bench_request *q, struct bench_results *r)
+{
+  struct config c = of_phase(q->config, 1);
+  double call[PROFILE_OPERATIONS][REPETITIONS];
+  struct profile p;
+  TRY(config_resolve(&c));
+  if (c.model.kind != MODEL_IMPLICIT)
+    FAIL(ERR_USAGE, "bench kernels measures implicit models; %s is explicit", c.name);
+  for (int i = 0; i < REPETITIONS; i++) {
+    struct train_timing t = {.repetitions = 1, .seconds = q->seconds, .profile = &p};
+    TRY(train_timed(&c, q->rt, &t));
+    for (int k = 0; k < PROFILE_OPERATIONS; k++)
+      call[k][i] = p.row[k].calls ? p.row[k].seconds / (double)p.row[k].calls * 1e6 : 0;
+  }
+  for (int k = 0; k < PROFILE_OPERATIONS; k++) {
+    char name[NAME_SIZE];
+    if (!p.row[k].calls)
+      continue;
+    double ideal = p.row[k].flops / (double)p.row[k].calls / q->limits.flops_per_second * 1e6;
+    (void)snprintf(name, sizeof name, "kernels %.40s %s", c.name, profile_name(k));
+    TRY(bench_add(r, name, "us/call", REPETITIONS, call[k], ideal > 0 ? ideal : (double)NAN,
+                  (double)NAN));
+  }
+  return OK;
+}

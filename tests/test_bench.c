@@ -1,0 +1,108 @@
+/* test_bench.c: bench runs on a tiny model and writes what it says; how fast it was is no test. */
+#include "tests/spawn.h"
+#include <jansson.h>
+#include <string.h>
+#include <stdlib.h>
+
+static const char tiny[] =
+    "name: tiny\ndevice: cpu\n"
+    "model: {kind: implicit, d_model: 8, n_layer: 1, mamba2: {d_state: 4, expand: 2, headdim: 8}}\n"
+    "deq: {gradient: phantom, forward: {solver: picard, max_iter: 3}}\n"
+    "data: {task: word_problem, group: S3, length: 8}\n"
+    "train: {steps: 10, batch_size: 2}\n";
+
+static json_t *load(const char *name)
+{
+  json_error_t error;
+  json_t *root = json_load_file(scratch(name), JSON_REJECT_DUPLICATES, &error);
+  assert_non_null(root);
+  return root;
+}
+
+/* The result of that name; its median lies between its extremes and is not 0. */
+static void check_result(const json_t *root, const char *name, const char *unit)
+{
+  const json_t *list = json_object_get(root, "results");
+  for (size_t i = 0; i < json_array_size(list); i++) {
+    const json_t *o = json_array_get(list, i);
+    if (strcmp(json_string_value(json_object_get(o, "name")), name) != 0)
+      continue;
+    double value = json_number_value(json_object_get(o, "value"));
+    assert_string_equal(json_string_value(json_object_get(o, "unit")), unit);
+    assert_true(value > 0);
+    assert_true(json_number_value(json_object_get(o, "low")) <= value);
+    assert_true(json_number_value(json_object_get(o, "high")) >= value);
+    return;
+  }
+  fail_msg("no result %s", name);
+}
+
+static void train_writes_both_phases(void **state)
+{
+  (void)state;
+  struct spawned r;
+  scratch_put("tiny.yaml", tiny, sizeof tiny - 1);
+  SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--json",
+        scratch("train.json"));
+  check_spawned(&r, 0, "train tiny phantom");
+  json_t *root = load("train.json");
+  check_result(root, "train tiny unroll", "tokens/s");
+  check_result(root, "train tiny phantom", "tokens/s");
+  json_decref(root);
+  SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--against",
+        scratch("train.json"));
+  check_spawned(&r, 0, "now / then");
+}
+
+static const char *row_of(const struct spawned *r, const char *phase, const char *operation)
+{
+  const char *at = strstr(r->output, phase);
+  assert_non_null(at);
+  at = strstr(at, operation);
+  assert_non_null(at);
+  return at + strlen(operation);
+}
+
+/* One layer, three iterations and four steps: two products by weights each evaluation of f, and
+ * those of u and the logits. */
+static void profile_counts_the_calls_of_a_step(void **state)
+{
+  (void)state;
+  struct spawned r;
+  scratch_put("tiny.yaml", tiny, sizeof tiny - 1);
+  SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--profile",
+        "deq.phantom.steps=4", "deq.unroll.iterations=2");
+  check_spawned(&r, 0, "outside operations");
+  assert_true(strtod(row_of(&r, "unroll", "linear_fwd "), NULL) == 2 * 2 + 2);
+  assert_true(strtod(row_of(&r, "phantom", "linear_fwd "), NULL) == (3 + 4) * 2 + 2);
+  assert_true(strtod(row_of(&r, "phantom", "linear_vjp "), NULL) == 4 * 2 + 2);
+}
+
+static void faults_are_named(void **state)
+{
+  (void)state;
+  struct spawned r;
+  scratch_put("tiny.yaml", tiny, sizeof tiny - 1);
+  scratch_put("other.json", "[1]", 3);
+  SPAWN(&r, "bench", "nothing");
+  check_spawned(&r, 2, "usage: bench");
+  SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--seconds", "0");
+  check_spawned(&r, 2, "--seconds must be");
+  SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "model.kind=explicit");
+  check_spawned(&r, 2, "is explicit");
+  SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--against",
+        scratch("other.json"));
+  assert_true(r.status != 0);
+  assert_non_null(strstr(r.output, "not what bench --json writes"));
+}
+
+int main(void)
+{
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(train_writes_both_phases, scratch_make, scratch_remove),
+      cmocka_unit_test_setup_teardown(profile_counts_the_calls_of_a_step, scratch_make,
+                                      scratch_remove),
+      cmocka_unit_test_setup_teardown(faults_are_named, scratch_make, scratch_remove),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
