@@ -111,14 +111,15 @@ $(BUILD)/libdeqmamba.a: $(LIB_OBJECTS)
 $(BUILD)/libdeqmamba_complex.a: $(COMPLEX_OBJECTS)
 $(BUILD)/%.a:
 	@rm -f $@ && $(AR) rcs $@.tmp $^ && mv $@.tmp $@
+$(BUILD)/libexperiments.a: $(call obj,plain,$(SHARED_EXPERIMENTS)) # a program takes what it uses
 link = @mkdir -p $(@D) && echo "  link $@" && $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) \
-  $(filter %_complex.a,$^) $(filter %/libdeqmamba.a,$^)
-$(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(call obj,plain,$(SHARED_EXPERIMENTS)) \
+  $(filter %/libexperiments.a,$^) $(filter %_complex.a,$^) $(filter %/libdeqmamba.a,$^)
+$(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(BUILD)/libexperiments.a \
              $(BUILD)/libdeqmamba.a
 	$(link) $(LDLIBS_ALL)
 $(BUILD)/jacobian_check $(BUILD)/bench: $(BUILD)/libdeqmamba_complex.a
 $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
-          $(call obj,plain,$(SHARED_EXPERIMENTS)) $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
+          $(BUILD)/libexperiments.a $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
 	$(link) -lcmocka $(LDLIBS_ALL)
 
 # ---- using ----
