@@ -1,6 +1,7 @@
 /* bench.c: how fast, against what is possible and against others. */
 #include "core/files.h"
 #include "experiments/bench.h"
+#include "experiments/jacobian_runtime.h"
 #include "experiments/program.h"
 #include "kernels/blas.h"
 #include <jansson.h>
@@ -14,7 +15,7 @@ static const char usage[] =
     "            deq.forward.max_iter iterations; beside PyTorch's where python has torch\n"
     "  kernels   time a call of every operation of a training step\n"
     "  jacobian  time and memory of jacobian_check by the size of the state\n"
-    "CONFIG is configs/quickstart_implicit.yaml unless given.";
+    "CONFIG is configs/quickstart_implicit.yaml unless given; overrides follow CONFIG.";
 static const char quickstart[] = "configs/quickstart_implicit.yaml";
 static const char no_config[] =
     "name: bench\nmodel: {kind: implicit}\ndata: {task: word_problem}\n";
@@ -89,7 +90,9 @@ static enum status measure(const struct bench_subject *subject, struct request *
   struct runtime rt;
   enum status s;
   TRY(runtime_open(&a->config, &rt));
+  struct jacobian_runtime jacobian = jacobian_runtime(&rt);
   a->q.rt = &rt;
+  a->q.jacobian = &jacobian;
   a->q.config = &a->config;
   s = subject->run == bench_kernels || a->q.profile ? bench_measure_limits(&results, &a->q.limits)
                                                     : OK;

@@ -39,8 +39,10 @@ MUST_USE enum status bench_peer(const char *script, const char *arguments, int m
 MUST_USE enum status bench_against(const struct bench_results *r, const char *path);
 
 /* What a benchmark is asked for. */
+struct jacobian_runtime;
 struct bench_request {
   const struct runtime *rt;
+  const struct jacobian_runtime *jacobian;
   const struct config *config;
   bool profile, no_peer;
   double seconds; /* a repetition takes at least */

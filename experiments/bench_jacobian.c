@@ -2,7 +2,6 @@
  * the size of the state. */
 #include "core/verification.h"
 #include "experiments/bench.h"
-#include "experiments/jacobian_runtime.h"
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -54,12 +53,11 @@ static enum status measure(const struct jacobian_runtime *rt, const struct shape
 
 enum status bench_jacobian(const struct bench_request *q, struct bench_results *r)
 {
-  const struct jacobian_runtime rt = jacobian_runtime(q->rt);
   const struct shape shapes[] = {{8, 1, 8, 1, (double)NAN},     {64, 1, 64, 1, 5},
                                  {128, 1, 128, 1, (double)NAN}, {256, 1, 256, 1, (double)NAN},
                                  {512, 1, 512, 1, 60},          {64, 2, 32, 4, (double)NAN},
                                  {64, 2, 32, 8, (double)NAN}};
   for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-    TRY(measure(&rt, &shapes[i], r));
+    TRY(measure(q->jacobian, &shapes[i], r));
   return OK;
 }

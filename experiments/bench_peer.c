@@ -36,8 +36,8 @@ static int ascending(const void *a, const void *b)
   return (x > y) - (x < y);
 }
 
-/* The median of a list of numbers; NaN when it is not one. */
-static double median(const json_t *list)
+/* The median of a list of numbers, and says how far they lie apart; NaN when it is not one. */
+static double median(const char *name, const json_t *list)
 {
   double value[64];
   size_t n = json_array_size(list);
@@ -46,6 +46,7 @@ static double median(const json_t *list)
   for (size_t i = 0; i < n; i++)
     value[i] = json_number_value(json_array_get(list, i));
   qsort(value, n, sizeof *value, ascending);
+  (void)printf("  %s %.4g (%.4g to %.4g)\n", name, value[n / 2], value[0], value[n - 1]);
   return value[n / 2];
 }
 
@@ -69,9 +70,10 @@ enum status bench_peer(const char *script, const char *arguments, int measures,
   if (!root)
     FAIL(ERR_IO, "%s failed with status %d: %.200s", script, status, output);
   const char *version = json_string_value(json_object_get(root, "version"));
-  (void)printf("peer: PyTorch %s, %d threads\n", version ? version : "", omp_get_max_threads());
+  (void)printf("peer: PyTorch %s, %d threads, tokens/s:\n", version ? version : "",
+               omp_get_max_threads());
   for (int i = 0; i < measures; i++)
-    answer[i] = median(json_object_get(root, name[i]));
+    answer[i] = median(name[i], json_object_get(root, name[i]));
   json_decref(root);
   return OK;
 }
