@@ -49,8 +49,7 @@ static enum status measure(int threads, float *from, float *to, struct bench_res
   (void)snprintf(name, sizeof name, "limit copy, %d threads", threads);
   TRY(bench_add(r, name, "GB/s", RUNS, copies, (double)NAN, (double)NAN));
   /* sorted by bench_add: the best run is the limit, others were disturbed */
-  limits->flops_per_second = products[RUNS - 1] * 1e9;
-  limits->bytes_per_second = copies[RUNS - 1] * 1e9;
+  *limits = (struct bench_limits){products[RUNS - 1] * 1e9, copies[RUNS - 1] * 1e9};
   return OK;
 }
 

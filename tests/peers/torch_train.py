@@ -7,7 +7,8 @@ The keys are those of `settings` below.  `bench train` runs this with the same s
 number of solver iterations, threads and BLAS kernels.  The same work is done: dropout masks,
 weight norm once a step, a residual each solver iteration, clipping, AdamW.  The SSD is the chunked
 form by matrix products.  With equal parameters its gradients agree with ours to 4e-6 (float32);
-ours returns the iterate that was last evaluated, this one takes one more step.  Exit status: 77 when PyTorch is missing.
+ours returns the iterate that was last evaluated, this one takes one more step.
+Exit status: 77 when PyTorch is missing.
 """
 import json
 import sys
