@@ -20,7 +20,7 @@ static enum status run_of(const char *dir, char *out, size_t size)
   char path[2 * CONFIG_PATH];
   TRY(path_join(path, sizeof path, dir, "trainer.json"));
   if (!path_exists(path))
-    return path_join(out, size, dir, "");
+    return path_join(out, size, "", dir);
   return path_join(out, size, dir, "../..");
 }
 
