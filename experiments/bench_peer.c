@@ -12,15 +12,13 @@
 enum { NO_PACKAGE = 77, OUTPUT = 16384 };
 
 /* Its exit status, and what it wrote to standard output.  Its BLAS has our threads, as ours has by
- * other means; OPENBLAS_CORETYPE and OMP_WAIT_POLICY are inherited, but not the
- * spin count that suits us (program.c). */
+ * other means; OPENBLAS_CORETYPE, OMP_WAIT_POLICY and the spin count are inherited. */
 static int run_python(const char *python, const char *script, const char *arguments,
                       char output[OUTPUT])
 {
   char command[4096];
   int threads = omp_get_max_threads();
-  int n = snprintf(command, sizeof command,
-                   "env -u GOMP_SPINCOUNT OPENBLAS_NUM_THREADS=%d OMP_NUM_THREADS=%d %s %s %s",
+  int n = snprintf(command, sizeof command, "OPENBLAS_NUM_THREADS=%d OMP_NUM_THREADS=%d %s %s %s",
                    threads, threads, python, script, arguments);
   if (n < 0 || (size_t)n >= sizeof command)
     return -1;
