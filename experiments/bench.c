@@ -1,6 +1,7 @@
 /* bench.c: how fast, against what is possible and against others. */
 #include "core/files.h"
 #include "experiments/bench.h"
+#include "experiments/json_file.h"
 #include "experiments/jacobian_runtime.h"
 #include "experiments/program.h"
 #include "kernels/blas.h"
@@ -50,7 +51,6 @@ static json_t *machine(void)
 static enum status write_json(const struct bench_results *r, const char *path)
 {
   json_t *root = json_object(), *list = json_array();
-  struct file_writer w;
   for (const struct bench_result *b = r->result; b < r->result + r->count; b++) {
     json_t *o = json_object();
     (void)json_object_set_new(o, "name", json_string(b->name));
@@ -64,17 +64,7 @@ static enum status write_json(const struct bench_results *r, const char *path)
   }
   (void)json_object_set_new(root, "machine", machine());
   (void)json_object_set_new(root, "results", list);
-  char *text = json_dumps(root, JSON_INDENT(2));
-  json_decref(root);
-  if (!text)
-    FAIL(ERR_MEMORY, "%s: out of memory", path);
-  enum status s = file_begin(path, &w);
-  if (s == OK) {
-    (void)fprintf(w.out, "%s\n", text);
-    s = file_commit(&w);
-  }
-  free(text);
-  return s;
+  return json_file_write(root, 0, path);
 }
 
 /* What is asked for with which configuration. */

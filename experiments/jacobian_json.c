@@ -1,7 +1,6 @@
 /* jacobian_json.c: a verification as JSON; numbers that are not finite become null. */
-#include "core/files.h"
+#include "experiments/json_file.h"
 #include "experiments/jacobian_report.h"
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -118,7 +117,6 @@ static void add_found(const struct verification *v, json_t *o)
 enum status jacobian_write_json(const struct verification *v, const char *path)
 {
   json_t *o = json_object();
-  struct file_writer w;
   (void)json_object_set_new(o, "name", json_string(v->c->name));
   set_int(o, "seed", v->c->seed);
   set_int(o, "d_model", v->size.D);
@@ -130,15 +128,5 @@ enum status jacobian_write_json(const struct verification *v, const char *path)
   (void)json_object_set_new(o, "fixed_point", tally_of(&v->base));
   if (v->found)
     add_found(v, o);
-  char *text = json_dumps(o, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-  json_decref(o);
-  if (!text)
-    FAIL(ERR_MEMORY, "%s: out of memory", path);
-  enum status s = file_begin(path, &w);
-  if (s == OK) {
-    (void)fprintf(w.out, "%s\n", text);
-    s = file_commit(&w);
-  }
-  free(text);
-  return s;
+  return json_file_write(o, JSON_REAL_PRECISION(17), path);
 }
