@@ -143,23 +143,7 @@ INLINE void add_scaled(int64_t n, real a, const real *x, real *y)
     y[j] += a * x[j];
 }
 
-/* A strip of a tile: `at` in a slot's vector 0 of a and b, `in` in c and d. */
-struct strip {
-  int64_t n, first, at, in;
-};
-
-INLINE struct strip strip_of(const struct fp_memory *m, const struct fp_tile *t, int64_t slot,
-                             int64_t first)
-{
-  struct strip v;
-  v.n = t->end - first < FP_STRIP ? t->end - first : FP_STRIP;
-  v.first = first;
-  v.in = slot * m->stride + t->at + first - t->first;
-  v.at = slot * m->m * m->stride + t->at + first - t->first;
-  return v;
-}
-
-INLINE void residual(const struct fp_samples *s, const struct strip *v, real *r)
+INLINE void residual(const struct fp_samples *s, const struct fp_strip *v, real *r)
 {
   SIMD
   for (int64_t j = 0; j < v->n; j++)
@@ -185,7 +169,7 @@ KERNEL dots(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
     for (int64_t k = 0; k < 2 * o.m; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       real r[FP_STRIP];
       residual(&s, &v, r);
       for (int64_t k = 0; k < q->count; k++) {
@@ -237,7 +221,7 @@ KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings
     for (int64_t k = 0; k < SUMS; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       real r[FP_STRIP], hy[FP_STRIP];
       real *h = m.a + v.at + q->count * m.stride, *w = m.b + v.at + q->count * m.stride;
       const real *p = m.c + v.in;
@@ -293,7 +277,7 @@ KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o
 /* ---- the step ---- */
 
 INLINE void first_step(const struct fp_samples *s, const struct fp_memory *m,
-                       const struct broyden_settings *o, const struct strip *v)
+                       const struct broyden_settings *o, const struct fp_strip *v)
 {
   real *p = m->c + v->in, *back = m->d + v->in, *r = m->b + v->at, *z = s->z + v->first;
   SIMD
@@ -307,7 +291,7 @@ INLINE void first_step(const struct fp_samples *s, const struct fp_memory *m,
 
 INLINE void next_step(const struct fp_samples *s, const struct fp_memory *m,
                       const struct broyden_settings *o, const struct fp_slot *q, int64_t slot,
-                      const struct strip *v)
+                      const struct fp_strip *v)
 {
   struct broyden_update u = update_of(m, slot);
   real up = (real)*u.up, uq = (real)*u.uq, pu = (real)*u.pu;
@@ -340,7 +324,7 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct broyden_settings 
     if (!t.active || s.sample[t.sample].action != FP_STEP)
       continue;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       real *z = s.z + v.first;
       if (q->phase == BROYDEN_UPDATE)
         next_step(&s, &m, &o, q, slot, &v);

@@ -83,21 +83,6 @@ KERNEL prepare(struct fp_samples s, struct gmres_settings o)
   }
 }
 
-struct strip {
-  int64_t n, first, at, in; /* in z; in a slot's vector 0 of a; in c and d */
-};
-
-INLINE struct strip strip_of(const struct fp_memory *m, const struct fp_tile *t, int64_t slot,
-                             int64_t first)
-{
-  struct strip v;
-  v.n = t->end - first < FP_STRIP ? t->end - first : FP_STRIP;
-  v.first = first;
-  v.in = slot * m->stride + t->at + first - t->first;
-  v.at = slot * m->m * m->stride + t->at + first - t->first;
-  return v;
-}
-
 INLINE wide dot(int64_t n, const real *x, const real *y)
 {
   wide sum = 0;
@@ -119,7 +104,7 @@ KERNEL apply(struct fp_samples s, struct fp_memory m)
     wide *sum = m.part + i * m.sums;
     sum[0] = sum[1] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       const real *z = s.z + first, *fz = s.fz + first, *f0 = m.d + v.in;
       if (q->phase == GMRES_BASE) {
         real *r = m.a + v.at;
@@ -200,7 +185,7 @@ KERNEL project(struct fp_samples s, struct fp_memory m)
     for (int64_t k = 0; k <= q->count; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       const real *w = m.a + v.at + (q->count + 1) * m.stride;
       for (int64_t k = 0; k <= q->count; k++)
         sum[k] += dot(v.n, m.a + v.at + k * m.stride, w);
@@ -242,7 +227,7 @@ KERNEL subtract(struct fp_samples s, struct fp_memory m)
     wide *sum = m.part + i * m.sums;
     sum[0] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       real *w = m.a + v.at + (q->count + 1) * m.stride;
       for (int64_t c = 0; c <= q->count; c++) {
         const real *V = m.a + v.at + c * m.stride;
@@ -333,7 +318,7 @@ KERNEL decide(struct fp_samples s, struct fp_memory m, struct gmres_settings o)
 
 /* ---- where f is evaluated next ---- */
 
-INLINE void probe(const struct fp_memory *m, const struct strip *v, const struct fp_slot *q,
+INLINE void probe(const struct fp_memory *m, const struct fp_strip *v, const struct fp_slot *q,
                   real by, real *z)
 {
   real *V = m->a + v->at + q->count * m->stride, length = (real)q->length;
@@ -355,7 +340,7 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct gmres_settings o)
     if (!t.active || s.sample[t.sample].action != FP_STEP)
       continue;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
-      struct strip v = strip_of(&m, &t, slot, first);
+      struct fp_strip v = strip_of(&m, &t, slot, first);
       real *z = s.z + first;
       const real *fz = s.fz + first;
       if (q->phase == GMRES_BASE) {

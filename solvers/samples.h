@@ -159,6 +159,23 @@ INLINE struct fp_tile tile_of(const struct fp_samples *s, int64_t i)
   return t;
 }
 
+/* A strip of a tile: n unknowns from `first` of the packed arrays; `at` in a slot's vector 0 of a
+ * and b, `in` in its c and d. */
+struct fp_strip {
+  int64_t n, first, at, in;
+};
+
+INLINE struct fp_strip strip_of(const struct fp_memory *m, const struct fp_tile *t, int64_t slot,
+                                int64_t first)
+{
+  struct fp_strip v;
+  v.n = t->end - first < FP_STRIP ? t->end - first : FP_STRIP;
+  v.first = first;
+  v.in = slot * m->stride + t->at + first - t->first;
+  v.at = slot * m->m * m->stride + t->at + first - t->first;
+  return v;
+}
+
 /* Tiles of a sample: n_tiles from the first on, in order. */
 INLINE int64_t tiles_of_sample(const struct fp_samples *s)
 {
