@@ -15,7 +15,7 @@
 
 #if REAL_BITS != 128
 
-enum { TOKENS_PER_BATCH = 16384, LAST = 10 };
+enum { TOKENS_PER_BATCH = 16384 };
 
 struct evaluator {
   const struct config *c;
@@ -38,7 +38,7 @@ static void count_batch(const struct evaluator *e, const struct batch *b, int64_
   int32_t monoid = e->problem.monoid;
   for (int64_t i = 0; i < b->rows * length; i++) {
     int32_t got = r->best[i], want = b->labels[i];
-    bool right = got == want, last = i % length >= length - LAST;
+    bool right = got == want, last = i % length >= length - EVALUATION_LAST;
     t->correct += right;
     t->last += last;
     t->last_correct += last && right;
@@ -63,9 +63,10 @@ static void summarise(const struct tally *t, struct evaluation_row *row)
   row->accuracy_last10 = t->last ? (double)t->last_correct / (double)t->last : 0;
   row->accuracy_group = (double)t->group / labels;
   row->accuracy_monoid = (double)t->monoid / labels;
-  row->iterations_mean = t->samples ? (double)t->iterations / (double)t->samples : (double)NAN;
-  row->converged = t->samples ? (double)t->converged / (double)t->samples : (double)NAN;
-  row->iterations_max = t->most;
+  row->solve.iterations_mean =
+      t->samples ? (double)t->iterations / (double)t->samples : (double)NAN;
+  row->solve.converged = t->samples ? (double)t->converged / (double)t->samples : (double)NAN;
+  row->solve.iterations_max = t->most;
   row->block_evaluations = t->block_evaluations;
   row->serial_iterations = t->serial;
 }
@@ -260,8 +261,8 @@ static void print_row(const struct evaluation_row *r, bool implicit)
   (void)printf("%-13s %7lld  %8.4f  %8.4f  %8.4f", evaluate_mode_name(r->mode),
                (long long)r->length, r->loss, r->accuracy, r->accuracy_last10);
   if (implicit)
-    (void)printf("  %10.1f  %8lld  %9.4f", r->iterations_mean, (long long)r->iterations_max,
-                 r->converged);
+    (void)printf("  %10.1f  %8lld  %9.4f", r->solve.iterations_mean,
+                 (long long)r->solve.iterations_max, r->solve.converged);
   (void)printf("\n");
   (void)fflush(stdout);
 }
@@ -284,9 +285,10 @@ static void write_mode(FILE *out, const struct evaluation_row *row, int64_t rows
     number(out, "accuracy_last10", row[i].accuracy_last10, ", ");
     number(out, "accuracy_group", row[i].accuracy_group, ", ");
     number(out, "accuracy_monoid", row[i].accuracy_monoid, ", ");
-    number(out, "iterations_mean", row[i].iterations_mean, ", ");
-    number(out, "iterations_max", implicit ? (double)row[i].iterations_max : (double)NAN, ", ");
-    number(out, "converged", row[i].converged, ", ");
+    number(out, "iterations_mean", row[i].solve.iterations_mean, ", ");
+    number(out, "iterations_max", implicit ? (double)row[i].solve.iterations_max : (double)NAN,
+           ", ");
+    number(out, "converged", row[i].solve.converged, ", ");
     number(out, "evaluations_per_token",
            implicit ? (double)row[i].block_evaluations / (double)(row[i].sequences * row[i].length)
                     : (double)NAN,

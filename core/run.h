@@ -1,7 +1,7 @@
 /* run.h: what programs ask for, whatever the precision: train, evaluate. */
 #ifndef CORE_RUN_H
 #define CORE_RUN_H
-#include "core/config.h"
+#include "core/evaluation.h"
 
 struct backend_f32;
 struct backend_f64;
@@ -27,17 +27,6 @@ struct train_options {
  * ERR_NUMERIC when the loss or a gradient is not finite. */
 MUST_USE enum status train_run(const struct config *c, const struct runtime *rt,
                                const struct train_options *o);
-
-/* Accuracy and loss of one mode at one length. */
-struct evaluation_row {
-  enum evaluate_mode mode;
-  int64_t length, sequences;
-  double loss, accuracy, accuracy_last10, accuracy_group, accuracy_monoid;
-  double iterations_mean, converged; /* a fraction of the samples; explicit models: NaN */
-  int64_t iterations_max;
-  int64_t block_evaluations, serial_iterations; /* summed over the batches */
-  double seconds;
-};
 
 struct evaluate_options {
   const char *json;                        /* FILE or NULL */
