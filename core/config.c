@@ -114,6 +114,20 @@ static enum status merge_overrides(int overrides, const char *const *override, s
   return OK;
 }
 
+/* Keys of other tasks, given before the task was chosen, become what they are by default. */
+static enum status leave_other_tasks(struct layer *l)
+{
+  for (int k = 0; k < keys_count; k++) {
+    if (!given(l, k) || key_applies(&keys[k], &l->c))
+      continue;
+    key_clear(&keys[k], &l->c);
+    if (keys[k].fallback)
+      TRY(yaml_read_value(keys[k].path, keys[k].fallback, (struct origin){.override = keys[k].path},
+                          l));
+  }
+  return OK;
+}
+
 /* Everything has been merged: checks it, and moves it to c. */
 static enum status finish(struct layer *l, struct config *c)
 {
@@ -123,6 +137,9 @@ static enum status finish(struct layer *l, struct config *c)
   else if (d->evaluate.window <= 1)
     d->mode = d->evaluate.window == 1 ? MODE_SEQUENTIAL : MODE_SIMULTANEOUS;
   TRY(config_check(l));
+  TRY(leave_other_tasks(l));
+  if (l->c.data.task == TASK_TEXT)
+    (void)origin_text(l->from[key_find("data.path")], l->c.data.path_given);
   memcpy(c, &l->c, sizeof *c);
   return OK;
 }
@@ -180,7 +197,7 @@ enum status config_write(const struct config *c, FILE *out)
 {
   const char *before = "";
   for (const struct key *k = keys; k < keys + keys_count; k++) {
-    if (k->type == KEY_INCLUDE)
+    if (k->type == KEY_INCLUDE || !key_applies(k, c))
       continue;
     int depth = write_sections(before, k->path, out);
     const char *dot = strrchr(k->path, '.');

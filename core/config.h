@@ -12,9 +12,10 @@ enum model_kind { MODEL_IMPLICIT, MODEL_EXPLICIT };
 enum gradient_kind { GRADIENT_UNROLL, GRADIENT_PHANTOM, GRADIENT_JFB, GRADIENT_IFT };
 enum evaluate_mode { MODE_SEQUENTIAL, MODE_SIMULTANEOUS };
 enum schedule_kind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
+enum data_task { TASK_WORD_PROBLEM, TASK_TEXT };
 enum monoid_kind { MONOID_TRIVIAL, MONOID_APERIODIC, MONOID_APERIODIC_ALIVE };
 
-enum { CONFIG_WORD = 128, CONFIG_PATH = 1024, CONFIG_LENGTHS = 32 };
+enum { CONFIG_WORD = 128, CONFIG_PATH = 1024, CONFIG_LENGTHS = 32, CONFIG_PLACE = 512 };
 
 struct mamba2_config {
   int64_t d_state, expand, headdim, ngroups, d_conv, chunk_size;
@@ -44,7 +45,11 @@ struct deq_config {
 };
 
 struct data_config {
-  char group[CONFIG_WORD];
+  enum data_task task;
+  char path[CONFIG_PATH];        /* text only; absolute */
+  char path_given[CONFIG_PLACE]; /* where it was: file:line:column, for messages */
+  double validation_fraction;    /* text only */
+  char group[CONFIG_WORD];       /* this and the next two: word problems only */
   enum monoid_kind monoid;
   double identity_probability;
   int64_t length, length_min; /* length_min 0: all sequences have `length` tokens */
@@ -99,7 +104,8 @@ MUST_USE enum status config_parse(const char *name, const char *yaml, size_t byt
 MUST_USE enum status config_parse_with(const char *name, const char *yaml, size_t bytes,
                                        int overrides, const char *const *override,
                                        struct config *c);
-/* Writes every key with its resolved value as YAML that config_load reads back to an equal c. */
+/* Writes every key of c's task with its resolved value as YAML that config_load reads back to an
+ * equal c (but for data.path_given). */
 MUST_USE enum status config_write(const struct config *c, FILE *out);
 /* The table of keys for `train --keys`: key, type and range, default, help. */
 void config_print_keys(FILE *out);
@@ -108,4 +114,5 @@ const char *dtype_name(enum dtype d);
 const char *model_kind_name(enum model_kind k);
 const char *gradient_name(enum gradient_kind g);
 const char *evaluate_mode_name(enum evaluate_mode m);
+const char *data_task_name(enum data_task t);
 #endif

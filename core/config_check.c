@@ -21,8 +21,19 @@ static struct origin blame(const struct layer *l, const char *const *paths)
 static enum status check_required(const struct layer *l)
 {
   for (int k = 0; k < keys_count; k++)
-    if (!keys[k].fallback && !given(l, k))
+    if (!keys[k].fallback && !given(l, k) && key_applies(&keys[k], &l->c))
       FAIL_FROM(l->root, "missing key '%s'", keys[k].path);
+  return OK;
+}
+
+/* A key of another task is a fault, unless `task` was chosen after it. */
+static enum status check_task(const struct layer *l)
+{
+  int task = key_find("data.task");
+  for (int k = 0; k < keys_count; k++)
+    if (given(l, k) && !key_applies(&keys[k], &l->c) && l->from[k].order >= l->from[task].order)
+      FAIL_FROM(l->from[k], "%s is not a key of data.task: %s", keys[k].path,
+                data_task_name(l->c.data.task));
   return OK;
 }
 
@@ -104,6 +115,7 @@ enum status config_check(const struct layer *l)
 {
   const struct deq_config *d = &l->c.deq;
   TRY(check_required(l));
+  TRY(check_task(l));
   TRY(check_name(l));
   TRY(check_mamba2(l));
   TRY(check_lengths(l));

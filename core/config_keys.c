@@ -12,7 +12,7 @@ static const char *const stops[] = {"rel", "abs", "rms", "max", NULL};
 static const char *const returns[] = {"best", "last", NULL};
 static const char *const modes[] = {"sequential", "simultaneous", NULL};
 static const char *const gradients[] = {"unroll", "phantom", "jfb", "ift", NULL};
-static const char *const tasks[] = {"word_problem", NULL};
+static const char *const tasks[] = {"word_problem", "text", NULL};
 static const char *const monoids[] = {"trivial", "aperiodic", "aperiodic_alive", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
 static const char *const parameters[] = {"random", "run", NULL};
@@ -161,7 +161,12 @@ const struct key keys[] = {
    "sequential: window 1; simultaneous: window all; a window beside it wins"},
   SOLVE("deq.evaluate", deq.evaluate, "2048", "1.0e-2", "0.8", WINDOW "; not given: as mode says"),
 
-  {"data.task", KEY_WORD, NOT_KEPT, NULL, tasks, NULL, "what is learnt"},
+  {"data.task", KEY_WORD, AT(data.task), NULL, tasks, NULL,
+   "what is learnt: products in a group, or the next byte of a text"},
+  {"data.path", KEY_FILE, AT(data.path), NULL, NULL, NULL,
+   "text: a file, or a folder with all its files; relative to this file"},
+  {"data.validation_fraction", KEY_REAL, AT(data.validation_fraction), "(0, 1)", NULL, "0.1",
+   "text: so much of its end is for evaluation, and never trained on"},
   {"data.group", KEY_TEXT, AT(data.group), NULL, NULL, "S3",
    "Zn, Sn, An (n <= 6 for S, A) or a product as in A5*Z2"},
   {"data.monoid", KEY_WORD, AT(data.monoid), NULL, monoids, "trivial",
@@ -261,6 +266,8 @@ const char *gradient_name(enum gradient_kind g) { return WORD(gradients, g); }
 
 const char *evaluate_mode_name(enum evaluate_mode m) { return WORD(modes, m); }
 
+const char *data_task_name(enum data_task t) { return WORD(tasks, t); }
+
 int key_find(const char *path)
 {
   for (int k = 0; k < keys_count; k++)
@@ -300,6 +307,26 @@ int64_t key_items(const struct key *k)
 bool key_count_fits(const struct key *k, int64_t items)
 {
   return k->type == KEY_INCLUDE || (k->type == KEY_INTS ? items >= 1 : items == key_items(k));
+}
+
+/* The task that alone has this key; -1: every task has it. */
+static int task_of(const struct key *k)
+{
+  static const char *const word_problem[] = {"data.group", "data.monoid",
+                                             "data.identity_probability", NULL};
+  static const char *const text[] = {"data.path", "data.validation_fraction", NULL};
+  static const char *const *const own[] = {[TASK_WORD_PROBLEM] = word_problem, [TASK_TEXT] = text};
+  for (int task = 0; task < (int)(sizeof own / sizeof *own); task++)
+    for (const char *const *path = own[task]; *path; path++)
+      if (!strcmp(k->path, *path))
+        return task;
+  return -1;
+}
+
+bool key_applies(const struct key *k, const struct config *c)
+{
+  int task = task_of(k);
+  return task < 0 || task == (int)c->data.task;
 }
 
 /* Levenshtein (1966), one row of the table at a time */
@@ -374,7 +401,9 @@ const char *key_expected(const struct key *k, char out[KEY_EXPECTED])
                                k->words[i]);
     break;
   case KEY_TEXT:
-    (void)snprintf(out, KEY_EXPECTED, "text of 1 to %zu bytes", k->size - 1);
+  case KEY_FILE:
+    (void)snprintf(out, KEY_EXPECTED, "%s of 1 to %zu bytes",
+                   k->type == KEY_TEXT ? "text" : "a path", k->size - 1);
     break;
   case KEY_REALS:
     (void)snprintf(out, KEY_EXPECTED, "a list of %d numbers in %s", (int)items, k->range);
@@ -393,6 +422,8 @@ void config_print_keys(FILE *out)
 {
   char expected[KEY_EXPECTED];
   for (const struct key *k = keys; k < keys + keys_count; k++)
-    (void)fprintf(out, "%s: %s; %s%s\n    %s\n", k->path, key_expected(k, expected),
-                  k->fallback ? "default " : "required", k->fallback ? k->fallback : "", k->help);
+    (void)fprintf(out, "%s: %s; %s%s%s%s\n    %s\n", k->path, key_expected(k, expected),
+                  k->fallback ? "default " : "required", k->fallback ? k->fallback : "",
+                  task_of(k) >= 0 ? "; task " : "",
+                  task_of(k) >= 0 ? data_task_name((enum data_task)task_of(k)) : "", k->help);
 }

@@ -14,6 +14,7 @@ enum key_type {
   KEY_WORD,    /* enum: the index in `words` */
   KEY_FLAG,    /* bool: the index in `words` */
   KEY_TEXT,    /* char[size] */
+  KEY_FILE,    /* char[size]: made absolute, relative to the directory of the file it stands in */
   KEY_REALS,   /* double[]: exactly as many */
   KEY_INTS,    /* int64_t[CONFIG_LENGTHS] and its count behind it: one to as many */
   KEY_INCLUDE, /* files to merge first; not a member of struct config */
@@ -64,6 +65,8 @@ int key_section(const char *path);      /* index of the first key below `path`; 
 bool key_is_list(const struct key *k);  /* its value is a sequence */
 int64_t key_items(const struct key *k); /* items its list holds at most; 1 for others */
 bool key_count_fits(const struct key *k, int64_t items);
+/* Is it one of c's task?  Others are left alone, and not written. */
+bool key_applies(const struct key *k, const struct config *c);
 /* The known key, or section, that is nearest to `path` by edit distance. */
 void key_nearest(const char *path, char out[KEY_PATH]);
 /* What its value must be: "an integer in [1, 256]". */
@@ -74,8 +77,13 @@ const char *shown(const char *text, size_t bytes, char out[KEY_SHOWN]);
 void key_clear(const struct key *k, struct config *c);
 /* Sets item `i` (0 for what is not a list); false when it is not what the key takes. */
 bool key_set(const struct key *k, int64_t i, const struct scalar *s, struct config *c);
+/* A KEY_FILE that was given in the configuration file `file` (NULL: the command line) becomes
+ * absolute; false when it cannot. */
+bool key_make_absolute(const struct key *k, const char *file, struct config *c);
 void key_write(const struct key *k, const struct config *c, FILE *out); /* its value, in YAML */
 
+/* "file:line:column", or the command line's words. */
+const char *origin_text(struct origin at, char out[CONFIG_PLACE]);
 /* Puts the origin in front of the error that was just recorded; returns `code`. */
 MUST_USE enum status fail_from(struct origin at, enum status code);
 #define FAIL_FROM(at, ...) return fail_from(at, fail_at(ERR_USAGE, __FILE__, __LINE__, __VA_ARGS__))

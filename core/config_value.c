@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* `range` is "[lo, hi]" with ( or ) where the end does not belong to it. */
 static bool in_range(const char *range, double x)
@@ -131,6 +132,7 @@ bool key_set(const struct key *k, int64_t i, const struct scalar *s, struct conf
     memcpy(at, &word, k->size);
     return word >= 0;
   case KEY_TEXT:
+  case KEY_FILE:
     if (!s->bytes || s->bytes >= k->size || !printable(s->text, s->bytes) ||
         (s->plain && is_any(s, nothing)))
       return false;
@@ -140,6 +142,23 @@ bool key_set(const struct key *k, int64_t i, const struct scalar *s, struct conf
     break;
   }
   return false;
+}
+
+bool key_make_absolute(const struct key *k, const char *file, struct config *c)
+{
+  char *at = (char *)c + k->offset, directory[CONFIG_PATH] = "", path[2 * CONFIG_PATH + 2];
+  const char *slash = file ? strrchr(file, '/') : NULL;
+  int front = slash ? (int)(slash - file) + 1 : 0;
+  if (*at == '/')
+    return true;
+  if (!(front && *file == '/') && !getcwd(directory, sizeof directory))
+    return false;
+  int n = snprintf(path, sizeof path, "%s%s%.*s%s", directory, *directory ? "/" : "", front,
+                   file ? file : "", at);
+  if (n < 0 || (size_t)n >= k->size || !printable(path, (size_t)n))
+    return false;
+  memcpy(at, path, (size_t)n + 1);
+  return true;
 }
 
 /* The shortest text that reads back to x, with the point that YAML 1.1 wants in a float. */
@@ -225,6 +244,7 @@ void key_write(const struct key *k, const struct config *c, FILE *out)
       (void)fputs(k->words[word], out);
       break;
     case KEY_TEXT:
+    case KEY_FILE:
       write_text(at, out);
       break;
     case KEY_INCLUDE:
@@ -246,16 +266,24 @@ const char *shown(const char *text, size_t bytes, char out[KEY_SHOWN])
   return out;
 }
 
-enum status fail_from(struct origin at, enum status code)
+const char *origin_text(struct origin at, char out[CONFIG_PLACE])
 {
   enum { LONGEST = 400 };
   if (at.override) {
     size_t n = strlen(at.override);
-    return fail_within(code, "command line: %.*s%s", LONGEST, at.override,
-                       n > LONGEST ? "..." : "");
+    (void)snprintf(out, CONFIG_PLACE, "command line: %.*s%s", LONGEST, at.override,
+                   n > LONGEST ? "..." : "");
+    return out;
   }
   CHECK(at.file);
   size_t n = strlen(at.file);
-  return fail_within(code, "%s%s:%zu:%zu", n > LONGEST ? "..." : "",
-                     at.file + (n > LONGEST ? n - LONGEST : 0), at.line, at.column);
+  (void)snprintf(out, CONFIG_PLACE, "%s%s:%zu:%zu", n > LONGEST ? "..." : "",
+                 at.file + (n > LONGEST ? n - LONGEST : 0), at.line, at.column);
+  return out;
+}
+
+enum status fail_from(struct origin at, enum status code)
+{
+  char place[CONFIG_PLACE];
+  return fail_within(code, "%s", origin_text(at, place));
 }

@@ -139,7 +139,11 @@ static enum status read_value(struct reader *r, int index)
     struct scalar s = {0};
     if (r->event.type == YAML_SCALAR_EVENT)
       s = scalar_of(&r->event);
-    return s.text && key_set(k, 0, &s, &r->l->c) ? OK : wrong(r, k, "");
+    if (!s.text || !key_set(k, 0, &s, &r->l->c))
+      return wrong(r, k, "");
+    if (k->type == KEY_FILE && !key_make_absolute(k, r->base.file, &r->l->c))
+      FAIL_FROM(here(r), "%s: the path is too long, or no text, once it is absolute", k->path);
+    return OK;
   }
   if (r->event.type != YAML_SEQUENCE_START_EVENT)
     return wrong(r, k, "");

@@ -1,7 +1,8 @@
 /* evaluation.c: accuracy and loss by length and mode; logits and gradients of given tokens.
  *
- * Sequences of stream EVALUATE, numbered from 0, the same for every mode and length: a longer one
- * begins as the shorter one. */
+ * Sequences of stream EVALUATE, numbered from 0, the same for every mode; of word problems a longer
+ * one begins as the shorter one. */
+#include "core/data.h"
 #include "core/files.h"
 #include "core/interrupt.h"
 #include "core/network.h"
@@ -9,7 +10,6 @@
 #include "core/tokens.h"
 #include "core/training.h"
 #include "core/weights.h"
-#include "core/word_problem.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,7 +21,7 @@ struct evaluator {
   const struct config *c;
   const struct solver_port *solver;
   struct weights w;
-  struct word_problem problem;
+  struct task_data data; /* not open for given tokens */
 };
 
 /* ---- fresh sequences ---- */
@@ -35,15 +35,15 @@ struct tally {
 static void count_batch(const struct evaluator *e, const struct batch *b, int64_t length,
                         const struct network_result *r, struct tally *t)
 {
-  int32_t monoid = e->problem.monoid;
+  int32_t monoid = e->data.problem.monoid; /* 0: no word problem */
   for (int64_t i = 0; i < b->rows * length; i++) {
     int32_t got = r->best[i], want = b->labels[i];
     bool right = got == want, last = i % length >= length - EVALUATION_LAST;
     t->correct += right;
     t->last += last;
     t->last_correct += last && right;
-    t->group += got / monoid == want / monoid && got >= 0;
-    t->monoid += got % monoid == want % monoid && got >= 0;
+    t->group += monoid && got / monoid == want / monoid && got >= 0;
+    t->monoid += monoid && got % monoid == want % monoid && got >= 0;
   }
   t->labels += r->labels;
   t->loss += r->loss_sum;
@@ -92,8 +92,8 @@ static enum status run_batches(const struct evaluator *e, struct network *net,
     struct batch b = {.rows = sequences - first, .tokens = tokens, .labels = labels};
     struct network_result r = {0};
     b.rows = b.rows < net->rows ? b.rows : net->rows;
-    word_problem_batch(&e->problem, (uint64_t)e->c->seed, STREAM_EVALUATE, 0, (uint32_t)first,
-                       b.rows, length, tokens, labels);
+    data_batch(&e->data, (uint64_t)e->c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows, length,
+               tokens, labels);
     TRY(network_evaluate(net, &e->w.set[0], o, &b, &r));
     count_batch(e, &b, length, &r, t);
     if (interrupted())
@@ -256,10 +256,11 @@ static enum status evaluate_tokens(struct evaluator *e, const struct evaluate_op
 
 /* ---- the table ---- */
 
-static void print_row(const struct evaluation_row *r, bool implicit)
+static void print_row(const struct evaluation_row *r, bool text, bool implicit)
 {
-  (void)printf("%-13s %7lld  %8.4f  %8.4f  %8.4f", evaluate_mode_name(r->mode),
-               (long long)r->length, r->loss, r->accuracy, r->accuracy_last10);
+  (void)printf("%-13s %7lld  %8.4f  %8.4f  %9.4f", evaluate_mode_name(r->mode),
+               (long long)r->length, r->loss, r->accuracy,
+               text ? data_bits(r->loss) : r->accuracy_last10);
   if (implicit)
     (void)printf("  %10.1f  %8lld  %9.4f", r->solve.iterations_mean,
                  (long long)r->solve.iterations_max, r->solve.converged);
@@ -275,7 +276,8 @@ static void number(FILE *out, const char *key, double x, const char *after)
     (void)fprintf(out, "\"%s\": null%s", key, after);
 }
 
-static void write_mode(FILE *out, const struct evaluation_row *row, int64_t rows, bool implicit)
+static void write_mode(FILE *out, const struct evaluation_row *row, int64_t rows, bool text,
+                       bool implicit)
 {
   (void)fprintf(out, "    \"%s\": [", evaluate_mode_name(row->mode));
   for (int64_t i = 0; i < rows; i++) {
@@ -283,8 +285,12 @@ static void write_mode(FILE *out, const struct evaluation_row *row, int64_t rows
     number(out, "loss", row[i].loss, ", ");
     number(out, "accuracy", row[i].accuracy, ", ");
     number(out, "accuracy_last10", row[i].accuracy_last10, ", ");
-    number(out, "accuracy_group", row[i].accuracy_group, ", ");
-    number(out, "accuracy_monoid", row[i].accuracy_monoid, ", ");
+    if (text) {
+      number(out, "bits_per_byte", data_bits(row[i].loss), ", ");
+    } else {
+      number(out, "accuracy_group", row[i].accuracy_group, ", ");
+      number(out, "accuracy_monoid", row[i].accuracy_monoid, ", ");
+    }
     number(out, "iterations_mean", row[i].solve.iterations_mean, ", ");
     number(out, "iterations_max", implicit ? (double)row[i].solve.iterations_max : (double)NAN,
            ", ");
@@ -304,13 +310,13 @@ static enum status write_json(const struct evaluator *e, const struct evaluation
                               int64_t lengths, const char *path)
 {
   struct file_writer f;
-  bool implicit = e->c->model.kind == MODEL_IMPLICIT;
+  bool implicit = e->c->model.kind == MODEL_IMPLICIT, text = e->c->data.task == TASK_TEXT;
   TRY(file_begin(path, &f));
   (void)fprintf(f.out, "{\n  \"kind\": \"%s\",\n  \"parameters\": %lld,\n  \"modes\": {\n",
                 model_kind_name(e->c->model.kind), (long long)e->w.tensors.parameters);
-  write_mode(f.out, row, lengths, implicit);
+  write_mode(f.out, row, lengths, text, implicit);
   (void)fprintf(f.out, ",\n");
-  write_mode(f.out, row + lengths, lengths, implicit);
+  write_mode(f.out, row + lengths, lengths, text, implicit);
   (void)fprintf(f.out, "\n  }\n}\n");
   return file_commit(&f);
 }
@@ -319,12 +325,14 @@ static enum status evaluate_sequences(struct evaluator *e, const struct evaluate
 {
   const struct evaluate_config *c = &e->c->evaluate;
   struct evaluation_row row[2 * CONFIG_LENGTHS] = {0};
-  bool implicit = e->c->model.kind == MODEL_IMPLICIT;
+  bool implicit = e->c->model.kind == MODEL_IMPLICIT, text = e->c->data.task == TASK_TEXT;
+  for (int64_t i = 0; i < c->lengths_count; i++)
+    TRY(data_require(&e->data, STREAM_EVALUATE, c->lengths[i], "evaluate.lengths"));
   (void)printf("%s, %s, %lld parameters, %lld sequences a length\n", e->c->name,
                model_kind_name(e->c->model.kind), (long long)e->w.tensors.parameters,
                (long long)c->sequences);
-  (void)printf("%-13s %7s  %8s  %8s  %8s%s\n", "mode", "length", "loss", "accuracy", "last 10",
-               implicit ? "  iterations   maximum  converged" : "");
+  (void)printf("%-13s %7s  %8s  %8s  %9s%s\n", "mode", "length", "loss", "accuracy",
+               text ? "bits/byte" : "last 10", implicit ? "  iterations   maximum  converged" : "");
   for (int mode = 0; mode < 2; mode++) {
     char what[FP_DESCRIPTION];
     struct fp_options chosen =
@@ -338,7 +346,7 @@ static enum status evaluate_sequences(struct evaluator *e, const struct evaluate
       r->length = c->lengths[i];
       r->sequences = c->sequences;
       TRY(evaluate_mode(e, r));
-      print_row(r, implicit);
+      print_row(r, text, implicit);
     }
   }
   return o->json ? write_json(e, row, c->lengths_count, o->json) : OK;
@@ -351,7 +359,7 @@ enum status NAME(evaluate)(const struct config *c, const struct backend *be,
   struct evaluator e = {.c = c, .solver = solver};
   char path[2 * CONFIG_PATH];
   TRY(path_join(path, sizeof path, dir, "model.safetensors"));
-  enum status s = word_problem_init(&c->data, &e.problem);
+  enum status s = o->tokens ? OK : data_open(&c->data, &e.data);
   if (s == OK)
     s = weights_open(&c->model, be, o->gradients ? 2 : 1, &e.w);
   if (s == OK) {
@@ -361,7 +369,7 @@ enum status NAME(evaluate)(const struct config *c, const struct backend *be,
       s = o->tokens ? evaluate_tokens(&e, o) : evaluate_sequences(&e, o);
     weights_close(&e.w);
   }
-  word_problem_free(&e.problem);
+  data_close(&e.data);
   return s;
 }
 #endif

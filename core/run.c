@@ -1,9 +1,9 @@
 /* run.c: the precision-free front of training and evaluation. */
 #include "core/run.h"
+#include "core/data.h"
 #include "core/files.h"
 #include "core/profile.h"
 #include "core/training.h"
-#include "core/word_problem.h"
 #include <string.h>
 
 enum status train_run(const struct config *c, const struct runtime *rt,
@@ -49,9 +49,5 @@ enum status checkpoint_resolve(const char *dir, char *out, size_t size)
 
 enum status config_resolve(struct config *c)
 {
-  struct word_problem w;
-  TRY(word_problem_init(&c->data, &w));
-  c->model.vocab_size = word_problem_vocabulary(&w);
-  word_problem_free(&w);
-  return OK;
+  return data_vocabulary(&c->data, &c->model.vocab_size);
 }

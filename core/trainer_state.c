@@ -16,8 +16,11 @@ enum status trainer_state_write(const char *path, const struct config *c,
   (void)fprintf(f.out,
                 " \"tokens\": %" PRId64 ", \"skipped\": %" PRId64 ", \"loss_mean\": %.17g,\n",
                 s->tokens, s->skipped, s->loss_mean);
-  (void)fprintf(f.out, " \"best_step\": %" PRId64 ", \"best_loss\": %.17g}\n", s->best_step,
+  (void)fprintf(f.out, " \"best_step\": %" PRId64 ", \"best_loss\": %.17g", s->best_step,
                 s->best_loss);
+  if (s->data)
+    (void)fprintf(f.out, ",\n \"data\": %" PRId64, s->data);
+  (void)fprintf(f.out, "}\n");
   return file_commit(&f);
 }
 
@@ -53,6 +56,7 @@ static enum status read_object(const char *path, const json_t *root, struct trai
   TRY(read_count(path, root, "tokens", false, &s->tokens));
   TRY(read_count(path, root, "skipped", false, &s->skipped));
   TRY(read_count(path, root, "best_step", false, &s->best_step));
+  TRY(read_count(path, root, "data", false, &s->data));
   TRY(read_number(path, root, "loss_mean", &s->loss_mean));
   return read_number(path, root, "best_loss", &s->best_loss);
 }

@@ -9,6 +9,7 @@ struct trainer_state {
   double loss_mean;     /* running, over the steps that were not skipped */
   int64_t best_step;    /* of the best evaluation; 0: none yet */
   double best_loss;
+  int64_t data; /* the text's fingerprint; 0: none */
 };
 
 /* All or nothing; numbers read back exactly.  ERR_IO names the file. */

@@ -5,6 +5,7 @@
  * be replayed, so a run that was stopped and resumed goes on as if it had not been. */
 #include "core/training.h"
 #include "core/checkpoint.h"
+#include "core/data.h"
 #include "core/files.h"
 #include "core/interrupt.h"
 #include "core/metrics.h"
@@ -12,7 +13,6 @@
 #include "core/profile.h"
 #include "core/progress.h"
 #include "core/tensorboard.h"
-#include "core/word_problem.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -28,7 +28,7 @@ struct trainer {
   const struct train_options *o;
   struct weights w;
   struct network net, evaluation; /* evaluation: only where evaluate_every asks for it */
-  struct word_problem problem;
+  struct task_data data;
   struct metrics metrics;
   struct tensorboard tensorboard;
   struct progress progress;
@@ -181,8 +181,8 @@ static int64_t draw_step(struct trainer *t, int64_t sequences, int64_t length)
   const struct config *c = t->c;
   int64_t shortest = c->data.length_min ? c->data.length_min : length, labels = 0;
   shortest = shortest < length ? shortest : length;
-  word_problem_batch(&t->problem, (uint64_t)c->seed, STREAM_TRAIN, (uint32_t)t->state.step, 0,
-                     sequences, length, t->tokens, t->labels);
+  data_batch(&t->data, (uint64_t)c->seed, STREAM_TRAIN, (uint32_t)t->state.step, 0, sequences,
+             length, t->tokens, t->labels);
   for (int64_t s = 0; s < sequences; s++) {
     uint32_t word[4];
     philox((uint64_t)c->seed, STREAM_LENGTH, (uint32_t)t->state.step, (uint32_t)s, 0, word);
@@ -291,8 +291,8 @@ static enum status evaluate(struct trainer *t, struct step_report *r)
     struct network_result result = {0};
     struct batch b = {.rows = sequences - first, .tokens = t->tokens, .labels = t->labels};
     b.rows = b.rows < t->evaluation.rows ? b.rows : t->evaluation.rows;
-    word_problem_batch(&t->problem, (uint64_t)c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows,
-                       length, t->tokens, t->labels);
+    data_batch(&t->data, (uint64_t)c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows, length,
+               t->tokens, t->labels);
     TRY(network_evaluate(&t->evaluation, &t->w.set[SET_PARAMETERS], &c->deq.evaluate, &b, &result));
     loss += result.loss_sum;
     labels += result.labels;
@@ -336,6 +336,8 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
   metrics_int(&t->metrics, "tokens", t->state.tokens);
   log_number(t, "loss", r->loss);
   log_number(t, "accuracy", r->accuracy);
+  if (t->c->data.task == TASK_TEXT)
+    log_number(t, "bits_per_byte", data_bits(r->loss));
   log_number(t, "lr", r->lr);
   log_number(t, "grad_norm", r->gradient_norm);
   if (c->log_timing)
@@ -349,6 +351,8 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
   if (r->evaluated) {
     log_number(t, "eval_loss", r->eval_loss);
     log_number(t, "eval_accuracy", r->eval_accuracy);
+    if (t->c->data.task == TASK_TEXT)
+      log_number(t, "eval_bits_per_byte", data_bits(r->eval_loss));
   }
   TRY(metrics_end(&t->metrics));
   return t->tensorboard.out ? tensorboard_end(&t->tensorboard) : OK;
@@ -399,6 +403,22 @@ static void log_choice(struct trainer *t, const char *section, const struct fp_o
     progress_log(&t->progress, "%s: auto is %s", section, fp_describe(&chosen, what));
 }
 
+/* A run goes on with the text that it began with. */
+static enum status check_data(struct trainer *t)
+{
+  const struct data_config *c = &t->c->data;
+  int64_t found = data_fingerprint(&t->data);
+  if (t->state.data && found != t->state.data)
+    FAIL(ERR_USAGE, "%s: data.path: %s is not the text that %s was trained on", c->path_given,
+         c->path, t->o->directory);
+  t->state.data = found;
+  if (c->task == TASK_TEXT)
+    progress_log(&t->progress, "%s: %lld files, %lld bytes to train on, %lld behind for validation",
+                 c->path, (long long)t->data.text.files, (long long)t->data.text.training,
+                 (long long)(t->data.text.size - t->data.text.training));
+  return OK;
+}
+
 static enum status begin_or_resume(struct trainer *t)
 {
   char latest[RUN_PATH], metrics[RUN_PATH];
@@ -412,6 +432,7 @@ static enum status begin_or_resume(struct trainer *t)
   } else {
     TRY(weights_initialise(&t->w, (uint64_t)t->c->seed));
   }
+  TRY(check_data(t));
   log_choice(t, "deq.forward", &t->c->deq.forward);
   log_choice(t, "deq.backward", &t->c->deq.backward);
   TRY(metrics_truncate_after(metrics, s->step));
@@ -433,7 +454,11 @@ static enum status open_trainer(struct trainer *t, const struct backend *be,
   int64_t M = (sequences > rows ? sequences : rows) * c->data.length;
   void *square;
   t->progress = progress_to(stderr);
-  TRY(word_problem_init(&c->data, &t->problem));
+  TRY(data_open(&c->data, &t->data));
+  TRY(data_require(&t->data, STREAM_TRAIN, c->data.length, "data.length"));
+  if (c->train.evaluate_every)
+    TRY(data_require(&t->data, STREAM_EVALUATE, c->data.length,
+                     "train.evaluate_every at data.length"));
   TRY(weights_open(&c->model, be, TRAINER_SETS, &t->w));
   TRY(network_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, true, &t->net));
   if (c->train.evaluate_every)
@@ -465,7 +490,7 @@ static void close_trainer(struct trainer *t)
     network_close(&t->evaluation);
   if (t->w.m.be)
     weights_close(&t->w);
-  word_problem_free(&t->problem);
+  data_close(&t->data);
 }
 
 static enum status save(struct trainer *t, int64_t *saved)

@@ -1,7 +1,7 @@
 /* verification.c: see verification.h. */
 #include "core/verification.h"
 #include "core/philox.h"
-#include "core/word_problem.h"
+#include "core/data.h"
 #include <float.h>
 #include <math.h>
 #include <stdlib.h>
@@ -53,13 +53,14 @@ static void draw(const struct verification *v, uint32_t what, int64_t n, bool no
 }
 
 /* Embedded tokens of the task; the state that the first `prefix` of them reach. */
-static enum status read_tokens(struct check *k, const struct word_problem *w, int32_t *tokens,
+static enum status read_tokens(struct check *k, const struct task_data *d, int32_t *tokens,
                                double *x, double *u)
 {
   struct verification *v = k->v;
   int64_t prefix = v->c->jacobian.prefix, all = prefix + v->tokens;
   bool found = true;
-  word_problem_batch(w, (uint64_t)v->c->seed, STREAM_JACOBIAN, 0, 0, 1, all, tokens, tokens + all);
+  TRY(data_require(d, STREAM_JACOBIAN, all, "jacobian.prefix and jacobian.tokens"));
+  data_batch(d, (uint64_t)v->c->seed, STREAM_JACOBIAN, 0, 0, 1, all, tokens, tokens + all);
   TRY(jacobian_embed(k->s, all, tokens, x, u));
   for (int64_t t = 0; t < prefix && found; t++) {
     struct jacobian_tally unused = {0};
@@ -91,9 +92,9 @@ static enum status make_point(struct check *k)
     return k->request.input ? verification_read_point(v, k->request.input) : OK;
   }
   int64_t all = v->c->jacobian.prefix + v->tokens;
-  struct word_problem w;
+  struct task_data d;
   double *x = NULL, *u = NULL;
-  TRY(word_problem_init(&v->c->data, &w));
+  TRY(data_open(&v->c->data, &d));
   int32_t *tokens = malloc((size_t)(2 * all) * sizeof *tokens);
   enum status s = tokens ? OK : fail_at(ERR_MEMORY, __FILE__, __LINE__, "out of memory");
   if (s == OK)
@@ -101,8 +102,8 @@ static enum status make_point(struct check *k)
   if (s == OK)
     s = make(all * n.d_in_proj, &u);
   if (s == OK)
-    s = read_tokens(k, &w, tokens, x, u);
-  word_problem_free(&w);
+    s = read_tokens(k, &d, tokens, x, u);
+  data_close(&d);
   free(tokens), free(x), free(u);
   return s;
 }
