@@ -16,11 +16,9 @@ enum status trainer_state_write(const char *path, const struct config *c,
   (void)fprintf(f.out,
                 " \"tokens\": %" PRId64 ", \"skipped\": %" PRId64 ", \"loss_mean\": %.17g,\n",
                 s->tokens, s->skipped, s->loss_mean);
-  (void)fprintf(f.out, " \"best_step\": %" PRId64 ", \"best_loss\": %.17g", s->best_step,
-                s->best_loss);
-  if (s->data)
-    (void)fprintf(f.out, ",\n \"data\": %" PRId64, s->data);
-  (void)fprintf(f.out, "}\n");
+  (void)fprintf(f.out,
+                " \"best_step\": %" PRId64 ", \"best_loss\": %.17g, \"data\": %" PRId64 "}\n",
+                s->best_step, s->best_loss, s->data);
   return file_commit(&f);
 }
 

@@ -10,7 +10,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
   if (trainer_state_read(path, &s) != OK) {
     if (!*last_error())
       abort();
-  } else if (s.step < 0 || s.tokens < 0 || s.skipped < 0 || s.best_step < 0) {
+  } else if (s.step < 0 || s.tokens < 0 || s.skipped < 0 || s.best_step < 0 || s.data < 0) {
     abort();
   }
   (void)close(fd);
