@@ -128,7 +128,7 @@ $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
 quickstart: $(BUILD)/train $(BUILD)/evaluate ## trains a small implicit and a small explicit model, and compares
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
-BENCH ?= train kernels jacobian
+BENCH ?= train decode kernels jacobian
 bench: $(BUILD)/bench ## measures speed; BENCH="..." for some of it
 	@for what in $(BENCH); do $(BUILD)/bench $$what || exit; done
 endif

@@ -1,6 +1,7 @@
 /* run.c: the precision-free front of training and evaluation. */
 #include "core/run.h"
 #include "core/data.h"
+#include "core/decode.h"
 #include "core/files.h"
 #include "core/profile.h"
 #include "core/training.h"
@@ -26,6 +27,12 @@ enum status train_timed(const struct config *c, const struct runtime *rt, struct
     *t->profile = (struct profile){.real = rt};
   return c->dtype == DTYPE_F32 ? train_timed_f32(c, rt->f32, rt->solver_f32, t)
                                : train_timed_f64(c, rt->f64, rt->solver_f64, t);
+}
+
+enum status decode_timed(const struct config *c, const struct runtime *rt, struct decode_timing *t)
+{
+  return c->dtype == DTYPE_F32 ? decode_timed_f32(c, rt->f32, rt->solver_f32, t)
+                               : decode_timed_f64(c, rt->f64, rt->solver_f64, t);
 }
 
 enum status run_directory(const struct config *c, char *out, size_t size)

@@ -20,6 +20,14 @@ MUST_USE enum status train_timed_f32(const struct config *c, const struct backen
 MUST_USE enum status train_timed_f64(const struct config *c, const struct backend_f64 *be,
                                      const struct solver_port_f64 *solver, struct train_timing *t);
 
+struct decode_timing; /* core/decode.h */
+MUST_USE enum status decode_timed_f32(const struct config *c, const struct backend_f32 *be,
+                                      const struct solver_port_f32 *solver,
+                                      struct decode_timing *t);
+MUST_USE enum status decode_timed_f64(const struct config *c, const struct backend_f64 *be,
+                                      const struct solver_port_f64 *solver,
+                                      struct decode_timing *t);
+
 /* Learning rate of step `step` (from 0): warm-up over lr_warmup steps, then constant, then decay
  * over the last decay_fraction of the steps: to 0 along a line or half a cosine. */
 double learning_rate(const struct train_config *t, int64_t step);

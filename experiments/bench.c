@@ -10,10 +10,17 @@
 #include <stdlib.h>
 
 static const char usage[] =
-    "usage: bench WHAT [CONFIG.yaml] [key.path=value ...] [--json FILE] [--against FILE] ...\n\n"
+    "usage: bench WHAT [CONFIG.yaml|DIR] [key.path=value ...] [--json FILE] [--against FILE] "
+    "...\n\n"
     "Measures and prints the median and the extremes of several runs.\n"
     "  train     tokens/s of training's two phases, unroll and phantom, every solve taking\n"
     "            deq.forward.max_iter iterations; beside PyTorch's where python has torch\n"
+    "  decode    tokens/s one token after the other, a fixed point each: one sequence, and 64 at "
+    "a\n"
+    "            time; the model and the explicit (implicit) one of its shape; beside PyTorch's.\n"
+    "            DIR is a run or checkpoint; the model of a CONFIG has not been trained, and "
+    "takes\n"
+    "            deq.forward.max_iter iterations a token\n"
     "  kernels   time a call of every operation of a training step\n"
     "  jacobian  time and memory of jacobian_check by the size of the state\n"
     "CONFIG is configs/quickstart_implicit.yaml unless given; overrides follow CONFIG.";
@@ -27,6 +34,7 @@ struct bench_subject {
   bool configured; /* takes CONFIG */
 };
 static const struct bench_subject subjects[] = {{"train", bench_train, true},
+                                                {"decode", bench_decode, true},
                                                 {"kernels", bench_kernels, true},
                                                 {"jacobian", bench_jacobian, false}};
 
@@ -69,6 +77,7 @@ static enum status write_json(const struct bench_results *r, const char *path)
 
 /* What is asked for with which configuration. */
 struct request {
+  char checkpoint[2 * CONFIG_PATH];
   const char *json, *against, *seconds;
   struct config config;
   struct bench_request q;
@@ -96,6 +105,21 @@ static enum status measure(const struct bench_subject *subject, struct request *
   return s;
 }
 
+/* The configuration of a file, or of a run or checkpoint, whose parameters are then asked for. */
+static enum status load(const struct bench_subject *subject, const struct command_line *line,
+                        struct request *a)
+{
+  char path[2 * CONFIG_PATH];
+  const char *target = line->target ? line->target : quickstart;
+  if (subject->run == bench_decode && path_is_directory(target)) {
+    TRY(checkpoint_resolve(target, a->checkpoint, sizeof a->checkpoint));
+    TRY(path_join(path, sizeof path, a->checkpoint, "config.yaml"));
+    a->q.checkpoint = a->checkpoint;
+    target = path;
+  }
+  return config_load(target, line->overrides, line->override, &a->config);
+}
+
 static enum status run(int argc, char **argv)
 {
   struct command_line line;
@@ -104,7 +128,7 @@ static enum status run(int argc, char **argv)
       {"json", "FILE", "write the results as JSON", &a.json, NULL},
       {"against", "FILE", "print ratios to what --json wrote earlier", &a.against, NULL},
       {"profile", NULL, "train: where a step's time goes", NULL, &a.q.profile},
-      {"no-peer", NULL, "train: without PyTorch", NULL, &a.q.no_peer},
+      {"no-peer", NULL, "train, decode: without PyTorch", NULL, &a.q.no_peer},
       {"seconds", "X", "a repetition takes at least this long (1)", &a.seconds, NULL},
       {0}};
   /* WHAT, then what every program takes */
@@ -118,8 +142,7 @@ static enum status run(int argc, char **argv)
   if (a.seconds && !((a.q.seconds = atof(a.seconds)) > 0))
     FAIL(ERR_USAGE, "--seconds must be a number above 0, not %s", a.seconds);
   if (subject->configured)
-    TRY(config_load(line.target ? line.target : quickstart, line.overrides, line.override,
-                    &a.config));
+    TRY(load(subject, &line, &a));
   else
     TRY(config_parse("bench", no_config, sizeof no_config - 1, &a.config));
   return measure(subject, &a);

@@ -38,12 +38,18 @@ MUST_USE enum status bench_peer(const char *script, const char *arguments, int m
 /* Prints how results relate to those of the same name in an earlier file (bench_against.c). */
 MUST_USE enum status bench_against(const struct bench_results *r, const char *path);
 
+/* The model as peers are told it: "V=6 D=64 ..."; false for a model, or options of a model, that
+ * they do not have, which bench_peer_lacks() puts into words. */
+bool bench_peer_model(const struct config *c, char *out, size_t size);
+const char *bench_peer_lacks(void);
+
 /* What a benchmark is asked for. */
 struct jacobian_runtime;
 struct bench_request {
   const struct runtime *rt;
   const struct jacobian_runtime *jacobian;
   const struct config *config;
+  const char *checkpoint; /* decode: whose parameters; NULL: none was given */
   bool profile, no_peer;
   double seconds; /* a repetition takes at least */
   struct bench_limits limits;
@@ -53,6 +59,8 @@ struct bench_request {
 MUST_USE enum status bench_train(const struct bench_request *q, struct bench_results *r);
 /* Time a call of every operation of a training step. */
 MUST_USE enum status bench_kernels(const struct bench_request *q, struct bench_results *r);
+/* Tokens/s one token after the other, of an implicit and an explicit model (bench_decode.c). */
+MUST_USE enum status bench_decode(const struct bench_request *q, struct bench_results *r);
 
 /* Time and memory of a whole verification by the size of the state (bench_jacobian.c). */
 MUST_USE enum status bench_jacobian(const struct bench_request *q, struct bench_results *r);

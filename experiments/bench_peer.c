@@ -1,5 +1,6 @@
 /* bench_peer.c: runs a peer that is written in Python, where one can be run. */
 #include "core/files.h"
+#include "core/tensors.h"
 #include "experiments/bench.h"
 #include <jansson.h>
 #include <math.h>
@@ -28,6 +29,29 @@ static int run_python(const char *python, const char *script, const char *argume
   output[fread(output, 1, OUTPUT - 1, pipe)] = 0;
   int status = pclose(pipe);
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+bool bench_peer_model(const struct config *c, char *out, size_t size)
+{
+  const struct mamba2_config *m = &c->model.mamba2;
+  struct model_dims d = model_dims(&c->model);
+  if (c->dtype != DTYPE_F32 || d.F || d.d_mlp || d.G != 1 || m->bias || !m->conv_bias ||
+      m->D_has_hdim || m->A_negative || m->norm_before_gate || m->dt_limit[0] > 0 ||
+      isfinite(m->dt_limit[1]) || !c->model.tie_embeddings || c->model.residual != 1)
+    return false;
+  int n = snprintf(out, size,
+                   "threads=%d V=%lld D=%lld layers=%lld E=%lld P=%lld N=%lld W=%lld eps=%g "
+                   "weight_norm=%d",
+                   omp_get_max_threads(), (long long)d.V, (long long)d.D, (long long)d.layers,
+                   (long long)d.E, (long long)d.P, (long long)d.N, (long long)d.W,
+                   c->model.norm_eps, c->model.weight_norm);
+  return n > 0 && (size_t)n < size;
+}
+
+const char *bench_peer_lacks(void)
+{
+  return "it knows models in f32 with one group, tied embeddings, Picard's method, without MLP, "
+         "biases in projections, and options beyond";
 }
 
 static int ascending(const void *a, const void *b)

@@ -3,7 +3,6 @@
 #include "core/tensors.h"
 #include "experiments/bench.h"
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -69,33 +68,24 @@ static void print_profile(const struct profile *p, const struct train_timing *t,
 
 /* ---- the peer ---- */
 
-/* What the peer is told; false, with a reason, for a model that it does not have. */
-static bool peer_command(const struct config *c, char *out, size_t size, const char **reason)
+/* What the peer is told; false for what it does not do. */
+static bool peer_command(const struct config *c, char *out, size_t size)
 {
-  const struct mamba2_config *m = &c->model.mamba2;
   struct model_dims d = model_dims(&c->model);
-  *reason = "it knows implicit models in f32 with one group, without MLP, biases in projections, "
-            "and options beyond";
-  if (c->dtype != DTYPE_F32 || c->model.kind != MODEL_IMPLICIT || d.F || d.d_mlp || d.G != 1 ||
-      m->bias || !m->conv_bias || m->D_has_hdim || m->A_negative || m->norm_before_gate ||
-      m->dt_limit[0] > 0 || isfinite(m->dt_limit[1]) || !c->model.tie_embeddings ||
-      c->model.residual != 1 || c->train.accumulate != 1 || c->data.length_min ||
+  char model[512];
+  if (!bench_peer_model(c, model, sizeof model) || c->train.accumulate != 1 || c->data.length_min ||
       c->train.curriculum_steps || c->deq.forward.solver != FP_PICARD ||
       c->deq.forward.window != FP_WINDOW_ALL ||
       c->data.length % (c->data.length < d.chunk ? c->data.length : d.chunk))
     return false;
   int n = snprintf(
       out, size,
-      "threads=%d repetitions=%d B=%lld T=%lld V=%lld D=%lld layers=%lld E=%lld P=%lld N=%lld "
-      "W=%lld chunk=%lld eps=%g weight_norm=%d dropout=%g lr=%g beta1=%g beta2=%g decay=%g clip=%g "
-      "unroll_iterations=%lld unroll_damping=%g max_iter=%lld forward_damping=%g "
-      "phantom_steps=%lld "
-      "phantom_damping=%g",
-      omp_get_max_threads(), (int)REPETITIONS, (long long)c->train.batch_size,
-      (long long)c->data.length, (long long)d.V, (long long)d.D, (long long)d.layers,
-      (long long)d.E, (long long)d.P, (long long)d.N, (long long)d.W, (long long)d.chunk,
-      c->model.norm_eps, c->model.weight_norm, c->model.dropout, c->train.lr, c->train.betas[0],
-      c->train.betas[1], c->train.weight_decay, c->train.clip, (long long)c->deq.unroll_iterations,
+      "%s repetitions=%d B=%lld T=%lld chunk=%lld dropout=%g lr=%g beta1=%g beta2=%g decay=%g "
+      "clip=%g unroll_iterations=%lld unroll_damping=%g max_iter=%lld forward_damping=%g "
+      "phantom_steps=%lld phantom_damping=%g",
+      model, (int)REPETITIONS, (long long)c->train.batch_size, (long long)c->data.length,
+      (long long)d.chunk, c->model.dropout, c->train.lr, c->train.betas[0], c->train.betas[1],
+      c->train.weight_decay, c->train.clip, (long long)c->deq.unroll_iterations,
       c->deq.unroll_damping, (long long)c->deq.forward.max_iter, c->deq.forward.damping,
       (long long)c->deq.phantom_steps, c->deq.phantom_damping);
   return n > 0 && (size_t)n < size;
@@ -105,10 +95,9 @@ static enum status measure_peer(const struct bench_request *q, const struct conf
                                 double peer[PHASES])
 {
   char arguments[1024];
-  const char *reason;
   peer[0] = peer[1] = (double)NAN;
-  if (!peer_command(c, arguments, sizeof arguments, &reason)) {
-    (void)printf("peer: skipped, %s\n", reason);
+  if (!peer_command(c, arguments, sizeof arguments)) {
+    (void)printf("peer: skipped, %s\n", bench_peer_lacks());
     return OK;
   }
   (void)snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), " seconds=%g",

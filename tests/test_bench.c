@@ -78,6 +78,35 @@ static void profile_counts_the_calls_of_a_step(void **state)
   assert_true(strtod(row_of(&r, "phantom", "linear_vjp "), NULL) == 4 * 2 + 2);
 }
 
+/* Both kinds, one sequence and many; of a configuration, and of a run with its parameters. */
+static void decode_measures_both_kinds(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char runs[600];
+  (void)snprintf(runs, sizeof runs, "runs_dir=%s", scratch("runs"));
+  scratch_put("tiny.yaml", tiny, sizeof tiny - 1);
+  SPAWN(&r, "bench", "decode", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--json",
+        scratch("decode.json"));
+  check_spawned(&r, 0, "explicit, initial parameters, 128 tokens a sequence");
+  json_t *root = load("decode.json");
+  check_result(root, "decode tiny implicit batch 1", "tokens/s");
+  check_result(root, "decode tiny implicit batch 64", "tokens/s");
+  check_result(root, "decode tiny explicit batch 1", "tokens/s");
+  check_result(root, "decode tiny explicit batch 64", "tokens/s");
+  json_decref(root);
+  const char *at = strstr(r.output, "decode tiny implicit iterations");
+  assert_non_null(at);
+  assert_true(strtod(at + 31, NULL) == 3); /* deq.forward.max_iter */
+  SPAWN(&r, "train", scratch("tiny.yaml"), runs, "deq.evaluate.tol=10");
+  check_spawned(&r, 0, "10 steps done");
+  SPAWN(&r, "bench", "decode", scratch("runs/tiny"), "--no-peer", "--seconds", "0.001");
+  check_spawned(&r, 0, "implicit, trained parameters");
+  at = strstr(r.output, "decode tiny implicit iterations");
+  assert_non_null(at);
+  assert_true(strtod(at + 31, NULL) == 1); /* the tolerance is met by any residual */
+}
+
 static void faults_are_named(void **state)
 {
   (void)state;
@@ -102,6 +131,7 @@ int main(void)
       cmocka_unit_test_setup_teardown(train_writes_both_phases, scratch_make, scratch_remove),
       cmocka_unit_test_setup_teardown(profile_counts_the_calls_of_a_step, scratch_make,
                                       scratch_remove),
+      cmocka_unit_test_setup_teardown(decode_measures_both_kinds, scratch_make, scratch_remove),
       cmocka_unit_test_setup_teardown(faults_are_named, scratch_make, scratch_remove),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
