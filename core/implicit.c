@@ -83,7 +83,7 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
 /* ---- a trajectory of damped evaluations ---- */
 
 enum status trajectory_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
-                           int64_t steps, double first, double damping)
+                           int64_t steps, bool from_zero, double first, double damping)
 {
   const struct backend *be = net->m->be;
   int64_t count = rows * net->length * net->m->dims.D;
@@ -91,6 +91,7 @@ enum status trajectory_fwd(struct network *net, const struct parameter_set *p, i
   CHECK(steps >= 1 && steps <= net->steps);
   for (int64_t k = 0; k < steps; k++) {
     double tau = k == 0 ? first : damping;
+    s.from_zero = k == 0 && from_zero;
     TRY(block_fwd(net->m, p, &s, net->z[k], &net->acts[k], net->scratch, net->z[k + 1]));
     if (tau != 1)
       be->axpby(be->st, count, (real)(1 - tau), net->z[k], (real)tau, net->z[k + 1]);
@@ -99,7 +100,7 @@ enum status trajectory_fwd(struct network *net, const struct parameter_set *p, i
 }
 
 enum status trajectory_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
-                           int64_t steps, double first, double damping,
+                           int64_t steps, bool from_zero, double first, double damping,
                            const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
@@ -109,6 +110,7 @@ enum status trajectory_vjp(struct network *net, const struct parameter_set *p, i
     double tau = k == 0 ? first : damping;
     be->axpby(be->st, count, (real)tau, net->zb, 0, net->fb);
     be->axpby(be->st, count, 0, net->zb, (real)(1 - tau), net->zb);
+    s.from_zero = k == 0 && from_zero;
     /* what reaches z[0] is the guess's or the solver's, and constant */
     TRY(block_vjp(net->m, p, &s, &net->acts[k], net->fb, net->scratch, k ? net->zb : NULL,
                   s.u ? net->ub : NULL, g));

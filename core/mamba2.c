@@ -35,9 +35,15 @@ static struct gated_rmsnorm_shape gate_shape(const struct sequence_model *m, int
                                       m->config.mamba2.norm_before_gate};
 }
 
+/* Terms of in_proj's products: none where layer l's xn is known to be zeros. */
+static int64_t inputs_of(const struct sequence_model *m, const struct span *s, int64_t l)
+{
+  return l == 0 && s->from_zero ? 0 : m->dims.D;
+}
+
 /* zxbcdt = W_in xn + u */
 static void project_in(const struct sequence_model *m, const struct layer_parameters *p,
-                       const struct span *s, const struct layer_activations *a)
+                       const struct span *s, int64_t l, const struct layer_activations *a)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -47,8 +53,8 @@ static void project_in(const struct sequence_model *m, const struct layer_parame
                       s->u, a->zxbcdt);
   else if (s->u)
     be->axpby(be->st, M * d->d_in_proj, 1, s->u, 0, a->zxbcdt);
-  be->linear_fwd(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, p->in_proj_bias, s->u ? 1 : 0,
-                 a->zxbcdt);
+  be->linear_fwd(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, p->in_proj_bias,
+                 s->u ? 1 : 0, a->zxbcdt);
 }
 
 /* out = W_out yn, or of [x0 silu(z0), yn] */
@@ -133,7 +139,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
-  project_in(m, p, s, a);
+  project_in(m, p, s, l, a);
   be->conv1d_fwd(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
                  conv0, a->xBC, NULL);
   be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
@@ -167,6 +173,8 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ynb, *yb, *zxbcdtb, *xBCb, *dtb, *work;
+  /* a single chunk that nothing enters needs no states */
+  const DEVICE real *S = s->carried || ssd_chunks(ssd) > 1 ? a->S : NULL;
   struct arena *dev = &scratch.device;
   g = g ? g : &none;
   TRY(CARVE(dev, M * d->E, &ynb));
@@ -185,7 +193,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
                         yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
-                      p->D, a->S, yb, s1b ? s1b->ssm[l] : NULL, work, xBCb + at.x, xBCb + at.B,
+                      p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
   be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
                          c->dt_limit[0], c->dt_limit[1], dtb, zxbcdtb + at.dt, g->dt_bias);
@@ -194,8 +202,8 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
                  s0b ? s0b->conv[l] : NULL);
   if (ub)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, 1, ub);
-  be->linear_vjp(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, zxbcdtb, xnb, g->in_proj,
-                 g->in_proj_bias);
+  be->linear_vjp(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, zxbcdtb, xnb,
+                 g->in_proj, g->in_proj_bias);
   return OK;
 }
 

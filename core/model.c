@@ -242,7 +242,8 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i];
     DEVICE real *next = i + 1 < d->layers ? a->layer[i + 1].x : a->x;
-    be->rmsnorm_fwd(be->st, M, d->D, eps, l->x, w->norm, l->r, l->xn);
+    if (i > 0 || !s->from_zero)
+      be->rmsnorm_fwd(be->st, M, d->D, eps, l->x, w->norm, l->r, l->xn);
     TRY(mixer_fwd(m, w, s, i, l, scratch, out));
     add_branch(m, s, 2 * i, l->x, out, d->F ? l->x2 : next);
     if (d->F) {
@@ -289,7 +290,7 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
   DEVICE real *xb, *xnb, *outb;
-  CHECK(!s->row);
+  CHECK(!s->row && !(s->from_zero && zb));
   TRY(CARVE(&scratch.device, M * d->D, &xb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
   TRY(CARVE(&scratch.device, M * d->D, &outb));
@@ -303,7 +304,8 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
     be->fill(be->st, M * d->D, 0, xnb);
     TRY(mixer_vjp(m, w, s, i, l, branch_cotangent(m, s, 2 * i, xb, outb), s1b, scratch, xnb, ub, gw,
                   s0b));
-    be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
+    if (i > 0 || !s->from_zero)
+      be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
   }
   if (zb)
     be->axpby(be->st, M * d->D, 1, xb, 1, zb);

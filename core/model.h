@@ -100,6 +100,9 @@ struct span {
   const DEVICE real *u;                      /* (.,length,d_in_proj); NULL: none injected */
   const struct carried_states *carried;      /* NULL: zero states */
   const struct dropout_masks *masks;         /* NULL: no dropout */
+  /* z is zeros and nobody asks for its cotangent: the first norm and in_proj's product, which are
+   * zeros too, are not computed, and the first layer's xn is not kept */
+  bool from_zero;
 };
 
 /* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */

@@ -301,7 +301,7 @@ static enum status implicit_fwd(struct network *net, const struct parameter_set 
     *first = deq->phantom_damping;
   if (gradient != GRADIENT_UNROLL)
     TRY(implicit_solve(net, p, rows, &deq->forward, &r->forward));
-  return trajectory_fwd(net, p, rows, *steps, *first, *damping);
+  return trajectory_fwd(net, p, rows, *steps, gradient == GRADIENT_UNROLL, *first, *damping);
 }
 
 /* From the cotangent of the output in net->zb. */
@@ -319,7 +319,7 @@ static enum status implicit_vjp(struct network *net, const struct parameter_set 
     TRY(adjoint_solve(net, p, rows, &net->deq->backward, &r->backward));
     be->axpby(be->st, M * d->D, 1, net->fb, 0, net->zb);
   }
-  TRY(trajectory_vjp(net, p, rows, steps, first, damping, g));
+  TRY(trajectory_vjp(net, p, rows, steps, gradient == GRADIENT_UNROLL, first, damping, g));
   return inject_vjp(net->m, p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb, g);
 }
 
@@ -342,7 +342,7 @@ enum status network_learn(struct network *net, const struct parameter_set *p,
     TRY(implicit_fwd(net, p, rows, gradient, &steps, &first, &damping, r));
   } else {
     be->axpby(be->st, M * m->dims.D, 1, net->e, 0, net->z[0]);
-    TRY(trajectory_fwd(net, p, rows, 1, 1, 1));
+    TRY(trajectory_fwd(net, p, rows, 1, false, 1, 1));
   }
   /* ift: the activations are those of z[0], which is the output */
   const DEVICE real *z = implicit && gradient == GRADIENT_IFT ? net->z[0] : net->z[steps];

@@ -100,13 +100,15 @@ struct span whole_span(const struct network *net, int64_t rows);
 /* z* = f(z*, u) for `rows` sequences from the guess in net->z[0]. */
 MUST_USE enum status implicit_solve(struct network *net, const struct parameter_set *p,
                                     int64_t rows, const struct fp_options *o, struct fp_result *r);
-/* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first. */
+/* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first.
+ * from_zero: z[0] is zeros, so that a quarter of four evaluations' largest products is not done. */
 MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_set *p,
-                                    int64_t rows, int64_t steps, double first, double damping);
+                                    int64_t rows, int64_t steps, bool from_zero, double first,
+                                    double damping);
 /* From the cotangent of z[steps] in net->zb: adds to net->ub and g. */
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
-                                    int64_t rows, int64_t steps, double first, double damping,
-                                    const struct parameter_set *g);
+                                    int64_t rows, int64_t steps, bool from_zero, double first,
+                                    double damping, const struct parameter_set *g);
 /* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb; windows slide from the
  * end. */
 MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,

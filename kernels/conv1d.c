@@ -55,16 +55,21 @@ ELEMENTARY void load_columns(struct width n, const real *a, real (*out)[LANES])
   }
 }
 
-/* state (.,C,W), of which the strip has row r; any of the arrays may be NULL: zeros */
-ELEMENTARY void load_strip(struct conv1d_shape d, struct width n, int64_t seq, int64_t c, int64_t r,
-                           const real *x, const real *w, const real *b, const real *state,
-                           struct strip *s)
+/* Taps and bias of channels c..; either may be NULL: zeros */
+ELEMENTARY void load_taps(struct conv1d_shape d, struct width n, int64_t c, const real *w,
+                          const real *b, struct strip *s)
 {
-  s->x = x ? x + seq * d.T * d.ld + c : NULL;
   s->ld = d.ld;
   for (int l = 0; l < n.lanes; l++)
     s->bias[l] = b ? b[c + l] : 0;
   load_columns(n, w ? w + c * d.W : NULL, s->taps);
+}
+
+/* Inputs of a sequence; state (.,C,W), of which it has row r; either may be NULL: zeros */
+ELEMENTARY void load_inputs(struct conv1d_shape d, struct width n, int64_t seq, int64_t c,
+                            int64_t r, const real *x, const real *state, struct strip *s)
+{
+  s->x = x ? x + seq * d.T * d.ld + c : NULL;
   load_columns(n, state ? state + (r * d.C + c) * d.W : NULL, s->past);
 }
 
@@ -97,9 +102,10 @@ ELEMENTARY void preactivation(const struct strip *s, struct width n, int64_t t, 
   convolve(s, n, t, v);
 }
 
-/* Index i of (sequence, block of tokens, strip). */
+/* Index i of (sequences, block of tokens, strip): several short sequences, or a part of a long one.
+ */
 struct block {
-  int64_t seq, first, end, c;
+  int64_t seq, last, first, end, c; /* sequences seq..last-1, tokens first..end-1 of each */
   int lanes;
 };
 
@@ -108,13 +114,29 @@ INLINE int64_t token_blocks(struct conv1d_shape d)
   return (d.T + BLOCK_TOKENS - 1) / BLOCK_TOKENS;
 }
 
+/* Sequences of an index. */
+INLINE int64_t together(struct conv1d_shape d)
+{
+#ifdef __CUDACC__
+  return 1;
+#else
+  return d.T > 0 && d.T < BLOCK_TOKENS ? BLOCK_TOKENS / d.T : 1;
+#endif
+}
+
+INLINE int64_t block_count(struct conv1d_shape d)
+{
+  return (d.B + together(d) - 1) / together(d) * token_blocks(d) * lane_blocks(d.C);
+}
+
 INLINE struct block block_of(struct conv1d_shape d, int64_t i)
 {
   int64_t strips = lane_blocks(d.C), blocks = token_blocks(d);
   struct block k;
   k.c = i % strips * LANES;
   k.lanes = at_most(d.C - k.c, LANES);
-  k.seq = i / strips / blocks;
+  k.seq = i / strips / blocks * together(d);
+  k.last = k.seq + together(d) < d.B ? k.seq + together(d) : d.B;
   k.first = i / strips % blocks * BLOCK_TOKENS;
   k.end = k.first + BLOCK_TOKENS < d.T ? k.first + BLOCK_TOKENS : d.T;
   return k;
@@ -122,28 +144,30 @@ INLINE struct block block_of(struct conv1d_shape d, int64_t i)
 
 /* ---- forward ---- */
 
-ELEMENTARY void convolve_block(struct width n, struct conv1d_shape d, struct block k, int64_t r,
-                               const real *x, const real *w, const real *b, const real *state0,
-                               real *y)
+ELEMENTARY void convolve_block(struct width n, struct conv1d_shape d, struct block k,
+                               const int32_t *row, const real *x, const real *w, const real *b,
+                               const real *state0, real *y)
 {
   struct strip s;
-  load_strip(d, n, k.seq, k.c, r, x, w, b, state0, &s);
-  for (int64_t t = k.first; t < k.end; t++) {
-    real v[LANES], *yt = y + (k.seq * d.T + t) * d.C + k.c;
-    preactivation(&s, n, t, v);
-    SIMD
-    for (int l = 0; l < n.lanes; l++)
-      yt[l] = silu(v[l]);
+  load_taps(d, n, k.c, w, b, &s);
+  for (int64_t seq = k.seq; seq < k.last; seq++) {
+    load_inputs(d, n, seq, k.c, row ? row[seq] : seq, x, state0, &s);
+    for (int64_t t = k.first; t < k.end; t++) {
+      real v[LANES], *yt = y + (seq * d.T + t) * d.C + k.c;
+      preactivation(&s, n, t, v);
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        yt[l] = silu(v[l]);
+    }
   }
 }
 
 KERNEL convolve_all(struct conv1d_shape d, const real *x, const real *w, const real *b,
                     const int32_t *row, const real *state0, real *y)
 {
-  int64_t count = d.B * token_blocks(d) * lane_blocks(d.C);
-  FOR_EACH_COST (i, count, (2 * d.W + 24) * d.B * d.T * d.C / count) {
+  FOR_EACH_COST (i, block_count(d), (2 * d.W + 24) * BLOCK_TOKENS * LANES) {
     struct block k = block_of(d, i);
-    WITH_WIDTH(k.lanes, d.W, convolve_block, d, k, row ? row[k.seq] : k.seq, x, w, b, state0, y);
+    WITH_WIDTH(k.lanes, d.W, convolve_block, d, k, row, x, w, b, state0, y);
   }
 }
 
@@ -172,7 +196,7 @@ void OP(conv1d_fwd)(stream st, struct conv1d_shape d, const DEVICE real *x, cons
                     DEVICE real *y, DEVICE real *state1)
 {
   if (y)
-    LAUNCH(st, d.B * token_blocks(d) * lane_blocks(d.C), convolve_all, d, x, w, b, row, state0, y);
+    LAUNCH(st, block_count(d), convolve_all, d, x, w, b, row, state0, y);
   if (state1) /* may be state0: only now that y has been computed */
     LAUNCH(st, d.B * lane_blocks(d.C), shift_state, d, x, row, NULL, state0, state1);
 }
@@ -196,41 +220,142 @@ ELEMENTARY void preactivation_cotangent(const struct strip *s, struct width n, i
     vb[l] = ybt[l] * silu_derivative(v[l]);
 }
 
-/* xb and state0b of one sequence's strip */
-ELEMENTARY void give_inputs(struct width n, struct conv1d_shape d, int64_t seq, int64_t c,
-                            const real *x, const real *w, const real *b, const real *state0,
-                            const real *yb, real *xb, real *state0b)
+/* Sums over the tokens of a strip: in real over about BLOCK_TOKENS, then in wide. */
+struct sums {
+  real taps[CONV_MAX_TAPS][LANES], bias[LANES];
+  wide all_taps[CONV_MAX_TAPS][LANES], all_bias[LANES];
+};
+
+ELEMENTARY void clear_sums(struct width n, struct sums *s)
 {
-  struct strip s;
-  real pastb[CONV_MAX_TAPS][LANES];
-  load_strip(d, n, seq, c, seq, x, w, b, state0, &s);
-  load_columns(n, NULL, pastb);
-  for (int64_t t = 0; t < d.T; t++) {
-    real vb[LANES];
-    preactivation_cotangent(&s, n, t, yb + (seq * d.T + t) * d.C + c, vb);
-    for (int k = 0; k < n.W; k++) {
-      int64_t from = t - n.W + 1 + k;
-      if (from >= 0 && xb == NULL)
-        break;
-      real *to = from < 0 ? pastb[n.W + from] : xb + (seq * d.T + from) * d.ld + c;
-      SIMD
-      for (int l = 0; l < n.lanes; l++)
-        to[l] = add_product(to[l], s.taps[k][l], vb[l]);
-    }
-  }
-  for (int l = 0; state0b && l < n.lanes; l++)
-    for (int k = 1; k < n.W; k++)
-      state0b[(seq * d.C + c + l) * n.W + k] += pastb[k][l];
+  load_columns(n, NULL, s->taps);
+  for (int l = 0; l < LANES; l++)
+    s->bias[l] = 0;
 }
 
-KERNEL input_cotangents(struct conv1d_shape d, const real *x, const real *w, const real *b,
-                        const real *state0, const real *yb, real *xb, real *state0b)
+ELEMENTARY void widen_sums(struct width n, struct sums *s)
 {
-  int64_t strips = lane_blocks(d.C);
-  FOR_EACH_COST (i, d.B * strips, d.T * LANES * (4 * d.W + 28)) {
-    int64_t c = i % strips * LANES;
+  for (int k = 0; k < n.W; k++) {
+    SIMD
+    for (int l = 0; l < n.lanes; l++)
+      s->all_taps[k][l] += (wide)s->taps[k][l];
+  }
+  SIMD
+  for (int l = 0; l < n.lanes; l++)
+    s->all_bias[l] += (wide)s->bias[l];
+  clear_sums(n, s);
+}
+
+/* sums += vb_t and vb_t x_{t-W+1+k} */
+ELEMENTARY void give_weights(const struct strip *s, struct width n, int64_t t, const real *vb,
+                             struct sums *sums)
+{
+  SIMD
+  for (int l = 0; l < n.lanes; l++)
+    sums->bias[l] += vb[l];
+  for (int k = 0; k < n.W; k++) {
+    const real *in = input(s, n, t - n.W + 1 + k);
+    SIMD
+    for (int l = 0; l < n.lanes; l++)
+      sums->taps[k][l] = add_product(sums->taps[k][l], vb[l], in[l]);
+  }
+}
+
+/* Where the cotangents of one sequence's inputs go. */
+struct input_cotangents {
+  real *xb, *stateb; /* token 0 in rows of ld; (C,W); either may be NULL */
+  int64_t ld;
+};
+
+/* The cotangent of input t is complete. */
+ELEMENTARY void give_input(struct width n, const struct input_cotangents *to, int64_t t,
+                           const real *cotangent)
+{
+  if (t >= 0 && to->xb) {
+    real *xbt = to->xb + t * to->ld;
+    SIMD
+    for (int l = 0; l < n.lanes; l++)
+      xbt[l] += cotangent[l];
+  } else if (t < 0 && to->stateb) {
+    for (int l = 0; l < n.lanes; l++)
+      to->stateb[l * n.W + n.W + t] += cotangent[l];
+  }
+}
+
+/* One sequence's strip: the cotangents of the last W inputs wait in registers. */
+ELEMENTARY void give_sequence(struct width n, const struct strip *s, int64_t T, int64_t C,
+                              const real *yb, const struct input_cotangents *to, struct sums *sums)
+{
+  real waiting[CONV_MAX_TAPS][LANES];
+  load_columns(n, NULL, waiting);
+  for (int64_t t = 0; t < T; t++) {
+    real vb[LANES];
+    preactivation_cotangent(s, n, t, yb + t * C, vb);
+    for (int k = 0; k < n.W; k++) {
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        waiting[k][l] = add_product(waiting[k][l], s->taps[k][l], vb[l]);
+    }
+    give_input(n, to, t - n.W + 1, waiting[0]);
+    for (int k = 0; k < n.W; k++) {
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        waiting[k][l] = k + 1 < n.W ? waiting[k + 1][l] : 0;
+    }
+    if (sums == NULL)
+      continue;
+    give_weights(s, n, t, vb, sums);
+    if (t % BLOCK_TOKENS == BLOCK_TOKENS - 1)
+      widen_sums(n, sums);
+  }
+  for (int k = 0; k < n.W - 1; k++)
+    give_input(n, to, T - n.W + 1 + k, waiting[k]);
+  if (sums)
+    widen_sums(n, sums);
+}
+
+/* The arrays of conv1d_vjp. */
+struct cotangents {
+  const real *x, *w, *b, *state0, *yb;
+  real *xb, *wb, *bb, *state0b;
+};
+
+/* Sequences seq..last-1 of the strip from channel c on. */
+ELEMENTARY void give_strip(struct width n, struct conv1d_shape d, int64_t seq, int64_t last,
+                           int64_t c, const struct cotangents *a)
+{
+  struct strip s;
+  struct sums sums = {{{0}}, {0}, {{0}}, {0}};
+  bool weights = a->wb || a->bb;
+  load_taps(d, n, c, a->w, a->b, &s);
+  for (; seq < last; seq++) {
+    struct input_cotangents to;
+    to.xb = a->xb ? a->xb + seq * d.T * d.ld + c : NULL;
+    to.stateb = a->state0b ? a->state0b + (seq * d.C + c) * d.W : NULL;
+    to.ld = d.ld;
+    load_inputs(d, n, seq, c, seq, a->x, a->state0, &s);
+    if (weights)
+      give_sequence(n, &s, d.T, d.C, a->yb + seq * d.T * d.C + c, &to, &sums);
+    else
+      give_sequence(n, &s, d.T, d.C, a->yb + seq * d.T * d.C + c, &to, NULL);
+  }
+  for (int l = 0; weights && l < n.lanes; l++) {
+    for (int k = 0; a->wb && k < n.W; k++)
+      a->wb[(c + l) * n.W + k] += (real)sums.all_taps[k][l];
+    if (a->bb)
+      a->bb[c + l] += (real)sums.all_bias[l];
+  }
+}
+
+/* Index i of (part of the sequences, strip); one part where weights' cotangents are wanted. */
+KERNEL give(struct conv1d_shape d, int64_t parts, struct cotangents a)
+{
+  int64_t strips = lane_blocks(d.C), size = (d.B + parts - 1) / parts;
+  FOR_EACH_COST (i, parts * strips, size * d.T * LANES * (6 * d.W + 28)) {
+    int64_t c = i % strips * LANES, seq = i / strips * size;
+    int64_t last = seq + size < d.B ? seq + size : d.B;
     int lanes = at_most(d.C - c, LANES);
-    WITH_WIDTH(lanes, d.W, give_inputs, d, i / strips, c, x, w, b, state0, yb, xb, state0b);
+    WITH_WIDTH(lanes, d.W, give_strip, d, seq, last, c, &a);
   }
 }
 
@@ -249,73 +374,27 @@ KERNEL state_cotangents(struct conv1d_shape d, const real *state1b, real *xb, re
   }
 }
 
-/* Sums over the tokens of a strip: in real over a block, in wide over the blocks. */
-struct sums {
-  wide taps[CONV_MAX_TAPS][LANES], bias[LANES];
-};
-
-ELEMENTARY void give_weights(struct width n, const struct strip *s, int64_t first, int64_t end,
-                             int64_t C, const real *yb, struct sums *sums)
-{
-  real taps[CONV_MAX_TAPS][LANES], bias[LANES] = {0};
-  load_columns(n, NULL, taps);
-  for (int64_t t = first; t < end; t++) {
-    real vb[LANES];
-    preactivation_cotangent(s, n, t, yb + t * C, vb);
-    SIMD
-    for (int l = 0; l < n.lanes; l++)
-      bias[l] += vb[l];
-    for (int k = 0; k < n.W; k++) {
-      const real *in = input(s, n, t - n.W + 1 + k);
-      SIMD
-      for (int l = 0; l < n.lanes; l++)
-        taps[k][l] = add_product(taps[k][l], vb[l], in[l]);
-    }
-  }
-  for (int l = 0; l < n.lanes; l++) {
-    sums->bias[l] += (wide)bias[l];
-    for (int k = 0; k < n.W; k++)
-      sums->taps[k][l] += (wide)taps[k][l];
-  }
-}
-
-KERNEL weight_cotangents(struct conv1d_shape d, const real *x, const real *w, const real *b,
-                         const real *state0, const real *yb, real *wb, real *bb)
-{
-  FOR_EACH_COST (i, lane_blocks(d.C), d.B * d.T * LANES * (4 * d.W + 28)) {
-    int64_t c = i * LANES;
-    int lanes = at_most(d.C - c, LANES);
-    struct sums sums = {{{0}}, {0}};
-    for (int64_t seq = 0; seq < d.B; seq++) {
-      const struct width n = {lanes, (int)d.W};
-      struct strip s;
-      load_strip(d, n, seq, c, seq, x, w, b, state0, &s);
-      for (int64_t first = 0; first < d.T; first += BLOCK_TOKENS) {
-        int64_t end = first + BLOCK_TOKENS < d.T ? first + BLOCK_TOKENS : d.T;
-        WITH_WIDTH(lanes, d.W, give_weights, &s, first, end, d.C, yb + seq * d.T * d.C + c, &sums);
-      }
-    }
-    for (int l = 0; l < lanes; l++) {
-      for (int64_t k = 0; wb && k < d.W; k++)
-        wb[(c + l) * d.W + k] += (real)sums.taps[k][l];
-      if (bb)
-        bb[c + l] += (real)sums.bias[l];
-    }
-  }
-}
-
 void OP(conv1d_vjp)(stream st, struct conv1d_shape d, const DEVICE real *x, const DEVICE real *w,
                     const DEVICE real *b, const DEVICE real *state0, const DEVICE real *yb,
                     const DEVICE real *state1b, DEVICE real *xb, DEVICE real *wb, DEVICE real *bb,
                     DEVICE real *state0b)
 {
   int64_t strips = lane_blocks(d.C);
-  if (xb || state0b)
-    LAUNCH(st, d.B * strips, input_cotangents, d, x, w, b, state0, yb, xb, state0b);
+  struct cotangents inputs = {x, w, b, state0, yb, xb, NULL, NULL, state0b};
+  struct cotangents weights = {x, w, b, state0, yb, NULL, wb, bb, NULL};
+#ifndef __CUDACC__ /* few strips for many processors there */
+  if (wb || bb) {
+    weights.xb = xb;
+    weights.state0b = state0b;
+    inputs.xb = inputs.state0b = NULL;
+  }
+#endif
+  if (inputs.xb || inputs.state0b)
+    LAUNCH(st, d.B * strips, give, d, d.B, inputs);
+  if (wb || bb)
+    LAUNCH(st, strips, give, d, 1, weights);
   if (state1b && (xb || state0b))
     LAUNCH(st, d.B * d.C, state_cotangents, d, state1b, xb, state0b);
-  if (wb || bb)
-    LAUNCH(st, strips, weight_cotangents, d, x, w, b, state0, yb, wb, bb);
 }
 
 /* ---- JVP ---- */
@@ -326,10 +405,10 @@ struct strip_tangent {
 };
 
 ELEMENTARY void differentiate_block(struct width n, struct conv1d_shape d, struct block k,
-                                    const struct strip_tangent *g, real *yd)
+                                    int64_t seq, const struct strip_tangent *g, real *yd)
 {
   for (int64_t t = k.first; t < k.end; t++) {
-    real v[LANES], vd[LANES], *ydt = yd + (k.seq * d.T + t) * d.C + k.c;
+    real v[LANES], vd[LANES], *ydt = yd + (seq * d.T + t) * d.C + k.c;
     preactivation(&g->s, n, t, v);
     preactivation(&g->taps, n, t, vd);
     convolve(&g->inputs, n, t, vd);
@@ -343,15 +422,19 @@ KERNEL differentiate_all(struct conv1d_shape d, const real *x, const real *w, co
                          const real *state0, const real *xd, const real *wd, const real *bd,
                          const real *state0d, real *yd)
 {
-  int64_t count = d.B * token_blocks(d) * lane_blocks(d.C);
-  FOR_EACH_COST (i, count, (6 * d.W + 28) * d.B * d.T * d.C / count) {
+  FOR_EACH_COST (i, block_count(d), (6 * d.W + 28) * BLOCK_TOKENS * LANES) {
     struct block k = block_of(d, i);
     const struct width n = {k.lanes, (int)d.W};
     struct strip_tangent g;
-    load_strip(d, n, k.seq, k.c, k.seq, x, w, b, state0, &g.s);
-    load_strip(d, n, k.seq, k.c, k.seq, x, wd, bd, state0, &g.taps);
-    load_strip(d, n, k.seq, k.c, k.seq, xd, w, NULL, state0d, &g.inputs);
-    WITH_WIDTH(k.lanes, d.W, differentiate_block, d, k, &g, yd);
+    load_taps(d, n, k.c, w, b, &g.s);
+    load_taps(d, n, k.c, wd, bd, &g.taps);
+    load_taps(d, n, k.c, w, NULL, &g.inputs);
+    for (int64_t seq = k.seq; seq < k.last; seq++) {
+      load_inputs(d, n, seq, k.c, seq, x, state0, &g.s);
+      load_inputs(d, n, seq, k.c, seq, x, state0, &g.taps);
+      load_inputs(d, n, seq, k.c, seq, xd, state0d, &g.inputs);
+      WITH_WIDTH(k.lanes, d.W, differentiate_block, d, k, seq, &g, yd);
+    }
   }
 }
 
@@ -361,8 +444,7 @@ void OP(conv1d_jvp)(stream st, struct conv1d_shape d, const DEVICE real *x, cons
                     DEVICE real *yd, DEVICE real *state1d)
 {
   if (yd)
-    LAUNCH(st, d.B * token_blocks(d) * lane_blocks(d.C), differentiate_all, d, x, w, b, state0, xd,
-           wd, bd, state0d, yd);
+    LAUNCH(st, block_count(d), differentiate_all, d, x, w, b, state0, xd, wd, bd, state0d, yd);
   if (state1d)
     LAUNCH(st, d.B * lane_blocks(d.C), shift_state, d, xd, NULL, NULL, state0d, state1d);
 }

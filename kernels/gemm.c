@@ -80,7 +80,7 @@ static void multiply(struct product p)
 /* No terms: C = beta C, where beta = 0 does not read C. */
 static void scale(struct product p)
 {
-  for (int64_t i = 0; i < p.m; i++)
+  for (int64_t i = 0; p.beta != 1 && i < p.m; i++)
     for (int64_t j = 0; j < p.n; j++)
       p.C[i * p.ldc + j] = p.beta == 0 ? 0 : p.beta * p.C[i * p.ldc + j];
 }
