@@ -1,129 +1,12 @@
-/* evaluation.c: accuracy and loss by length and mode; logits and gradients of given tokens.
- *
- * Sequences of stream EVALUATE, numbered from 0, the same for every mode; of word problems a longer
- * one begins as the shorter one. */
-#include "core/data.h"
+/* evaluation.c: a trained model in memory; logits and gradients of given tokens. */
+#include "core/evaluator.h"
 #include "core/files.h"
-#include "core/interrupt.h"
-#include "core/network.h"
-#include "core/progress.h"
 #include "core/tokens.h"
 #include "core/training.h"
-#include "core/weights.h"
 #include <stdlib.h>
 #include <string.h>
 
 #if REAL_BITS != 128
-
-enum { TOKENS_PER_BATCH = 16384 };
-
-struct evaluator {
-  const struct config *c;
-  const struct solver_port *solver;
-  struct weights w;
-  struct task_data data; /* not open for given tokens */
-};
-
-/* ---- fresh sequences ---- */
-
-struct tally {
-  int64_t labels, correct, last, last_correct, group, monoid;
-  double loss;
-  int64_t samples, converged, iterations, most, block_evaluations, serial;
-};
-
-static void count_batch(const struct evaluator *e, const struct batch *b, int64_t length,
-                        const struct network_result *r, struct tally *t)
-{
-  int32_t monoid = e->data.problem.monoid; /* 0: no word problem */
-  for (int64_t i = 0; i < b->rows * length; i++) {
-    int32_t got = r->best[i], want = b->labels[i];
-    bool right = got == want, last = i % length >= length - EVALUATION_LAST;
-    t->correct += right;
-    t->last += last;
-    t->last_correct += last && right;
-    t->group += monoid && got / monoid == want / monoid && got >= 0;
-    t->monoid += monoid && got % monoid == want % monoid && got >= 0;
-  }
-  t->labels += r->labels;
-  t->loss += r->loss_sum;
-  t->samples += r->forward.samples;
-  t->converged += r->forward.exits[FP_CONVERGED];
-  t->iterations += (int64_t)(r->forward.mean_iterations * (double)r->forward.samples + 0.5);
-  t->most = r->forward.max_iterations > t->most ? r->forward.max_iterations : t->most;
-  t->block_evaluations += r->forward.block_evaluations;
-  t->serial += r->forward.evaluations;
-}
-
-static void summarise(const struct tally *t, struct evaluation_row *row)
-{
-  double labels = t->labels ? (double)t->labels : 1;
-  row->loss = t->loss / labels;
-  row->accuracy = (double)t->correct / labels;
-  row->accuracy_last10 = t->last ? (double)t->last_correct / (double)t->last : 0;
-  row->accuracy_group = (double)t->group / labels;
-  row->accuracy_monoid = (double)t->monoid / labels;
-  row->solve.iterations_mean =
-      t->samples ? (double)t->iterations / (double)t->samples : (double)NAN;
-  row->solve.converged = t->samples ? (double)t->converged / (double)t->samples : (double)NAN;
-  row->solve.iterations_max = t->most;
-  row->block_evaluations = t->block_evaluations;
-  row->serial_iterations = t->serial;
-}
-
-static struct fp_options mode_options(const struct config *c, enum evaluate_mode mode,
-                                      int64_t length)
-{
-  struct fp_options o = c->deq.evaluate;
-  /* a window that was given takes the sequential mode's place */
-  if (mode == MODE_SIMULTANEOUS)
-    o.window = FP_WINDOW_ALL;
-  else if (o.window == FP_WINDOW_ALL)
-    o.window = 1;
-  return fp_choose(&o, length);
-}
-
-static enum status run_batches(const struct evaluator *e, struct network *net,
-                               const struct fp_options *o, int32_t *tokens, int32_t *labels,
-                               int64_t sequences, struct tally *t)
-{
-  int64_t length = net->length;
-  for (int64_t first = 0; first < sequences; first += net->rows) {
-    struct batch b = {.rows = sequences - first, .tokens = tokens, .labels = labels};
-    struct network_result r = {0};
-    b.rows = b.rows < net->rows ? b.rows : net->rows;
-    data_batch(&e->data, (uint64_t)e->c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows, length,
-               tokens, labels);
-    TRY(network_evaluate(net, &e->w.set[0], o, &b, &r));
-    count_batch(e, &b, length, &r, t);
-    if (interrupted())
-      FAIL(ERR_INTERRUPTED, "interrupted");
-  }
-  return OK;
-}
-
-static enum status evaluate_mode(const struct evaluator *e, struct evaluation_row *row)
-{
-  struct fp_options o = mode_options(e->c, row->mode, row->length);
-  int64_t rows = TOKENS_PER_BATCH / row->length;
-  rows = rows < 1 ? 1 : rows > row->sequences ? row->sequences : rows;
-  struct network net;
-  struct tally t = {0};
-  double began = monotonic_seconds();
-  size_t items = (size_t)(rows * row->length);
-  int32_t *tokens = malloc(items * 2 * sizeof *tokens);
-  if (!tokens)
-    FAIL(ERR_MEMORY, "out of memory");
-  enum status s = network_open(&e->w.m, &e->c->deq, e->solver, rows, row->length, false, &net);
-  if (s == OK) {
-    s = run_batches(e, &net, &o, tokens, tokens + items, row->sequences, &t);
-    network_close(&net);
-  }
-  free(tokens);
-  summarise(&t, row);
-  row->seconds = monotonic_seconds() - began;
-  return s;
-}
 
 /* ---- given tokens ---- */
 
@@ -135,8 +18,14 @@ struct outputs {
   uint8_t *exit;
 };
 
-static enum status evaluate_given(const struct evaluator *e, const struct given_tokens *g,
-                                  const struct fp_options *o, struct outputs *out, struct tally *t)
+/* Over all batches. */
+struct tally {
+  int64_t labels, correct, samples, converged;
+  double loss;
+};
+
+static enum status answer_given(const struct evaluator *e, const struct given_tokens *g,
+                                const struct fp_options *o, struct outputs *out, struct tally *t)
 {
   const struct backend *be = e->w.m.be;
   const struct model_dims *d = &e->w.m.dims;
@@ -193,7 +82,7 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
                              const char *path)
 {
   const struct model_dims *d = &e->w.m.dims;
-  struct fp_options o = mode_options(e->c, e->c->deq.mode, g->L);
+  struct fp_options o = evaluate_solve(e->c, e->c->deq.mode, g->L);
   size_t M = (size_t)(g->B * g->L);
   struct outputs out = {
       .logits = malloc(M * (size_t)d->V * sizeof(real)),
@@ -207,7 +96,7 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
   if (!out.logits || !out.hidden || !out.residual || !out.iterations || !out.exit)
     s = fail_at(ERR_MEMORY, __FILE__, __LINE__, "out of memory for %zu tokens", M);
   if (s == OK)
-    s = evaluate_given(e, g, &o, &out, &t);
+    s = answer_given(e, g, &o, &out, &t);
   if (s == OK)
     s = write_outputs(e, g, o.window != FP_WINDOW_ALL, &out, path);
   free(out.logits), free(out.hidden), free(out.residual), free(out.iterations), free(out.exit);
@@ -240,7 +129,7 @@ static enum status gradients_of(struct evaluator *e, const struct given_tokens *
   return OK;
 }
 
-static enum status evaluate_tokens(struct evaluator *e, const struct evaluate_options *o)
+static enum status evaluate_tokens(struct evaluator *e, const struct given_request *o)
 {
   struct given_tokens g = {0};
   enum status s = given_tokens_read(o->tokens, e->w.m.dims.V, &g);
@@ -254,122 +143,31 @@ static enum status evaluate_tokens(struct evaluator *e, const struct evaluate_op
   return s;
 }
 
-/* ---- the table ---- */
-
-static void print_row(const struct evaluation_row *r, bool text, bool implicit)
+enum status evaluator_open(const struct config *c, const struct backend *be,
+                           const struct solver_port *solver, const char *dir, int sets,
+                           struct evaluator *e)
 {
-  (void)printf("%-13s %7lld  %8.4f  %8.4f  %9.4f", evaluate_mode_name(r->mode),
-               (long long)r->length, r->loss, r->accuracy,
-               text ? data_bits(r->loss) : r->accuracy_last10);
-  if (implicit)
-    (void)printf("  %10.1f  %8lld  %9.4f", r->solve.iterations_mean,
-                 (long long)r->solve.iterations_max, r->solve.converged);
-  (void)printf("\n");
-  (void)fflush(stdout);
-}
-
-static void number(FILE *out, const char *key, double x, const char *after)
-{
-  if (isfinite(x))
-    (void)fprintf(out, "\"%s\": %.9g%s", key, x, after);
-  else
-    (void)fprintf(out, "\"%s\": null%s", key, after);
-}
-
-static void write_mode(FILE *out, const struct evaluation_row *row, int64_t rows, bool text,
-                       bool implicit)
-{
-  (void)fprintf(out, "    \"%s\": [", evaluate_mode_name(row->mode));
-  for (int64_t i = 0; i < rows; i++) {
-    (void)fprintf(out, "%s\n      {\"length\": %lld, ", i ? "," : "", (long long)row[i].length);
-    number(out, "loss", row[i].loss, ", ");
-    number(out, "accuracy", row[i].accuracy, ", ");
-    number(out, "accuracy_last10", row[i].accuracy_last10, ", ");
-    if (text) {
-      number(out, "bits_per_byte", data_bits(row[i].loss), ", ");
-    } else {
-      number(out, "accuracy_group", row[i].accuracy_group, ", ");
-      number(out, "accuracy_monoid", row[i].accuracy_monoid, ", ");
-    }
-    number(out, "iterations_mean", row[i].solve.iterations_mean, ", ");
-    number(out, "iterations_max", implicit ? (double)row[i].solve.iterations_max : (double)NAN,
-           ", ");
-    number(out, "converged", row[i].solve.converged, ", ");
-    number(out, "evaluations_per_token",
-           implicit ? (double)row[i].block_evaluations / (double)(row[i].sequences * row[i].length)
-                    : (double)NAN,
-           ", ");
-    number(out, "serial_iterations", implicit ? (double)row[i].serial_iterations : (double)NAN,
-           ", ");
-    number(out, "seconds", row[i].seconds, "}");
+  char path[2 * CONFIG_PATH];
+  *e = (struct evaluator){.c = c, .solver = solver};
+  TRY(path_join(path, sizeof path, dir, "model.safetensors"));
+  enum status s = weights_open(&c->model, be, sets, &e->w);
+  if (s == OK) {
+    struct named_set set = {"", &e->w.set[0]};
+    s = weights_read(&e->w, path, &set, 1);
+    if (s != OK)
+      weights_close(&e->w);
   }
-  (void)fprintf(out, "\n    ]");
-}
-
-static enum status write_json(const struct evaluator *e, const struct evaluation_row *row,
-                              int64_t lengths, const char *path)
-{
-  struct file_writer f;
-  bool implicit = e->c->model.kind == MODEL_IMPLICIT, text = e->c->data.task == TASK_TEXT;
-  TRY(file_begin(path, &f));
-  (void)fprintf(f.out, "{\n  \"kind\": \"%s\",\n  \"parameters\": %lld,\n  \"modes\": {\n",
-                model_kind_name(e->c->model.kind), (long long)e->w.tensors.parameters);
-  write_mode(f.out, row, lengths, text, implicit);
-  (void)fprintf(f.out, ",\n");
-  write_mode(f.out, row + lengths, lengths, text, implicit);
-  (void)fprintf(f.out, "\n  }\n}\n");
-  return file_commit(&f);
-}
-
-static enum status evaluate_sequences(struct evaluator *e, const struct evaluate_options *o)
-{
-  const struct evaluate_config *c = &e->c->evaluate;
-  struct evaluation_row row[2 * CONFIG_LENGTHS] = {0};
-  bool implicit = e->c->model.kind == MODEL_IMPLICIT, text = e->c->data.task == TASK_TEXT;
-  for (int64_t i = 0; i < c->lengths_count; i++)
-    TRY(data_require(&e->data, STREAM_EVALUATE, c->lengths[i], "evaluate.lengths"));
-  (void)printf("%s, %s, %lld parameters, %lld sequences a length\n", e->c->name,
-               model_kind_name(e->c->model.kind), (long long)e->w.tensors.parameters,
-               (long long)c->sequences);
-  (void)printf("%-13s %7s  %8s  %8s  %9s%s\n", "mode", "length", "loss", "accuracy",
-               text ? "bits/byte" : "last 10", implicit ? "  iterations   maximum  converged" : "");
-  for (int mode = 0; mode < 2; mode++) {
-    char what[FP_DESCRIPTION];
-    struct fp_options chosen =
-        mode_options(e->c, (enum evaluate_mode)mode, c->lengths[c->lengths_count - 1]);
-    if (implicit && e->c->deq.evaluate.solver == FP_AUTO)
-      (void)printf("auto, %s: %s\n", evaluate_mode_name((enum evaluate_mode)mode),
-                   fp_describe(&chosen, what));
-    for (int64_t i = 0; i < c->lengths_count; i++) {
-      struct evaluation_row *r = &row[mode * c->lengths_count + i];
-      r->mode = mode == 0 ? MODE_SEQUENTIAL : MODE_SIMULTANEOUS;
-      r->length = c->lengths[i];
-      r->sequences = c->sequences;
-      TRY(evaluate_mode(e, r));
-      print_row(r, text, implicit);
-    }
-  }
-  return o->json ? write_json(e, row, c->lengths_count, o->json) : OK;
+  return s;
 }
 
 enum status NAME(evaluate)(const struct config *c, const struct backend *be,
                            const struct solver_port *solver, const char *dir,
-                           const struct evaluate_options *o)
+                           const struct given_request *o)
 {
-  struct evaluator e = {.c = c, .solver = solver};
-  char path[2 * CONFIG_PATH];
-  TRY(path_join(path, sizeof path, dir, "model.safetensors"));
-  enum status s = o->tokens ? OK : data_open(&c->data, &e.data);
-  if (s == OK)
-    s = weights_open(&c->model, be, o->gradients ? 2 : 1, &e.w);
-  if (s == OK) {
-    struct named_set set = {"", &e.w.set[0]};
-    s = weights_read(&e.w, path, &set, 1);
-    if (s == OK)
-      s = o->tokens ? evaluate_tokens(&e, o) : evaluate_sequences(&e, o);
-    weights_close(&e.w);
-  }
-  data_close(&e.data);
+  struct evaluator e;
+  TRY(evaluator_open(c, be, solver, dir, o->gradients ? 2 : 1, &e));
+  enum status s = evaluate_tokens(&e, o);
+  weights_close(&e.w);
   return s;
 }
 #endif

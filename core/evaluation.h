@@ -67,6 +67,7 @@ enum { TRACED_SOLVERS = 3 }; /* picard, anderson, broyden */
 /* Everything; index [mode] is enum evaluate_mode. */
 struct evaluation {
   enum model_kind kind;
+  enum data_task task; /* texts: a token is a byte */
   int64_t parameters;
   int64_t lengths_count;
   struct evaluation_row row[MODES][CONFIG_LENGTHS];
@@ -77,4 +78,13 @@ struct evaluation {
   double decode_tokens_per_second; /* one sequence, sequential mode; NaN: not measured */
 };
 void evaluation_free(struct evaluation *e);
+
+/* What is measured beside the table of lengths and modes. */
+struct evaluation_request {
+  bool closely;                                        /* detail, knob, trace, decoding */
+  void (*begin)(void *to, const struct evaluation *e); /* kind and parameters are known; or NULL */
+  void (*say)(void *to,
+              const struct evaluation_row *row); /* every row, once it is there; or NULL */
+  void *to;
+};
 #endif

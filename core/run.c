@@ -14,8 +14,29 @@ enum status train_run(const struct config *c, const struct runtime *rt,
                                : train_f64(c, rt->f64, rt->solver_f64, o);
 }
 
+struct fp_options evaluate_solve(const struct config *c, enum evaluate_mode mode, int64_t length)
+{
+  struct fp_options o = c->deq.evaluate;
+  /* a window that was given takes the sequential mode's place */
+  if (mode == MODE_SIMULTANEOUS)
+    o.window = FP_WINDOW_ALL;
+  else if (o.window == FP_WINDOW_ALL)
+    o.window = 1;
+  return fp_choose(&o, length);
+}
+
 enum status evaluate_run(const struct config *c, const struct runtime *rt, const char *dir,
-                         const struct evaluate_options *o)
+                         const struct evaluation_request *q, struct evaluation *e)
+{
+  enum status s = c->dtype == DTYPE_F32 ? measure_f32(c, rt->f32, rt->solver_f32, dir, q, e)
+                                        : measure_f64(c, rt->f64, rt->solver_f64, dir, q, e);
+  if (s != OK)
+    evaluation_free(e);
+  return s;
+}
+
+enum status evaluate_given(const struct config *c, const struct runtime *rt, const char *dir,
+                           const struct given_request *o)
 {
   return c->dtype == DTYPE_F32 ? evaluate_f32(c, rt->f32, rt->solver_f32, dir, o)
                                : evaluate_f64(c, rt->f64, rt->solver_f64, dir, o);

@@ -28,15 +28,20 @@ struct train_options {
 MUST_USE enum status train_run(const struct config *c, const struct runtime *rt,
                                const struct train_options *o);
 
-struct evaluate_options {
-  const char *json;                        /* FILE or NULL */
-  const char *tokens, *logits, *gradients; /* safetensors FILEs or NULL */
-};
-
-/* The model directory's model on fresh sequences of every length of c->evaluate, in both modes; or,
- * with o->tokens, on those tokens.  `dir` is a checkpoint. */
+/* Evaluates the model of the checkpoint `dir` on fresh sequences of every length of c->evaluate, in
+ * both modes, and what q asks for besides.  After a failure *e is empty. */
 MUST_USE enum status evaluate_run(const struct config *c, const struct runtime *rt, const char *dir,
-                                  const struct evaluate_options *o);
+                                  const struct evaluation_request *q, struct evaluation *e);
+
+/* How a mode of c solves sequences of a length, `auto` resolved. */
+struct fp_options evaluate_solve(const struct config *c, enum evaluate_mode mode, int64_t length);
+
+/* What is wanted of given tokens: safetensors FILEs, or NULL. */
+struct given_request {
+  const char *tokens, *logits, *gradients;
+};
+MUST_USE enum status evaluate_given(const struct config *c, const struct runtime *rt,
+                                    const char *dir, const struct given_request *o);
 
 /* Where a run lives, and the checkpoint that a user's DIR (run or checkpoint) means. */
 MUST_USE enum status run_directory(const struct config *c, char *out, size_t size);

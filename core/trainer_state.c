@@ -17,8 +17,9 @@ enum status trainer_state_write(const char *path, const struct config *c,
                 " \"tokens\": %" PRId64 ", \"skipped\": %" PRId64 ", \"loss_mean\": %.17g,\n",
                 s->tokens, s->skipped, s->loss_mean);
   (void)fprintf(f.out,
-                " \"best_step\": %" PRId64 ", \"best_loss\": %.17g, \"data\": %" PRId64 "}\n",
-                s->best_step, s->best_loss, s->data);
+                " \"best_step\": %" PRId64 ", \"best_loss\": %.17g, \"data\": %" PRId64
+                ",\n \"flops\": %.17g, \"seconds\": %.17g, \"peak_memory\": %" PRId64 "}\n",
+                s->best_step, s->best_loss, s->data, s->flops, s->seconds, s->peak_memory);
   return file_commit(&f);
 }
 
@@ -55,7 +56,10 @@ static enum status read_object(const char *path, const json_t *root, struct trai
   TRY(read_count(path, root, "skipped", false, &s->skipped));
   TRY(read_count(path, root, "best_step", false, &s->best_step));
   TRY(read_count(path, root, "data", false, &s->data));
+  TRY(read_count(path, root, "peak_memory", false, &s->peak_memory));
   TRY(read_number(path, root, "loss_mean", &s->loss_mean));
+  TRY(read_number(path, root, "flops", &s->flops));
+  TRY(read_number(path, root, "seconds", &s->seconds));
   return read_number(path, root, "best_loss", &s->best_loss);
 }
 

@@ -10,6 +10,10 @@ struct trainer_state {
   int64_t best_step;    /* of the best evaluation; 0: none yet */
   double best_loss;
   int64_t data; /* the text's fingerprint; 0: none */
+  double flops; /* of all steps, core/flops.h */
+  /* with train.log_timing only; 0: unknown */
+  double seconds;      /* of training, every session's */
+  int64_t peak_memory; /* bytes the process held at most, of any session */
 };
 
 /* All or nothing; numbers read back exactly.  ERR_IO names the file. */

@@ -7,6 +7,7 @@
 #include "core/checkpoint.h"
 #include "core/data.h"
 #include "core/files.h"
+#include "core/flops.h"
 #include "core/interrupt.h"
 #include "core/metrics.h"
 #include "core/network.h"
@@ -15,6 +16,7 @@
 #include "core/tensorboard.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #if REAL_BITS != 128
@@ -38,7 +40,7 @@ struct trainer {
   DEVICE double *square; /* (1) */
   struct trainer_state state;
   int64_t shown; /* tenth of the run that was last logged */
-  double began, began_tokens;
+  double began, began_tokens, began_seconds;
 };
 
 /* What a step did, for the log. */
@@ -212,6 +214,16 @@ static void add_result(struct fp_result *sum, const struct fp_result *r)
     sum->worst_residual = r->worst_residual;
 }
 
+/* Evaluations of f that a step differentiates through. */
+static int64_t differentiated(const struct config *c, bool unroll)
+{
+  if (c->model.kind == MODEL_EXPLICIT)
+    return 1;
+  return unroll || c->deq.gradient == GRADIENT_UNROLL ? c->deq.unroll_iterations
+         : c->deq.gradient == GRADIENT_PHANTOM        ? c->deq.phantom_steps
+                                                      : 1;
+}
+
 /* The gradient of the mean loss of all the step's batches. */
 static enum status learn(struct trainer *t, struct step_report *r)
 {
@@ -241,6 +253,9 @@ static enum status learn(struct trainer *t, struct step_report *r)
     correct += result.correct;
     add_result(&r->forward, &result.forward);
     add_result(&r->backward, &result.backward);
+    struct step_work work = {rows * length, result.forward.block_evaluations,
+                             differentiated(c, unroll), result.backward.block_evaluations};
+    t->state.flops += step_flops(&c->model, &work);
   }
   r->loss /= (double)labels;
   r->accuracy = (double)correct / (double)labels;
@@ -340,6 +355,7 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
     log_number(t, "bits_per_byte", data_bits(r->loss));
   log_number(t, "lr", r->lr);
   log_number(t, "grad_norm", r->gradient_norm);
+  log_number(t, "flops", t->state.flops);
   if (c->log_timing)
     log_number(t, "tokens_per_second", speed);
   log_solve(t, "forward", &r->forward);
@@ -493,8 +509,20 @@ static void close_trainer(struct trainer *t)
   data_close(&t->data);
 }
 
+/* Time and memory so far, with those of earlier sessions. */
+static void look_at_the_clock(struct trainer *t)
+{
+  struct rusage usage;
+  if (!t->c->train.log_timing)
+    return;
+  t->state.seconds = t->began_seconds + monotonic_seconds() - t->began;
+  if (getrusage(RUSAGE_SELF, &usage) == 0 && usage.ru_maxrss * 1024 > t->state.peak_memory)
+    t->state.peak_memory = usage.ru_maxrss * 1024;
+}
+
 static enum status save(struct trainer *t, int64_t *saved)
 {
+  look_at_the_clock(t);
   TRY(metrics_flush(&t->metrics));
   TRY(checkpoint_write(t->c, &t->w, &t->state, t->o->directory));
   *saved = t->state.step;
@@ -525,6 +553,7 @@ static enum status loop(struct trainer *t)
   int64_t saved = t->state.step > 0 ? t->state.step : -1;
   t->began = monotonic_seconds();
   t->began_tokens = (double)t->state.tokens;
+  t->began_seconds = t->state.seconds;
   t->shown = c->steps ? t->state.step * 10 / c->steps : 0;
   while (t->state.step < c->steps && !interrupted())
     TRY(one_step(t, &saved));

@@ -9,10 +9,16 @@ MUST_USE enum status train_f64(const struct config *c, const struct backend_f64 
                                const struct solver_port_f64 *solver, const struct train_options *o);
 MUST_USE enum status evaluate_f32(const struct config *c, const struct backend_f32 *be,
                                   const struct solver_port_f32 *solver, const char *dir,
-                                  const struct evaluate_options *o);
+                                  const struct given_request *o);
+MUST_USE enum status measure_f32(const struct config *c, const struct backend_f32 *be,
+                                 const struct solver_port_f32 *solver, const char *dir,
+                                 const struct evaluation_request *q, struct evaluation *e);
 MUST_USE enum status evaluate_f64(const struct config *c, const struct backend_f64 *be,
                                   const struct solver_port_f64 *solver, const char *dir,
-                                  const struct evaluate_options *o);
+                                  const struct given_request *o);
+MUST_USE enum status measure_f64(const struct config *c, const struct backend_f64 *be,
+                                 const struct solver_port_f64 *solver, const char *dir,
+                                 const struct evaluation_request *q, struct evaluation *e);
 
 struct train_timing; /* core/profile.h */
 MUST_USE enum status train_timed_f32(const struct config *c, const struct backend_f32 *be,

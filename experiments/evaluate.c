@@ -1,6 +1,9 @@
 /* evaluate.c: loss and accuracy of a trained model by length and mode; logits and gradients of
  * given tokens. */
+#include "core/data.h"
 #include "core/files.h"
+#include "experiments/evaluation_json.h"
+#include "experiments/json_file.h"
 #include "experiments/program.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,15 +21,79 @@ static const char usage[] =
     "writes\n"
     "d(mean cross-entropy)/d(parameter) under each parameter's name, as deq.gradient says.";
 
+/* ---- the table ---- */
+
+static void say_auto(const struct config *c)
+{
+  char what[FP_DESCRIPTION];
+  int64_t longest = c->evaluate.lengths[c->evaluate.lengths_count - 1];
+  for (int mode = 0; mode < MODES; mode++) {
+    struct fp_options o = evaluate_solve(c, (enum evaluate_mode)mode, longest);
+    (void)printf("auto, %s: %s\n", evaluate_mode_name((enum evaluate_mode)mode),
+                 fp_describe(&o, what));
+  }
+}
+
+static void print_head(void *to, const struct evaluation *e)
+{
+  const struct config *c = to;
+  bool implicit = e->kind == MODEL_IMPLICIT;
+  (void)printf("%s, %s, %lld parameters, %lld sequences a length\n", c->name,
+               model_kind_name(e->kind), (long long)e->parameters,
+               (long long)c->evaluate.sequences);
+  (void)printf("%-13s %7s  %8s  %8s  %9s%s\n", "mode", "length", "loss", "accuracy",
+               c->data.task == TASK_TEXT ? "bits/byte" : "last 10",
+               implicit ? "  iterations   maximum  converged" : "");
+  if (implicit && c->deq.evaluate.solver == FP_AUTO)
+    say_auto(c);
+}
+
+static void print_row(void *to, const struct evaluation_row *r)
+{
+  const struct config *c = to;
+  (void)printf("%-13s %7lld  %8.4f  %8.4f  %9.4f", evaluate_mode_name(r->mode),
+               (long long)r->length, r->loss, r->accuracy,
+               c->data.task == TASK_TEXT ? data_bits(r->loss) : r->accuracy_last10);
+  if (r->solve.samples)
+    (void)printf("  %10.1f  %8lld  %9.4f", r->solve.iterations_mean,
+                 (long long)r->solve.iterations_max, r->solve.converged);
+  (void)printf("\n");
+  (void)fflush(stdout);
+}
+
+static enum status write_json(struct evaluation *e, const char *path)
+{
+  bool bad = false;
+  struct exchange x = {.at = json_object(), .bad = &bad};
+  exchange_evaluation(&x, false, e);
+  if (bad) {
+    json_decref(x.at);
+    FAIL(ERR_MEMORY, "%s: out of memory", path);
+  }
+  return json_file_write(x.at, JSON_REAL_PRECISION(9), path);
+}
+
+static enum status table(struct config *c, const struct runtime *rt, const char *checkpoint,
+                         const char *json)
+{
+  struct evaluation e;
+  struct evaluation_request q = {.begin = print_head, .say = print_row, .to = c};
+  TRY(evaluate_run(c, rt, checkpoint, &q, &e));
+  enum status s = json ? write_json(&e, json) : OK;
+  evaluation_free(&e);
+  return s;
+}
+
 static enum status run(int argc, char **argv)
 {
-  struct evaluate_options o = {0};
+  struct given_request o = {0};
+  const char *json = NULL;
   struct command_line line;
   struct config c;
   struct runtime rt;
   char checkpoint[2 * CONFIG_PATH], config[2 * CONFIG_PATH];
   const struct option_spec options[] = {
-      {"json", "FILE", "also write the table as JSON", &o.json, NULL},
+      {"json", "FILE", "also write the table as JSON", &json, NULL},
       {"tokens", "FILE", "evaluate these tokens instead of fresh sequences", &o.tokens, NULL},
       {"logits", "FILE", "write logits, hidden, residual and iterations of --tokens", &o.logits,
        NULL},
@@ -45,7 +112,7 @@ static enum status run(int argc, char **argv)
   TRY(config_load(config, line.overrides, line.override, &c));
   TRY(config_resolve(&c));
   TRY(runtime_open(&c, &rt));
-  return evaluate_run(&c, &rt, checkpoint, &o);
+  return o.tokens ? evaluate_given(&c, &rt, checkpoint, &o) : table(&c, &rt, checkpoint, json);
 }
 
 int main(int argc, char **argv)
