@@ -125,7 +125,7 @@ $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
 # ---- using ----
 
 .PHONY: quickstart bench test install
-quickstart: $(BUILD)/train $(BUILD)/evaluate ## trains a small implicit and a small explicit model, and compares
+quickstart: $(BUILD)/train $(BUILD)/compare ## trains a small implicit and a small explicit model, and compares
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
 BENCH ?= train decode kernels jacobian

@@ -210,3 +210,32 @@ enum status config_write(const struct config *c, FILE *out)
     FAIL(ERR_IO, "writing the configuration: %s", strerror(errno));
   return OK;
 }
+
+/* ---- one key at a time ---- */
+
+int config_difference(const struct config *a, const struct config *b, int from)
+{
+  for (int k = from; k < keys_count; k++)
+    if (memcmp((const char *)a + keys[k].offset, (const char *)b + keys[k].offset, keys[k].size) !=
+        0)
+      return k;
+  return -1;
+}
+
+const char *config_key_path(int key)
+{
+  CHECK(key >= 0 && key < keys_count);
+  return keys[key].path;
+}
+
+const char *config_key_value(int key, const struct config *c, char *out, size_t size)
+{
+  *out = 0;
+  FILE *to = fmemopen(out, size, "w");
+  if (to) {
+    key_write(&keys[key], c, to);
+    (void)fclose(to);
+  }
+  out[size - 1] = 0;
+  return out;
+}

@@ -110,6 +110,12 @@ MUST_USE enum status config_write(const struct config *c, FILE *out);
 /* The table of keys for `train --keys`: key, type and range, default, help. */
 void config_print_keys(FILE *out);
 
+/* The first key from number `from` on whose values in a and b differ; -1: none. */
+int config_difference(const struct config *a, const struct config *b, int from);
+const char *config_key_path(int key);
+/* Its value in YAML, cut to the size. */
+const char *config_key_value(int key, const struct config *c, char *out, size_t size);
+
 const char *dtype_name(enum dtype d);
 const char *model_kind_name(enum model_kind k);
 const char *gradient_name(enum gradient_kind g);

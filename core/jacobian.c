@@ -424,13 +424,15 @@ enum status jacobian_embed(struct jacobian_session *s, int64_t count, const int3
   const struct sequence_model *m = &b->w.m;
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  CHECK(m->config.kind == MODEL_IMPLICIT);
+  CHECK(!u || m->config.kind == MODEL_IMPLICIT);
   for (int64_t first = 0; first < count; first += b->capacity) {
     int64_t n = least(count - first, b->capacity);
     TRY(be->upload(be->st, (size_t)n * sizeof *tokens, tokens + first, b->token));
     embed_fwd(m, &b->w.set[0], n, b->token, b->z);
-    inject_fwd(m, &b->w.set[0], n, b->z, b->act.r, b->fz, b->u);
     TRY(be->download(be->st, (size_t)(n * d->D) * sizeof *x, b->z, x + first * d->D));
+    if (!u)
+      continue;
+    inject_fwd(m, &b->w.set[0], n, b->z, b->act.r, b->fz, b->u);
     TRY(be->download(be->st, (size_t)(n * d->d_in_proj) * sizeof *u, b->u,
                      u + first * d->d_in_proj));
   }

@@ -77,7 +77,8 @@ MUST_USE enum status jacobian_fixed_point(struct jacobian_session *s,
 /* Whether that solver alone came to its tolerance: then perturbed solves begin with it too. */
 bool jacobian_iterates(const struct jacobian_session *s);
 
-/* x (count,D): embedded tokens; u (count,d_in_proj): injected ones.  Implicit models. */
+/* x (count,D): embedded tokens; u (count,d_in_proj): injected ones, NULL: not wanted (explicit
+ * models have none). */
 MUST_USE enum status jacobian_embed(struct jacobian_session *s, int64_t count,
                                     const int32_t *tokens, double *x, double *u);
 /* The state after the token. */

@@ -21,7 +21,7 @@ struct compared_jacobian {
   int64_t tokens;      /* at which it was taken */
   double off_diagonal; /* norm of the off-diagonal entries over that of all; mean over the tokens */
   double within_layers; /* the same, of the diagonal blocks of the layers: explicit models: 0 */
-  double radius;        /* spectral; mean */
+  double radius;        /* spectral; mean; NaN for large ones */
   int64_t image;        /* at most COMPARE_IMAGE */
   double *absolute;     /* (image,image) |J| at the last token: the largest entry of each square */
 };
@@ -29,6 +29,7 @@ struct compared_jacobian {
 struct compared_run {
   char directory[COMPARE_PATH]; /* as the user gave it */
   char checkpoint[COMPARE_PATH];
+  char label[COMPARE_LABEL]; /* what its group is called; "": nobody said */
   struct config config; /* with the overrides: seed, name, model, data.length (of training), ... */
   int64_t step;         /* of the checkpoint; config.train.steps when it is finished */
   int64_t tokens;       /* trained on: labels that counted */

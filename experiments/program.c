@@ -68,10 +68,20 @@ static enum status take_option(int argc, char **argv, int *i, const struct optio
   FAIL(ERR_USAGE, "unknown option %s; --help lists them", argv[*i]);
 }
 
-enum status command_line_parse(int argc, char **argv, const char *usage,
-                               const struct option_spec *options, struct command_line *c)
+/* Appends a word that is no option: words first, overrides behind them. */
+static void sort_word(struct command_line *c, const char *text)
 {
-  *c = (struct command_line){.override = (const char **)(uintptr_t)argv};
+  bool override = c->words > 0 && strchr(text, '=');
+  int at = override ? c->words + c->overrides : c->words;
+  memmove(&c->word[at + 1], &c->word[at], (size_t)(c->words + c->overrides - at) * sizeof *c->word);
+  c->word[at] = text;
+  *(override ? &c->overrides : &c->words) += 1;
+}
+
+enum status command_line_parse_words(int argc, char **argv, const char *usage,
+                                     const struct option_spec *options, struct command_line *c)
+{
+  *c = (struct command_line){.word = (const char **)(uintptr_t)argv};
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
       print_help(usage, options);
@@ -79,14 +89,21 @@ enum status command_line_parse(int argc, char **argv, const char *usage,
     }
     if (strncmp(argv[i], "--", 2) == 0)
       TRY(take_option(argc, argv, &i, options));
-    else if (c->target && strchr(argv[i], '='))
-      c->override[c->overrides++] = argv[i];
-    else if (!c->target)
-      c->target = argv[i];
     else
-      FAIL(ERR_USAGE, "'%s' is neither an option (--name) nor an override (key.path=value)",
-           argv[i]);
+      sort_word(c, argv[i]);
   }
+  c->target = c->words ? c->word[0] : NULL;
+  c->override = c->word + c->words;
+  return OK;
+}
+
+enum status command_line_parse(int argc, char **argv, const char *usage,
+                               const struct option_spec *options, struct command_line *c)
+{
+  TRY(command_line_parse_words(argc, argv, usage, options, c));
+  if (c->words > 1)
+    FAIL(ERR_USAGE, "'%s' is neither an option (--name) nor an override (key.path=value)",
+         c->word[1]);
   return OK;
 }
 

@@ -12,8 +12,9 @@ struct option_spec {
 
 struct command_line {
   const char *target;    /* the first word: CONFIG.yaml or DIR; NULL: none */
-  const char **override; /* the words key=value, moved to the front of argv */
-  int overrides;
+  const char **word;     /* that and, where several are allowed, those that follow; in argv */
+  const char **override; /* the words key=value, behind them in argv */
+  int words, overrides;
 };
 
 /* Starts the program: the right BLAS (may start it again), signal handlers. */
@@ -21,6 +22,10 @@ void program_start(int argc, char **argv);
 /* Sorts the words into target, key=value overrides and options; --help prints and exits 0.  */
 MUST_USE enum status command_line_parse(int argc, char **argv, const char *usage,
                                         const struct option_spec *options, struct command_line *c);
+/* The same with any number of words before the overrides. */
+MUST_USE enum status command_line_parse_words(int argc, char **argv, const char *usage,
+                                              const struct option_spec *options,
+                                              struct command_line *c);
 /* The device and the solvers that c asks for; says on stderr what was chosen. */
 MUST_USE enum status runtime_open(const struct config *c, struct runtime *rt);
 /* Prints the error of a failed status; returns the program's exit code. */
