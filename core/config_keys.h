@@ -2,10 +2,9 @@
  * Private to core/config*.c. */
 #ifndef CORE_CONFIG_KEYS_H
 #define CORE_CONFIG_KEYS_H
-#include "core/config.h"
-#include <stddef.h>
+#include "core/yaml_events.h"
 
-enum { KEYS_MAX = 192, INCLUDES_MAX = 128, KEY_PATH = 128, KEY_SHOWN = 64, KEY_EXPECTED = 256 };
+enum { KEYS_MAX = 192, INCLUDES_MAX = 128, KEY_PATH = 128, KEY_EXPECTED = 256 };
 
 enum key_type {
   KEY_INT,     /* int64_t; a word of `words` stands for 0 */
@@ -32,13 +31,6 @@ struct key {
 extern const struct key keys[];
 extern const int keys_count;
 
-/* Where a value came from: a place in a file, or an override as the user typed it. */
-struct origin {
-  const char *file, *override; /* both NULL: from nowhere, a default */
-  size_t line, column;         /* from 1; in a file */
-  int order;                   /* of its layer: later ones won */
-};
-
 /* The values that one file, the command line, or all of them merged have given. */
 struct layer {
   struct config c;
@@ -46,13 +38,6 @@ struct layer {
   unsigned char sections[KEYS_MAX]; /* bit d of the first key of a section at depth d: seen */
   struct origin root;               /* where a fault is reported that no key can be blamed for */
   int layers;
-};
-
-/* One scalar of YAML; `text` ends with a 0 and may hold others. */
-struct scalar {
-  const char *text;
-  size_t bytes;
-  bool plain; /* not quoted */
 };
 
 static inline bool given(const struct layer *l, int key)
@@ -71,8 +56,6 @@ bool key_applies(const struct key *k, const struct config *c);
 void key_nearest(const char *path, char out[KEY_PATH]);
 /* What its value must be: "an integer in [1, 256]". */
 const char *key_expected(const struct key *k, char out[KEY_EXPECTED]);
-/* Text of unknown origin as a message may show it: short, and without control characters. */
-const char *shown(const char *text, size_t bytes, char out[KEY_SHOWN]);
 
 void key_clear(const struct key *k, struct config *c);
 /* Sets item `i` (0 for what is not a list); false when it is not what the key takes. */
@@ -81,12 +64,6 @@ bool key_set(const struct key *k, int64_t i, const struct scalar *s, struct conf
  * absolute; false when it cannot. */
 bool key_make_absolute(const struct key *k, const char *file, struct config *c);
 void key_write(const struct key *k, const struct config *c, FILE *out); /* its value, in YAML */
-
-/* "file:line:column", or the command line's words. */
-const char *origin_text(struct origin at, char out[CONFIG_PLACE]);
-/* Puts the origin in front of the error that was just recorded; returns `code`. */
-MUST_USE enum status fail_from(struct origin at, enum status code);
-#define FAIL_FROM(at, ...) return fail_from(at, fail_at(ERR_USAGE, __FILE__, __LINE__, __VA_ARGS__))
 
 /* config_yaml.c: every file that has been included, in the order in which they were named. */
 struct includes {

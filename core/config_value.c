@@ -254,36 +254,3 @@ void key_write(const struct key *k, const struct config *c, FILE *out)
   if (key_is_list(k))
     (void)fputc(']', out);
 }
-
-const char *shown(const char *text, size_t bytes, char out[KEY_SHOWN])
-{
-  size_t n = bytes < KEY_SHOWN ? bytes : KEY_SHOWN - 4;
-  while (n < bytes && n > 0 && ((unsigned char)text[n] & 0xc0) == 0x80)
-    n--; /* not within a UTF-8 character */
-  for (size_t i = 0; i < n; i++)
-    out[i] = (char)((unsigned char)text[i] < 0x20 || text[i] == 0x7f ? '?' : text[i]);
-  memcpy(out + n, n < bytes ? "..." : "", n < bytes ? 4 : 1);
-  return out;
-}
-
-const char *origin_text(struct origin at, char out[CONFIG_PLACE])
-{
-  enum { LONGEST = 400 };
-  if (at.override) {
-    size_t n = strlen(at.override);
-    (void)snprintf(out, CONFIG_PLACE, "command line: %.*s%s", LONGEST, at.override,
-                   n > LONGEST ? "..." : "");
-    return out;
-  }
-  CHECK(at.file);
-  size_t n = strlen(at.file);
-  (void)snprintf(out, CONFIG_PLACE, "%s%s:%zu:%zu", n > LONGEST ? "..." : "",
-                 at.file + (n > LONGEST ? n - LONGEST : 0), at.line, at.column);
-  return out;
-}
-
-enum status fail_from(struct origin at, enum status code)
-{
-  char place[CONFIG_PLACE];
-  return fail_within(code, "%s", origin_text(at, place));
-}
