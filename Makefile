@@ -76,7 +76,7 @@ $(BUILD)/%.tools: .ci/deps
 	@.ci/deps --$* && mkdir -p $(@D) && touch $@
 
 # objects are made again when the flags have changed
-FLAGS := $(CC) $(CFLAGS_ALL) $(CFLAGS_c64) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
+FLAGS := $(CC) $(KINSOL_CFLAGS) $(CFLAGS_ALL) $(CFLAGS_c64) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' >$@
@@ -118,6 +118,8 @@ $(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(BUILD)/libexperimen
              $(BUILD)/libdeqmamba.a
 	$(link) $(LDLIBS_ALL)
 $(BUILD)/jacobian_check $(BUILD)/bench: $(BUILD)/libdeqmamba_complex.a
+$(BUILD)/bench: LDLIBS_ALL += $(KINSOL_LIBS)
+$(BUILD)/obj/plain/experiments/bench_kinsol.o: CFLAGS_ALL += $(KINSOL_CFLAGS)
 $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
           $(BUILD)/libexperiments.a $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
 	$(link) -lcmocka $(LDLIBS_ALL)
@@ -128,7 +130,7 @@ $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
 quickstart: $(BUILD)/train $(BUILD)/compare ## trains a small implicit and a small explicit model, and compares
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
-BENCH ?= train decode kernels jacobian
+BENCH ?= train decode kernels jacobian solvers
 bench: $(BUILD)/bench ## measures speed; BENCH="..." for some of it
 	@for what in $(BENCH); do $(BUILD)/bench $$what || exit; done
 endif

@@ -11,7 +11,8 @@
 
 static const char usage[] =
     "usage: bench WHAT [CONFIG.yaml|DIR] [key.path=value ...] [--json FILE] [--against FILE] "
-    "...\n\n"
+    "...\n"
+    "       bench solvers [DIR ...] [key.path=value ...] ...\n\n"
     "Measures and prints the median and the extremes of several runs.\n"
     "  train     tokens/s of training's two phases, unroll and phantom, every solve taking\n"
     "            deq.forward.max_iter iterations; beside PyTorch's where python has torch\n"
@@ -23,6 +24,11 @@ static const char usage[] =
     "            deq.forward.max_iter iterations a token\n"
     "  kernels   time a call of every operation of a training step\n"
     "  jacobian  time and memory of jacobian_check by the size of the state\n"
+    "  solvers   time per unknown and iteration of the fixed-point solvers, and what they reach "
+    "on\n"
+    "            problems from the literature, beside KINSOL's and TorchDEQ's where they are "
+    "here;\n"
+    "            with DIRs (runs, checkpoints): on their models, by solver and window\n"
     "CONFIG is configs/quickstart_implicit.yaml unless given; overrides follow CONFIG.";
 static const char quickstart[] = "configs/quickstart_implicit.yaml";
 static const char no_config[] =
@@ -31,12 +37,13 @@ static const char no_config[] =
 struct bench_subject {
   const char *name;
   enum status (*run)(const struct bench_request *q, struct bench_results *r);
-  bool configured; /* takes CONFIG */
+  enum { TAKES_NOTHING, TAKES_CONFIG, TAKES_RUNS } takes;
 };
-static const struct bench_subject subjects[] = {{"train", bench_train, true},
-                                                {"decode", bench_decode, true},
-                                                {"kernels", bench_kernels, true},
-                                                {"jacobian", bench_jacobian, false}};
+static const struct bench_subject subjects[] = {{"train", bench_train, TAKES_CONFIG},
+                                                {"decode", bench_decode, TAKES_CONFIG},
+                                                {"kernels", bench_kernels, TAKES_CONFIG},
+                                                {"jacobian", bench_jacobian, TAKES_NOTHING},
+                                                {"solvers", bench_solvers, TAKES_RUNS}};
 
 static const struct bench_subject *subject_of(const char *name)
 {
@@ -76,9 +83,10 @@ static enum status write_json(const struct bench_results *r, const char *path)
 }
 
 /* What is asked for with which configuration. */
+enum { MOST_RUNS = 32 };
 struct request {
   char checkpoint[2 * CONFIG_PATH];
-  const char *json, *against, *seconds;
+  const char *json, *against, *seconds, *directory[MOST_RUNS];
   struct config config;
   struct bench_request q;
 };
@@ -120,6 +128,17 @@ static enum status load(const struct bench_subject *subject, const struct comman
   return config_load(target, line->overrides, line->override, &a->config);
 }
 
+/* The directories behind WHAT. */
+static int directories_of(int argc, char **argv, const char *directory[MOST_RUNS])
+{
+  int n = 0;
+  while (n < MOST_RUNS && 2 + n < argc && path_is_directory(argv[2 + n])) {
+    directory[n] = argv[2 + n];
+    n++;
+  }
+  return n;
+}
+
 static enum status run(int argc, char **argv)
 {
   struct command_line line;
@@ -128,20 +147,28 @@ static enum status run(int argc, char **argv)
       {"json", "FILE", "write the results as JSON", &a.json, NULL},
       {"against", "FILE", "print ratios to what --json wrote earlier", &a.against, NULL},
       {"profile", NULL, "train: where a step's time goes", NULL, &a.q.profile},
-      {"no-peer", NULL, "train, decode: without PyTorch", NULL, &a.q.no_peer},
+      {"no-peer", NULL, "train, decode, solvers: without PyTorch and others", NULL, &a.q.no_peer},
       {"seconds", "X", "a repetition takes at least this long (1)", &a.seconds, NULL},
       {0}};
   /* WHAT, then what every program takes */
   const struct bench_subject *subject = subject_of(argc > 1 ? argv[1] : NULL);
   int skip = subject ? 1 : 0;
+  if (subject && subject->takes == TAKES_RUNS)
+    a.q.directories = directories_of(argc, argv, a.directory);
+  skip += a.q.directories > 1 ? a.q.directories - 1 : 0; /* the last one is the command's target */
   TRY(command_line_parse(argc - skip, argv + skip, usage, options, &line));
   if (!subject)
     FAIL(ERR_USAGE, "%s", usage);
-  if (!subject->configured && line.target)
-    FAIL(ERR_USAGE, "bench %s takes no configuration", subject->name);
+  if (subject->takes != TAKES_CONFIG && line.target && a.q.directories == 0)
+    FAIL(ERR_USAGE,
+         subject->takes == TAKES_RUNS ? "bench %s: %s is not a directory"
+                                      : "bench %s takes no configuration, as %s",
+         subject->name, line.target);
+  a.q.directory = a.directory;
+  a.q.override = line.override, a.q.overrides = line.overrides;
   if (a.seconds && !((a.q.seconds = atof(a.seconds)) > 0))
     FAIL(ERR_USAGE, "--seconds must be a number above 0, not %s", a.seconds);
-  if (subject->configured)
+  if (subject->takes == TAKES_CONFIG)
     TRY(load(subject, &line, &a));
   else
     TRY(config_parse("bench", no_config, sizeof no_config - 1, &a.config));

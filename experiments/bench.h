@@ -21,6 +21,9 @@ struct bench_results {
  * ERR_MEMORY. */
 MUST_USE enum status bench_add(struct bench_results *r, const char *name, const char *unit,
                                int runs, double *value, double limit, double peer);
+/* The same without printing. */
+MUST_USE enum status bench_record(struct bench_results *r, const char *name, const char *unit,
+                                  int runs, double *value, double limit, double peer);
 double bench_seconds(void); /* monotonic */
 
 /* The best of a few runs, all threads together. */
@@ -30,11 +33,11 @@ struct bench_limits {
 /* Adds both limits, and prints them (bench_limits.c). */
 MUST_USE enum status bench_measure_limits(struct bench_results *r, struct bench_limits *limits);
 
-/* Runs `script` of this directory with python: it prints a JSON object; answer[i] becomes the
- * median of the list name[i].  A script or package that is missing leaves `answer` alone, with a
- * reason printed (bench_peer.c). */
-MUST_USE enum status bench_peer(const char *script, const char *arguments, int measures,
-                                const char *const *name, double *answer);
+/* Runs `script` of this directory with python: it prints a JSON object that names its `version`;
+ * answer[i] becomes the median of the list name[i].  A script or package that is missing leaves
+ * `answer` alone, with a reason printed (bench_peer.c). */
+MUST_USE enum status bench_peer(const char *script, const char *arguments, const char *unit,
+                                int measures, const char *const *name, double *answer);
 /* Prints how results relate to those of the same name in an earlier file (bench_against.c). */
 MUST_USE enum status bench_against(const struct bench_results *r, const char *path);
 
@@ -51,7 +54,11 @@ struct bench_request {
   const struct config *config;
   const char *checkpoint; /* decode: whose parameters; NULL: none was given */
   bool profile, no_peer;
-  double seconds; /* a repetition takes at least */
+  double seconds;               /* a repetition takes at least */
+  const char *const *directory; /* (directories) runs or checkpoints, for `solvers` */
+  int directories;
+  const char *const *override; /* (overrides) of their configurations */
+  int overrides;
   struct bench_limits limits;
 };
 
@@ -61,6 +68,9 @@ MUST_USE enum status bench_train(const struct bench_request *q, struct bench_res
 MUST_USE enum status bench_kernels(const struct bench_request *q, struct bench_results *r);
 /* Tokens/s one token after the other, of an implicit and an explicit model (bench_decode.c). */
 MUST_USE enum status bench_decode(const struct bench_request *q, struct bench_results *r);
+
+/* What the fixed-point solvers cost and reach (bench_solvers.c). */
+MUST_USE enum status bench_solvers(const struct bench_request *q, struct bench_results *r);
 
 /* Time and memory of a whole verification by the size of the state (bench_jacobian.c). */
 MUST_USE enum status bench_jacobian(const struct bench_request *q, struct bench_results *r);

@@ -63,7 +63,7 @@ static enum status run_peer(const struct bench_request *q, struct decoded *d, co
                  "max_iter=%lld forward_damping=%g seconds=%g",
                  weights, tokens, implicit, (long long)o->min_iter, o->tol, model, (int)REPETITIONS,
                  (long long)o->max_iter, o->damping, q->seconds);
-  return bench_peer("tests/peers/torch_decode.py", arguments,
+  return bench_peer("tests/peers/torch_decode.py", arguments, "tokens/s and iterations",
                     implicit ? PEER_ANSWERS : PEER_ITERATIONS, names, d->peer);
 }
 

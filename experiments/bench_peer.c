@@ -74,7 +74,7 @@ static double median(const char *name, const json_t *list)
   return value[n / 2];
 }
 
-enum status bench_peer(const char *script, const char *arguments, int measures,
+enum status bench_peer(const char *script, const char *arguments, const char *unit, int measures,
                        const char *const *name, double *answer)
 {
   const char *pythons[] = {getenv("PYTHON"), "python3", "/usr/bin/python3"};
@@ -87,15 +87,15 @@ enum status bench_peer(const char *script, const char *arguments, int measures,
   for (int i = pythons[0] && *pythons[0] ? 0 : 1; status == NO_PACKAGE && i < 3; i++)
     status = run_python(pythons[i], script, arguments, output);
   if (status == NO_PACKAGE) {
-    (void)printf("peer: skipped, no python here has torch (PYTHON chooses one)\n");
+    (void)printf("peer: skipped, no python here has what %s needs (PYTHON chooses one)\n", script);
     return OK;
   }
   json_t *root = status == 0 ? json_loads(output, 0, NULL) : NULL;
   if (!root)
     FAIL(ERR_IO, "%s failed with status %d: %.200s", script, status, output);
   const char *version = json_string_value(json_object_get(root, "version"));
-  (void)printf("peer: PyTorch %s, %d threads, tokens/s:\n", version ? version : "",
-               omp_get_max_threads());
+  (void)printf("peer: %s, threads: %d, %s:\n", version ? version : script, omp_get_max_threads(),
+               unit);
   for (int i = 0; i < measures; i++)
     answer[i] = median(name[i], json_object_get(root, name[i]));
   json_decref(root);

@@ -12,8 +12,8 @@ static int ascending(const void *a, const void *b)
   return (x > y) - (x < y);
 }
 
-enum status bench_add(struct bench_results *r, const char *name, const char *unit, int runs,
-                      double *value, double limit, double peer)
+enum status bench_record(struct bench_results *r, const char *name, const char *unit, int runs,
+                         double *value, double limit, double peer)
 {
   CHECK(runs > 0);
   if (r->count == r->room) {
@@ -30,6 +30,14 @@ enum status bench_add(struct bench_results *r, const char *name, const char *uni
   b->limit = limit, b->peer = peer;
   (void)snprintf(b->name, sizeof b->name, "%s", name);
   (void)snprintf(b->unit, sizeof b->unit, "%s", unit);
+  return OK;
+}
+
+enum status bench_add(struct bench_results *r, const char *name, const char *unit, int runs,
+                      double *value, double limit, double peer)
+{
+  TRY(bench_record(r, name, unit, runs, value, limit, peer));
+  const struct bench_result *b = &r->result[r->count - 1];
   (void)printf("%-56s %10.4g %-8s (%.4g to %.4g)", b->name, b->value, b->unit, b->low, b->high);
   if (limit - limit == 0)
     (void)printf("  limit %.4g", limit);

@@ -102,7 +102,7 @@ static enum status measure_peer(const struct bench_request *q, const struct conf
   }
   (void)snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), " seconds=%g",
                  q->seconds);
-  return bench_peer("tests/peers/torch_train.py", arguments, PHASES, phase_name, peer);
+  return bench_peer("tests/peers/torch_train.py", arguments, "tokens/s", PHASES, phase_name, peer);
 }
 
 /* ---- bench train ---- */

@@ -360,7 +360,7 @@ KERNEL begin(struct fp_samples s, struct fp_decision d, const real *guess)
 
 KERNEL add_counters(struct fp_samples s, int64_t *counters)
 {
-  FOR_EACH (c, FP_COUNTERS) {
+  FOR_EACH_COST (c, FP_COUNTERS, s.slots) {
     counters[c] = 0;
     for (int64_t k = 0; k < s.slots; k++)
       counters[c] += s.slot[k].counter[c];

@@ -19,22 +19,22 @@ static json_t *load(const char *name)
   return root;
 }
 
-/* The result of that name; its median lies between its extremes and is not 0. */
+/* The result of that name and unit; its median lies between its extremes and is not 0. */
 static void check_result(const json_t *root, const char *name, const char *unit)
 {
   const json_t *list = json_object_get(root, "results");
   for (size_t i = 0; i < json_array_size(list); i++) {
     const json_t *o = json_array_get(list, i);
-    if (strcmp(json_string_value(json_object_get(o, "name")), name) != 0)
+    if (strcmp(json_string_value(json_object_get(o, "name")), name) != 0 ||
+        strcmp(json_string_value(json_object_get(o, "unit")), unit) != 0)
       continue;
     double value = json_number_value(json_object_get(o, "value"));
-    assert_string_equal(json_string_value(json_object_get(o, "unit")), unit);
     assert_true(value > 0);
     assert_true(json_number_value(json_object_get(o, "low")) <= value);
     assert_true(json_number_value(json_object_get(o, "high")) >= value);
     return;
   }
-  fail_msg("no result %s", name);
+  fail_msg("no result %s in %s", name, unit);
 }
 
 static void train_writes_both_phases(void **state)
@@ -107,6 +107,29 @@ static void decode_measures_both_kinds(void **state)
   assert_true(strtod(at + 31, NULL) == 1); /* the tolerance is met by any residual */
 }
 
+/* Every solver and window in every column, and what auto chose. */
+static void solvers_of_a_run(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char runs[600];
+  scratch_put("tiny.yaml", tiny, sizeof tiny - 1);
+  (void)snprintf(runs, sizeof runs, "runs_dir=%s", scratch("runs"));
+  SPAWN(&r, "train", scratch("tiny.yaml"), "train.steps=0", runs);
+  check_spawned(&r, 0, "");
+  SPAWN(&r, "bench", "solvers", scratch("runs/tiny"), "deq.evaluate.max_iter=4", "--seconds",
+        "0.001", "--json", scratch("solvers.json"));
+  check_spawned(&r, 0, "| broyden, 16 |");
+  assert_non_null(strstr(r.output, "- tiny f64 256 1e-06: "));
+  json_t *root = load("solvers.json");
+  check_result(root, "solvers tiny f32 128 1e-02 picard, window 1", "ms");
+  check_result(root, "solvers tiny f64 256 1e-06 auto", "evaluations");
+  check_result(root, "solvers tiny f64 256 1e-06 auto", "serial");
+  json_decref(root);
+  SPAWN(&r, "bench", "solvers", scratch("nowhere"));
+  check_spawned(&r, 2, "is not a directory");
+}
+
 static void faults_are_named(void **state)
 {
   (void)state;
@@ -132,6 +155,7 @@ int main(void)
       cmocka_unit_test_setup_teardown(profile_counts_the_calls_of_a_step, scratch_make,
                                       scratch_remove),
       cmocka_unit_test_setup_teardown(decode_measures_both_kinds, scratch_make, scratch_remove),
+      cmocka_unit_test_setup_teardown(solvers_of_a_run, scratch_make, scratch_remove),
       cmocka_unit_test_setup_teardown(faults_are_named, scratch_make, scratch_remove),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -118,7 +118,7 @@ def main():
     model, given = Model(), read(own["tokens"])
     load(model, read(own["weights"]))
     tokens, labels = given["input_ids"].long(), given["labels"].long()
-    answer = {"version": torch.__version__, "threads": torch.get_num_threads()}
+    answer = {"version": "PyTorch " + torch.__version__, "threads": torch.get_num_threads()}
     for rows in 1, tokens.shape[0]:
         speeds = []
         for _ in range(s.repetitions + 1):

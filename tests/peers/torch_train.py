@@ -158,7 +158,7 @@ def solve(f, z):
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(s.threads)
-    answer = {"version": torch.__version__, "threads": torch.get_num_threads()}
+    answer = {"version": "PyTorch " + torch.__version__, "threads": torch.get_num_threads()}
     for phase in "unroll", "phantom":
         model = Model()
         adamw = torch.optim.AdamW(model.parameters(), s.lr, (s.beta1, s.beta2),

@@ -1,0 +1,178 @@
+/* bench_solver_models.c: trained implicit models: evaluations of f a token, serial iterations
+ * (calls of f, one behind the other) and time to a tolerance, by solver and window, for sequences
+ * of the model's task.  The embeddings and the output are not part of it. */
+#include "core/files.h"
+#include "experiments/bench_solvers.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SEQUENCES = 8, REPETITIONS = 3, LENGTHS = 2, TOLERANCES = 2, PRECISIONS = 2 };
+enum { SOLVERS = 3, WINDOWS = 4, METHODS = SOLVERS * WINDOWS + 1, AUTO = METHODS - 1 };
+static const int64_t lengths[LENGTHS] = {128, 256};
+static const double tolerances[TOLERANCES] = {1e-2, 1e-6};
+static const enum fp_solver solvers[SOLVERS] = {FP_PICARD, FP_ANDERSON, FP_BROYDEN};
+static const int64_t windows[WINDOWS] = {1, 8, 16, FP_WINDOW_ALL};
+
+struct cell {
+  double evaluations, serial, ms; /* a token; calls; a solve of all sequences */
+  double converged;               /* a fraction of the samples */
+};
+struct column {
+  struct cell cell[METHODS];
+  char chosen[FP_DESCRIPTION]; /* by auto */
+};
+/* Of one run. */
+struct model_columns {
+  char name[CONFIG_WORD];
+  struct column column[PRECISIONS][LENGTHS][TOLERANCES];
+};
+
+static struct fp_options options_of(const struct config *c, int method, double tol)
+{
+  struct fp_options o = c->deq.evaluate;
+  o.tol = tol;
+  o.solver = method == AUTO ? FP_AUTO : solvers[method / WINDOWS];
+  o.window = method == AUTO ? FP_WINDOW_ALL : windows[method % WINDOWS];
+  return o;
+}
+
+static enum status take(const struct config *c, struct solve_timing *t, struct column *column,
+                        int method, struct bench_results *r)
+{
+  char name[96], what[FP_DESCRIPTION], shown[40];
+  struct fp_options chosen = fp_choose(&t->options, t->length);
+  double ms[REPETITIONS], tokens = (double)(t->rows * t->length);
+  double evaluations = (double)t->result.block_evaluations / tokens;
+  double serial = (double)t->result.evaluations;
+  (void)fp_describe(&chosen, what);
+  if (method == AUTO)
+    (void)snprintf(column->chosen, sizeof column->chosen, "%s", what);
+  (void)snprintf(shown, sizeof shown, "%.39s", method == AUTO ? "auto" : what);
+  (void)snprintf(name, sizeof name, "solvers %.20s %s %lld %.0e %s", c->name, dtype_name(c->dtype),
+                 (long long)t->length, t->options.tol, shown);
+  for (int i = 0; i < REPETITIONS; i++)
+    ms[i] = 1e3 * t->solve[i];
+  TRY(bench_record(r, name, "ms", REPETITIONS, ms, (double)NAN, (double)NAN));
+  TRY(bench_record(r, name, "evaluations", 1, &evaluations, (double)NAN, (double)NAN));
+  TRY(bench_record(r, name, "serial", 1, &serial, (double)NAN, (double)NAN));
+  column->cell[method] =
+      (struct cell){evaluations, serial, ms[REPETITIONS / 2],
+                    (double)t->result.exits[FP_CONVERGED] / (double)t->result.samples};
+  return OK;
+}
+
+static enum status measure_column(const struct bench_request *q, const struct config *c,
+                                  const char *checkpoint, int64_t length, double tol,
+                                  struct bench_results *r, struct column *column)
+{
+  struct solve_timing t[METHODS];
+  memset(t, 0, sizeof t);
+  for (int i = 0; i < METHODS; i++) {
+    t[i].options = options_of(c, i, tol);
+    t[i].rows = SEQUENCES, t[i].length = length;
+    t[i].repetitions = REPETITIONS, t[i].seconds = q->seconds / 20;
+  }
+  TRY(model_timed(c, q->rt, checkpoint, t, METHODS));
+  for (int i = 0; i < METHODS; i++)
+    TRY(take(c, &t[i], column, i, r));
+  return OK;
+}
+
+static enum status measure_run(const struct bench_request *q, const char *directory,
+                               struct bench_results *r, struct model_columns *m)
+{
+  struct config c;
+  char checkpoint[2 * CONFIG_PATH], config[2 * CONFIG_PATH];
+  TRY(checkpoint_resolve(directory, checkpoint, sizeof checkpoint));
+  TRY(path_join(config, sizeof config, checkpoint, "config.yaml"));
+  TRY(config_load(config, q->overrides, q->override, &c));
+  TRY(config_resolve(&c));
+  if (c.model.kind != MODEL_IMPLICIT)
+    FAIL(ERR_USAGE, "bench solvers measures implicit models; %s is explicit", directory);
+  (void)snprintf(m->name, sizeof m->name, "%s", c.name);
+  for (int p = 0; p < PRECISIONS; p++)
+    for (int l = 0; l < LENGTHS; l++)
+      for (int k = 0; k < TOLERANCES; k++) {
+        c.dtype = (enum dtype)p;
+        TRY(measure_column(q, &c, checkpoint, lengths[l], tolerances[k], r, &m->column[p][l][k]));
+        (void)fprintf(stderr, "%s %s %lld %.0e measured\n", c.name, dtype_name(c.dtype),
+                      (long long)lengths[l], tolerances[k]);
+      }
+  return OK;
+}
+
+/* ---- the table ---- */
+
+static int fastest(const struct column *c)
+{
+  int best = 0;
+  for (int i = 1; i < AUTO; i++)
+    if (c->cell[i].ms < c->cell[best].ms)
+      best = i;
+  return best;
+}
+
+static void print_cell(const struct cell *c, bool best)
+{
+  const char *mark = best ? "**" : "";
+  (void)printf(" %.1f / %.0f / %s%.3g%s", c->evaluations, c->serial, mark, c->ms, mark);
+  if (c->converged < 1)
+    (void)printf(" (%.0f %%)", 100 * c->converged);
+  (void)printf(" |");
+}
+
+static void print_block(int p, int l, const struct model_columns *m, int runs)
+{
+  (void)printf("\n%s, length %lld, %d sequences: evaluations of f a token / serial iterations / ms;"
+               " fastest in bold; in brackets: converged, where not all\n\n| solver, window |",
+               dtype_name((enum dtype)p), (long long)lengths[l], (int)SEQUENCES);
+  for (int k = 0; k < runs * TOLERANCES; k++)
+    (void)printf(" %s %.0e |", m[k / TOLERANCES].name, tolerances[k % TOLERANCES]);
+  (void)printf("\n| --- |");
+  for (int k = 0; k < runs * TOLERANCES; k++)
+    (void)printf(" --- |");
+  for (int i = 0; i < METHODS; i++) {
+    char window[32] = "all";
+    if (i != AUTO && windows[i % WINDOWS] != FP_WINDOW_ALL)
+      (void)snprintf(window, sizeof window, "%lld", (long long)windows[i % WINDOWS]);
+    (void)printf("\n| %s%s%s |", i == AUTO ? "auto" : fp_solver_name(solvers[i / WINDOWS]),
+                 i == AUTO ? "" : ", ", i == AUTO ? "" : window);
+    for (int k = 0; k < runs * TOLERANCES; k++) {
+      const struct column *c = &m[k / TOLERANCES].column[p][l][k % TOLERANCES];
+      print_cell(&c->cell[i], fastest(c) == i);
+    }
+  }
+  (void)printf("\n");
+}
+
+static void print_choices(const struct model_columns *m, int runs)
+{
+  (void)printf("\nWhat auto chose, and its time over the fastest's:\n\n");
+  for (int k = 0; k < runs; k++)
+    for (int p = 0; p < PRECISIONS; p++)
+      for (int l = 0; l < LENGTHS; l++)
+        for (int t = 0; t < TOLERANCES; t++) {
+          const struct column *c = &m[k].column[p][l][t];
+          (void)printf("- %s %s %lld %.0e: %s: %.2f\n", m[k].name, dtype_name((enum dtype)p),
+                       (long long)lengths[l], tolerances[t], c->chosen,
+                       c->cell[AUTO].ms / c->cell[fastest(c)].ms);
+        }
+}
+
+enum status bench_solver_models(const struct bench_request *q, struct bench_results *r)
+{
+  struct model_columns *m = calloc((size_t)q->directories, sizeof *m);
+  if (!m)
+    FAIL(ERR_MEMORY, "out of memory");
+  enum status s = OK;
+  for (int i = 0; s == OK && i < q->directories; i++)
+    s = measure_run(q, q->directory[i], r, &m[i]);
+  for (int p = 0; s == OK && p < PRECISIONS; p++)
+    for (int l = 0; l < LENGTHS; l++)
+      print_block(p, l, m, q->directories);
+  if (s == OK)
+    print_choices(m, q->directories);
+  free(m);
+  return s;
+}
