@@ -2,6 +2,7 @@
 #include "core/files.h"
 #include "core/progress.h"
 #include "experiments/compare_parts.h"
+#include "experiments/plot.h"
 #include "experiments/program.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,6 +54,21 @@ static void describe(struct comparison *c, const char *title)
 
 /* ---- what is written ---- */
 
+/* The figures and the page that holds them. */
+static enum status write_report(const struct comparison *c, const char *dir)
+{
+  char figures[COMPARE_PATH], page[COMPARE_PATH];
+  bool drawn;
+  TRY(path_join(figures, sizeof figures, dir, "figures"));
+  TRY(path_join(page, sizeof page, dir, "compare.html"));
+  TRY(compare_figures(c, figures, &drawn));
+  TRY(compare_html(c, figures, page));
+  (void)printf("figures: %s\nreport:  %s\n", figures, page);
+  if (!drawn)
+    (void)printf("%s\n", plot_hint());
+  return OK;
+}
+
 static enum status write_all(const struct comparison *c, const char *dir)
 {
   static const struct {
@@ -68,6 +84,7 @@ static enum status write_all(const struct comparison *c, const char *dir)
     TRY(path_join(path, sizeof path, dir, files[i].name));
     TRY(files[i].write(c, path));
   }
+  TRY(write_report(c, dir));
   (void)printf("written: %s/compare.csv, .json, .md\n", dir);
   return OK;
 }

@@ -8,10 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 extern char **environ;
 
 static const char palettes[] =
+    "set encoding utf8\n"
     "SEQUENTIAL = \"defined (0 '#fde725', 0.25 '#5ec962', 0.5 '#21918c', 0.75 '#3b528b', "
     "1 '#440154')\"\n"
     "DIVERGING = \"defined (-1 '#2166ac', -0.5 '#92c5de', 0 '#f7f7f7', 0.5 '#f4a582', "
@@ -27,6 +29,8 @@ static const char palettes[] =
 enum status plot_begin(struct plot *p, const char *dir, const char *name, int width, int height)
 {
   *p = (struct plot){.dir = dir, .name = name, .width = width, .height = height};
+  p->font = 11;
+  p->scale = 1;
   return directory_make(dir);
 }
 
@@ -34,6 +38,25 @@ const char *plot_file(struct plot *p, const char *what)
 {
   (void)snprintf(p->file, sizeof p->file, "%s-%s.dat", p->name, what);
   return p->file;
+}
+
+const char *plot_quote(const char *text, char out[PLOT_QUOTE])
+{
+  size_t n = 0;
+  out[n++] = '\'';
+  for (; *text && n < PLOT_QUOTE - 4; text++) {
+    if (*text == '\'')
+      out[n++] = '\'';
+    out[n++] = *text;
+    if ((unsigned char)*text < ' ')
+      out[n - 1] = ' ';
+  }
+  /* the bytes of a character stay together */
+  while (*text && ((unsigned char)*text & 0xC0) == 0x80 && n < PLOT_QUOTE - 2)
+    out[n++] = *text++;
+  out[n++] = '\'';
+  out[n] = 0;
+  return out;
 }
 
 static enum status open_data(struct plot *p, const char *what, struct file_writer *w)
@@ -113,13 +136,18 @@ static enum status write_script(const struct plot *p, const char *file)
   TRY(file_begin(path, &w));
   (void)fprintf(w.out, "# gnuplot %s, in this directory, draws %s.png and %s.svg\n%s", file,
                 p->name, p->name, palettes);
-  for (int svg = 0; svg < 2; svg++)
-    (void)fprintf(w.out,
-                  "set terminal %s size %d,%d font 'DejaVu Sans,11' %s\nset output '%s.%s'\n%s"
-                  "set output\nreset\n%s",
-                  svg ? "svg" : "pngcairo", p->width, p->height,
+  for (int svg = 0; svg < 2; svg++) {
+    int scale = svg ? 1 : p->scale;
+    (void)fprintf(w.out, "set terminal %s size %d,%d font '%s,%d'", svg ? "svg" : "pngcairo",
+                  p->width * scale, p->height * scale, svg ? "sans-serif" : "DejaVu Sans",
+                  svg ? p->font * 7 / 6 : p->font); /* SVG: pixels, which are smaller */
+    if (scale != 1)
+      (void)fprintf(w.out, " fontscale %d linewidth %d pointscale %d dashlength 1", scale, scale,
+                    scale);
+    (void)fprintf(w.out, " %s\nset output '%s.%s'\n%sset output\nreset\n%s",
                   svg ? "background 'white'" : "enhanced", p->name, svg ? "svg" : "png", p->body,
                   svg ? "" : palettes);
+  }
   return file_commit(&w);
 }
 
@@ -146,6 +174,16 @@ static enum status run_gnuplot(const char *dir, char *script, int *status)
   return OK;
 }
 
+static enum status remove_image(const struct plot *p, const char *kind)
+{
+  char file[160], path[2048];
+  (void)snprintf(file, sizeof file, "%s.%s", p->name, kind);
+  TRY(path_join(path, sizeof path, p->dir, file));
+  if (unlink(path) && errno != ENOENT)
+    FAIL_IO(path, "remove");
+  return OK;
+}
+
 enum status plot_end(struct plot *p, bool *drawn)
 {
   char script[128];
@@ -159,6 +197,8 @@ enum status plot_end(struct plot *p, bool *drawn)
   enum status s = write_script(p, script);
   plot_abandon(p);
   TRY(s);
+  TRY(remove_image(p, "png")); /* what an earlier call drew is not this figure */
+  TRY(remove_image(p, "svg"));
   TRY(run_gnuplot(p->dir, script, &status));
   if (status == -1 || (WIFEXITED(status) && WEXITSTATUS(status) == 127))
     return OK;

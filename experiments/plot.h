@@ -19,6 +19,7 @@
 struct plot {
   const char *dir, *name; /* the caller's */
   int width, height;      /* pixels */
+  int font, scale;        /* points; the PNG's pixels to one of the SVG: 11 and 1 unless set */
   char *body;             /* the script without terminals */
   unsigned long used, size;
   bool out_of_memory; /* reported by plot_end */
@@ -36,6 +37,9 @@ MUST_USE enum status plot_data(struct plot *p, const char *what, const char *nam
 MUST_USE enum status plot_matrix(struct plot *p, const char *what, int64_t n, const double *values,
                                  int64_t *cell);
 const char *plot_file(struct plot *p, const char *what); /* good for the next call only */
+/* Text of a user as a string of gnuplot's, whatever is in it: quotes and all; cut to fit. */
+enum { PLOT_QUOTE = 512 };
+const char *plot_quote(const char *text, char out[PLOT_QUOTE]);
 /* Adds a line to the script. */
 void plot_line(struct plot *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Writes the script and draws; *drawn false: there is no gnuplot.  Empties p.  ERR_IO, ERR_MEMORY,

@@ -1,0 +1,199 @@
+/* compare_words.c: what the fixed point buys and what it costs, in words.  Every number is a median
+ * over the seeds of a group; groups are judged at the longest length, token by token. */
+#include "core/progress.h"
+#include "experiments/compare_report.h"
+#include "experiments/compare_values.h"
+#include <math.h>
+#include <stdlib.h>
+
+/* "0.9123 (95 % interval 0.90 to 0.93; seeds 0.89 to 0.95)" */
+static void say_value(FILE *out, const struct compared_group *g, const struct compared_metric *m,
+                      int64_t at)
+{
+  double low = compared_median(g, m->low, at), high = compared_median(g, m->high, at);
+  double least = INFINITY, most = -INFINITY;
+  for (int64_t k = 0; k < g->count; k++) {
+    least = fmin(least, m->value(g->run[k], at));
+    most = fmax(most, m->value(g->run[k], at));
+  }
+  (void)fprintf(out, "%.4f", compared_median(g, m->value, at));
+  if (isfinite(low) && isfinite(high))
+    (void)fprintf(out, " (95 %% interval %.3f to %.3f", low, high);
+  if (g->count > 1 && most >= least)
+    (void)fprintf(out, "%s%lld seeds from %.4f to %.4f", isfinite(low) ? "; " : " (",
+                  (long long)g->count, least, most);
+  if (isfinite(low) || g->count > 1)
+    (void)fprintf(out, ")");
+}
+
+static void say_group(FILE *out, const struct compared_section *s, const struct compared_group *g)
+{
+  int64_t alike = 0;
+  const char *kind = model_kind_name(compared_kind(g));
+  for (int64_t i = 0; i < s->groups; i++)
+    alike += compared_kind(&s->group[i]) == compared_kind(g);
+  if (alike > 1)
+    (void)fprintf(out, "the best of %lld %s models, “%s”,", (long long)alike, kind, g->label);
+  else
+    (void)fprintf(out, "the %s model", kind);
+}
+
+/* "is beyond the sampling error" or not. */
+static void say_verdict(FILE *out, const struct compared_group *implicit,
+                        const struct compared_group *explicit_, const struct compared_metric *m,
+                        int64_t at)
+{
+  double gain = compared_median(implicit, m->value, at) - compared_median(explicit_, m->value, at);
+  double implicit_low = compared_median(implicit, m->low, at);
+  double implicit_high = compared_median(implicit, m->high, at);
+  double explicit_low = compared_median(explicit_, m->low, at);
+  double explicit_high = compared_median(explicit_, m->high, at);
+  bool apart = implicit_low > explicit_high || explicit_low > implicit_high;
+  bool better = m->higher_is_better ? gain > 0 : gain < 0;
+  if (!isfinite(gain))
+    return;
+  if (isfinite(implicit_low + explicit_low) && !apart)
+    (void)fprintf(out, " The intervals overlap: these sequences show no difference.");
+  else
+    (void)fprintf(out, " The fixed point %s %.4f%s.", better ? "buys" : "loses", fabs(gain),
+                  m->higher_is_better ? "" : " bits");
+}
+
+static void say_at_training_length(FILE *out, const struct compared_section *s,
+                                   const struct compared_group *implicit,
+                                   const struct compared_group *explicit_,
+                                   const struct compared_metric *m)
+{
+  for (int64_t i = 0; i + 1 < s->lengths_count; i++)
+    if (s->lengths[i] == implicit->run[0]->config.data.length) {
+      int64_t at = compared_at(MODE_SEQUENTIAL, i);
+      (void)fprintf(out, " At the training length it was %.4f against %.4f.",
+                    compared_median(implicit, m->value, at),
+                    compared_median(explicit_, m->value, at));
+    }
+}
+
+static void say_quality(FILE *out, const struct compared_section *s,
+                        const struct compared_group *implicit,
+                        const struct compared_group *explicit_)
+{
+  struct compared_metric m = compared_metric_of(s);
+  int64_t last = s->lengths_count - 1, at = compared_at(MODE_SEQUENTIAL, last);
+  const struct compared_group *first = implicit ? implicit : explicit_;
+  (void)fprintf(out, "%s: Trained at length %lld on %s and asked at length %lld, ",
+                implicit && explicit_ ? "What it buys" : "What was reached",
+                (long long)first->run[0]->config.data.length, s->data, (long long)s->lengths[last]);
+  say_group(out, s, first);
+  (void)fprintf(out, " reaches %s ",
+                m.higher_is_better ? "an accuracy over the last 10 tokens of"
+                                   : "a loss in bits a byte of");
+  say_value(out, first, &m, at);
+  if (implicit && explicit_) {
+    (void)fprintf(out, ", ");
+    say_group(out, s, explicit_);
+    (void)fprintf(out, " ");
+    say_value(out, explicit_, &m, at);
+  }
+  if (isfinite(m.chance))
+    (void)fprintf(out, "; guessing gives %.4f", m.chance);
+  (void)fprintf(out, ".");
+  if (implicit && explicit_) {
+    say_verdict(out, implicit, explicit_, &m, at);
+    say_at_training_length(out, s, implicit, explicit_, &m);
+  }
+}
+
+/* "2.4 times the floating-point operations"; nothing where one is not known. */
+static void say_ratio(FILE *out, const struct compared_group *implicit,
+                      const struct compared_group *explicit_,
+                      double (*value)(const struct compared_run *r, int64_t i), const char *what,
+                      int *said)
+{
+  double ratio = compared_median(implicit, value, 0) / compared_median(explicit_, value, 0);
+  if (!isfinite(ratio) || ratio <= 0)
+    return;
+  (void)fprintf(out, "%s%.*f times the %s", (*said)++ ? ", " : "",
+                ratio < 0.995  ? 2
+                : ratio < 9.95 ? 1
+                               : 0,
+                ratio, what);
+}
+
+static double parameters(const struct compared_run *r, int64_t i)
+{
+  return (void)i, (double)r->evaluation.parameters;
+}
+
+static double tokens(const struct compared_run *r, int64_t i) { return (void)i, (double)r->tokens; }
+
+static void say_cost(FILE *out, const struct compared_group *implicit,
+                     const struct compared_group *explicit_)
+{
+  int said = 0;
+  char a[FORMAT_SIZE], b[FORMAT_SIZE];
+  double decode = compared_median(implicit, of_decoding, 0);
+  (void)fprintf(out, "\nWhat it costs: Against “%s”, ", explicit_->label);
+  say_ratio(out, implicit, explicit_, parameters, "parameters", &said);
+  say_ratio(out, implicit, explicit_, tokens, "tokens of training", &said);
+  say_ratio(out, implicit, explicit_, of_flops, "floating-point operations of training", &said);
+  say_ratio(out, implicit, explicit_, of_seconds, "time of training", &said);
+  say_ratio(out, implicit, explicit_, of_memory, "memory of training", &said);
+  (void)fprintf(out, "%s.", said ? "" : "nothing was measured");
+  if (isfinite(decode) && isfinite(compared_median(explicit_, of_decoding, 0)))
+    (void)fprintf(out, " It decodes %s tokens/s against %s.", format_count(decode, a),
+                  format_count(compared_median(explicit_, of_decoding, 0), b));
+}
+
+static void say_solver(FILE *out, const struct compared_section *s, const struct compared_group *g)
+{
+  int64_t last = s->lengths_count - 1, at = compared_at(MODE_SEQUENTIAL, last);
+  double mean = compared_median(g, of_iterations, at);
+  double p95 = compared_median(g, of_p95, at), same = compared_median(g, of_agreement, last);
+  double off = compared_median(g, of_off_diagonal, 0);
+  const char *lead = "\nHow it solves: ";
+  if (isfinite(mean)) {
+    (void)fprintf(out,
+                  "%sA token takes %.1f evaluations of the layers on average, 95 of 100 tokens at "
+                  "most %.0f.",
+                  lead, mean, p95);
+    lead = " ";
+  }
+  if (isfinite(same)) {
+    (void)fprintf(out,
+                  "%sSolved all tokens at once, it predicts %.2f %% of the tokens as it does token "
+                  "by token.",
+                  lead, 100 * same);
+    lead = " ";
+  }
+  if (isfinite(off))
+    (void)fprintf(out,
+                  "%s%.3g %% of its state-to-state Jacobian's norm is off the diagonal, where an "
+                  "explicit layer has nothing.",
+                  lead, 100 * off);
+}
+
+char *compared_words(const struct compared_section *s)
+{
+  const struct compared_group *implicit = compared_best(s, MODEL_IMPLICIT);
+  const struct compared_group *explicit_ = compared_best(s, MODEL_EXPLICIT);
+  char *text = NULL;
+  size_t size;
+  FILE *out = open_memstream(&text, &size);
+  if (!out)
+    return NULL;
+  if (s->lengths_count > 0 && (implicit || explicit_)) {
+    say_quality(out, s, implicit, explicit_);
+    if (implicit && explicit_)
+      say_cost(out, implicit, explicit_);
+    else
+      (void)fprintf(out, " There is no %s run here to compare with.",
+                    implicit ? "explicit" : "implicit");
+    if (implicit)
+      say_solver(out, s, implicit);
+  }
+  if (fclose(out)) {
+    free(text);
+    return NULL;
+  }
+  return text;
+}
