@@ -130,7 +130,7 @@ $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
 quickstart: $(BUILD)/train $(BUILD)/compare ## trains a small implicit and a small explicit model, and compares
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
-BENCH ?= train decode kernels jacobian solvers
+BENCH ?= train decode scaling kernels jacobian solvers
 bench: $(BUILD)/bench ## measures speed; BENCH="..." for some of it
 	@for what in $(BENCH); do $(BUILD)/bench $$what || exit; done
 endif

@@ -163,19 +163,36 @@ static enum status measure_host(struct network *net, size_t *host)
   return OK;
 }
 
+static struct network shaped(const struct sequence_model *m, const struct deq_config *deq,
+                             const struct solver_port *solver, int64_t rows, int64_t length,
+                             bool learn)
+{
+  struct network net = {.m = m, .deq = deq, .solver = solver, .rows = rows, .length = length};
+  CHECK(rows > 0 && length > 0);
+  net.capacity = length;
+  net.learn = learn;
+  net.steps = steps_of(deq, learn, m->config.kind);
+  return net;
+}
+
+enum status network_measure(const struct sequence_model *m, const struct deq_config *deq,
+                            const struct solver_port *solver, int64_t rows, int64_t length,
+                            bool learn, size_t *device, size_t *host)
+{
+  struct network net = shaped(m, deq, solver, rows, length, learn);
+  *device = *host = 0;
+  TRY(measure_host(&net, host));
+  return measure_device(&net, *host, device);
+}
+
 enum status network_open(const struct sequence_model *m, const struct deq_config *deq,
                          const struct solver_port *solver, int64_t rows, int64_t length, bool learn,
                          struct network *net)
 {
-  size_t device = 0, host = 0;
+  size_t device, host;
   void *block;
-  *net = (struct network){.m = m, .deq = deq, .solver = solver, .rows = rows, .length = length};
-  net->capacity = length;
-  net->learn = learn;
-  net->steps = steps_of(deq, learn, m->config.kind);
-  CHECK(rows > 0 && length > 0);
-  TRY(measure_host(net, &host));
-  TRY(measure_device(net, host, &device));
+  *net = shaped(m, deq, solver, rows, length, learn);
+  TRY(network_measure(m, deq, solver, rows, length, learn, &device, &host));
   TRY(m->be->memory_alloc(device, &block));
   net->device = arena_over(block, device);
   enum status s = arena_init(&net->host, host);

@@ -8,6 +8,7 @@
 #define network NAME(network)
 #define network_result NAME(network_result)
 #define network_open NAME(network_open)
+#define network_measure NAME(network_measure)
 #define network_close NAME(network_close)
 #define network_set_length NAME(network_set_length)
 #define network_learn NAME(network_learn)
@@ -74,6 +75,10 @@ MUST_USE enum status network_open(const struct sequence_model *m, const struct d
                                   const struct solver_port *solver, int64_t rows, int64_t length,
                                   bool learn, struct network *net);
 void network_close(struct network *net);
+/* The bytes that network_open takes, without taking them. */
+MUST_USE enum status network_measure(const struct sequence_model *m, const struct deq_config *deq,
+                                     const struct solver_port *solver, int64_t rows, int64_t length,
+                                     bool learn, size_t *device, size_t *host);
 /* The batches that follow have rows of `length` tokens, at most those that memory was planned for.
  */
 void network_set_length(struct network *net, int64_t length);

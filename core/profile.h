@@ -42,6 +42,17 @@ struct train_timing {
 MUST_USE enum status train_timed(const struct config *c, const struct runtime *rt,
                                  struct train_timing *t);
 
+/* What training c's model plans, in bytes; nothing else is allocated in a step. */
+struct train_memory {
+  size_t parameters; /* with gradients and moments */
+  size_t network;    /* activations, solver, scratch */
+  size_t batches;    /* tokens and labels */
+  size_t evaluation; /* of train.evaluate_every: a network of its own; or 0 */
+};
+/* Measures it without taking it (but for the parameters). */
+MUST_USE enum status train_memory(const struct config *c, const struct runtime *rt,
+                                  struct train_memory *m);
+
 struct backend_f32;
 struct backend_f64;
 /* *out: p->real's backend, measured into p, which must outlive it. */

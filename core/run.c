@@ -50,6 +50,12 @@ enum status train_timed(const struct config *c, const struct runtime *rt, struct
                                : train_timed_f64(c, rt->f64, rt->solver_f64, t);
 }
 
+enum status train_memory(const struct config *c, const struct runtime *rt, struct train_memory *m)
+{
+  return c->dtype == DTYPE_F32 ? train_memory_f32(c, rt->f32, rt->solver_f32, m)
+                               : train_memory_f64(c, rt->f64, rt->solver_f64, m);
+}
+
 enum status decode_timed(const struct config *c, const struct runtime *rt, struct decode_timing *t)
 {
   return c->dtype == DTYPE_F32 ? decode_timed_f32(c, rt->f32, rt->solver_f32, t)

@@ -462,6 +462,14 @@ static int64_t evaluated_rows(const struct config *c)
   return rows < 1 ? 1 : rows < sequences ? rows : sequences;
 }
 
+/* Bytes of the trainer's own arrays. */
+static size_t batch_bytes(const struct config *c)
+{
+  int64_t sequences = c->train.batch_size * c->train.accumulate, rows = evaluated_rows(c);
+  int64_t M = (sequences > rows ? sequences : rows) * c->data.length;
+  return ((size_t)M * 2 + (size_t)sequences) * sizeof(int32_t) + 256;
+}
+
 static enum status open_trainer(struct trainer *t, const struct backend *be,
                                 const struct solver_port *solver)
 {
@@ -479,7 +487,7 @@ static enum status open_trainer(struct trainer *t, const struct backend *be,
   TRY(network_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, true, &t->net));
   if (c->train.evaluate_every)
     TRY(network_open(&t->w.m, &c->deq, solver, rows, c->data.length, false, &t->evaluation));
-  TRY(arena_init(&t->host, ((size_t)M * 2 + (size_t)sequences) * sizeof(int32_t) + 256));
+  TRY(arena_init(&t->host, batch_bytes(c)));
   TRY(CARVE(&t->host, M, &t->tokens));
   TRY(CARVE(&t->host, M, &t->labels));
   TRY(CARVE(&t->host, sequences, &t->lengths));
@@ -586,7 +594,35 @@ enum status NAME(train)(const struct config *c, const struct backend *be,
   FAIL(s, "%s", first);
 }
 
-/* ---- how fast ---- */
+/* ---- how much memory, and how fast ---- */
+
+static enum status measure_memory(const struct config *c, const struct weights *w,
+                                  const struct solver_port *solver, struct train_memory *m)
+{
+  size_t device, host;
+  m->parameters = w->device.size + w->host.size;
+  m->batches = batch_bytes(c);
+  TRY(network_measure(&w->m, &c->deq, solver, c->train.batch_size, c->data.length, true, &device,
+                      &host));
+  m->network = device + host;
+  if (!c->train.evaluate_every)
+    return OK;
+  TRY(network_measure(&w->m, &c->deq, solver, evaluated_rows(c), c->data.length, false, &device,
+                      &host));
+  m->evaluation = device + host;
+  return OK;
+}
+
+enum status NAME(train_memory)(const struct config *c, const struct backend *be,
+                               const struct solver_port *solver, struct train_memory *m)
+{
+  struct weights w;
+  *m = (struct train_memory){0};
+  TRY(weights_open(&c->model, be, TRAINER_SETS, &w));
+  enum status s = measure_memory(c, &w, solver, m);
+  weights_close(&w);
+  return s;
+}
 
 static enum status time_steps(struct trainer *t, double seconds, double *tokens_per_second,
                               struct train_timing *timing)

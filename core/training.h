@@ -26,6 +26,12 @@ MUST_USE enum status train_timed_f32(const struct config *c, const struct backen
 MUST_USE enum status train_timed_f64(const struct config *c, const struct backend_f64 *be,
                                      const struct solver_port_f64 *solver, struct train_timing *t);
 
+struct train_memory; /* core/profile.h */
+MUST_USE enum status train_memory_f32(const struct config *c, const struct backend_f32 *be,
+                                      const struct solver_port_f32 *solver, struct train_memory *m);
+MUST_USE enum status train_memory_f64(const struct config *c, const struct backend_f64 *be,
+                                      const struct solver_port_f64 *solver, struct train_memory *m);
+
 struct decode_timing; /* core/decode.h */
 MUST_USE enum status decode_timed_f32(const struct config *c, const struct backend_f32 *be,
                                       const struct solver_port_f32 *solver,

@@ -22,6 +22,8 @@ static const char usage[] =
     "            DIR is a run or checkpoint; the model of a CONFIG has not been trained, and "
     "takes\n"
     "            deq.forward.max_iter iterations a token\n"
+    "  scaling   time a token of a training step and memory, 16384 tokens a step: by length,\n"
+    "            layers and solver iterations; the memory beside README's formula\n"
     "  kernels   time a call of every operation of a training step\n"
     "  jacobian  time and memory of jacobian_check by the size of the state\n"
     "  solvers   time per unknown and iteration of the fixed-point solvers, and what they reach "
@@ -41,6 +43,7 @@ struct bench_subject {
 };
 static const struct bench_subject subjects[] = {{"train", bench_train, TAKES_CONFIG},
                                                 {"decode", bench_decode, TAKES_CONFIG},
+                                                {"scaling", bench_scaling, TAKES_CONFIG},
                                                 {"kernels", bench_kernels, TAKES_CONFIG},
                                                 {"jacobian", bench_jacobian, TAKES_NOTHING},
                                                 {"solvers", bench_solvers, TAKES_RUNS}};

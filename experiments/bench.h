@@ -68,6 +68,11 @@ MUST_USE enum status bench_train(const struct bench_request *q, struct bench_res
 MUST_USE enum status bench_kernels(const struct bench_request *q, struct bench_results *r);
 /* Tokens/s one token after the other, of an implicit and an explicit model (bench_decode.c). */
 MUST_USE enum status bench_decode(const struct bench_request *q, struct bench_results *r);
+/* Time a token by length, layers and iterations, and memory (bench_scaling.c). */
+MUST_USE enum status bench_scaling(const struct bench_request *q, struct bench_results *r);
+/* Bytes that training takes, as README.md has it: implicit models, Picard's method, windows all,
+ * without MLP.  vocab_size is resolved. */
+double bench_memory_formula(const struct config *c);
 
 /* What the fixed-point solvers cost and reach (bench_solvers.c). */
 MUST_USE enum status bench_solvers(const struct bench_request *q, struct bench_results *r);

@@ -1,0 +1,141 @@
+/* bench_scaling.c: how time and memory of a training step grow with length, layers and iterations.
+ */
+#include "core/profile.h"
+#include "core/tensors.h"
+#include "experiments/bench.h"
+#include <math.h>
+#include <stdlib.h>
+
+enum { REPETITIONS = 5, TOKENS = 16384, LENGTH = 256, SHAPES = 5 };
+#define WITHIN 1.15 /* cost a token, of that at the shortest length */
+
+double bench_memory_formula(const struct config *c)
+{
+  struct model_dims d = model_dims(&c->model);
+  struct tensor_list list;
+  double w = c->dtype == DTYPE_F32 ? 4 : 8;
+  double k = (double)(c->deq.unroll_iterations > c->deq.phantom_steps ? c->deq.unroll_iterations
+                                                                      : c->deq.phantom_steps);
+  double L = (double)c->data.length, M = L * (double)c->train.batch_size;
+  double D = (double)d.D, E = (double)d.E, H = (double)d.H, N = (double)d.N, G = (double)d.G;
+  double V = (double)d.V, W = (double)d.W, layers = (double)d.layers;
+  double Q = L < (double)d.chunk ? L : (double)d.chunk;
+  if (tensor_list_make(&c->model, &list) != OK)
+    return (double)NAN;
+  double parameters = 4 * (double)list.block;
+  tensor_list_free(&list);
+  double token = (2 * k + 12) * D + 2 * V + 11 * E + 8 * G * N + 9 * H + 2 * (G + H) * Q +
+                 E * N / Q + k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + E * N / Q);
+  double sequence = layers * (W * (E + 2 * G * N) + E * N);
+  return w * (parameters + M * token + M / L * sequence) + 90 * M;
+}
+
+/* What is varied, and the shapes that come of it. */
+struct series {
+  const char *what;
+  int count;
+  int64_t value[SHAPES];
+  struct config *c; /* (SHAPES) */
+  double us[SHAPES][REPETITIONS];
+};
+
+/* Microseconds a token.  Shape after shape, then again: what disturbs one disturbs all. */
+static enum status measure_times(const struct bench_request *q, struct series *s)
+{
+  for (int k = 0; k < REPETITIONS; k++)
+    for (int i = 0; i < s->count; i++) {
+      struct train_timing t = {.repetitions = 1, .seconds = q->seconds};
+      TRY(train_timed(&s->c[i], q->rt, &t));
+      s->us[i][k] = 1e6 / t.tokens_per_second[0];
+    }
+  return OK;
+}
+
+static enum status report_memory(const struct bench_request *q, const struct config *c,
+                                 const char *name, struct bench_results *r)
+{
+  struct train_memory m;
+  TRY(train_memory(c, q->rt, &m));
+  double mib = (double)(m.parameters + m.network + m.batches) / 1048576;
+  TRY(bench_add(r, name, "MiB", 1, &mib, (double)NAN, (double)NAN));
+  (void)printf("  README's formula: %.4f of that\n", bench_memory_formula(c) / 1048576 / mib);
+  return OK;
+}
+
+/* Time and memory of every shape; what one more of what is varied costs, or (length) how much more
+ * than at the first. */
+static enum status report(const struct bench_request *q, struct series *s, bool constant,
+                          struct bench_results *r)
+{
+  double first = (double)NAN, before = (double)NAN;
+  for (int i = 0; i < s->count; i++) {
+    char name[96];
+    (void)snprintf(name, sizeof name, "scaling %.40s %s %lld", s->c[i].name, s->what,
+                   (long long)s->value[i]);
+    TRY(bench_add(r, name, "us/token", REPETITIONS, s->us[i],
+                  constant ? WITHIN * first : (double)NAN, (double)NAN));
+    double us = s->us[i][REPETITIONS / 2]; /* bench_add has sorted them */
+    first = i == 0 ? us : first;
+    if (constant && i > 0)
+      (void)printf("  %.3f of that at %s %lld\n", us / first, s->what, (long long)s->value[0]);
+    if (!constant && i > 0)
+      (void)printf("  each %s from %lld on: %.4g us/token\n", s->what, (long long)s->value[i - 1],
+                   (us - before) / (double)(s->value[i] - s->value[i - 1]));
+    before = us;
+    TRY(report_memory(q, &s->c[i], name, r));
+  }
+  return OK;
+}
+
+/* Sequences of `length` that make up the tokens of a step. */
+static void set_length(struct config *c, int64_t length)
+{
+  c->data.length = length;
+  c->train.batch_size = TOKENS / length;
+}
+
+static void set_layers(struct config *c, int64_t n) { c->model.n_layer = n; }
+
+static void set_iterations(struct config *c, int64_t n)
+{
+  c->deq.forward.max_iter = c->deq.forward.min_iter = n;
+}
+
+static enum status vary(const struct bench_request *q, const struct config *base, struct series s,
+                        void (*set)(struct config *c, int64_t value), struct bench_results *r)
+{
+  s.c = calloc(SHAPES, sizeof *s.c);
+  if (!s.c)
+    FAIL(ERR_MEMORY, "out of memory");
+  for (; s.count < SHAPES && s.value[s.count]; s.count++) {
+    s.c[s.count] = *base;
+    set_length(&s.c[s.count], LENGTH);
+    set(&s.c[s.count], s.value[s.count]);
+  }
+  enum status status = measure_times(q, &s);
+  if (status == OK)
+    status = report(q, &s, set == set_length, r);
+  free(s.c);
+  return status;
+}
+
+/* The model trains by phantom, every solve taking exactly the iterations that are asked for. */
+enum status bench_scaling(const struct bench_request *q, struct bench_results *r)
+{
+  const struct series lengths = {.what = "length", .value = {64, 256, 1024, 4096, 16384}};
+  const struct series layers = {.what = "layers", .value = {1, 2, 4, 8}};
+  const struct series iterations = {.what = "iterations", .value = {8, 16, 32, 64}};
+  struct config c = *q->config;
+  TRY(config_resolve(&c));
+  if (c.model.kind != MODEL_IMPLICIT)
+    FAIL(ERR_USAGE, "bench scaling measures implicit models; %s is explicit", c.name);
+  c.train.unroll_steps = c.train.evaluate_every = c.data.length_min = c.train.curriculum_steps = 0;
+  c.train.accumulate = 1;
+  c.train.schedule = SCHEDULE_CONSTANT;
+  c.deq.gradient = GRADIENT_PHANTOM;
+  c.deq.forward.min_iter = c.deq.forward.max_iter;
+  c.deq.forward.tol = 1e30;
+  TRY(vary(q, &c, lengths, set_length, r));
+  TRY(vary(q, &c, layers, set_layers, r));
+  return vary(q, &c, iterations, set_iterations, r);
+}
