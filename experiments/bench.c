@@ -41,12 +41,10 @@ struct bench_subject {
   enum status (*run)(const struct bench_request *q, struct bench_results *r);
   enum { TAKES_NOTHING, TAKES_CONFIG, TAKES_RUNS } takes;
 };
-static const struct bench_subject subjects[] = {{"train", bench_train, TAKES_CONFIG},
-                                                {"decode", bench_decode, TAKES_CONFIG},
-                                                {"scaling", bench_scaling, TAKES_CONFIG},
-                                                {"kernels", bench_kernels, TAKES_CONFIG},
-                                                {"jacobian", bench_jacobian, TAKES_NOTHING},
-                                                {"solvers", bench_solvers, TAKES_RUNS}};
+static const struct bench_subject subjects[] = {
+    {"train", bench_train, TAKES_CONFIG},        {"decode", bench_decode, TAKES_CONFIG},
+    {"scaling", bench_scaling, TAKES_CONFIG},    {"kernels", bench_kernels, TAKES_CONFIG},
+    {"jacobian", bench_jacobian, TAKES_NOTHING}, {"solvers", bench_solvers, TAKES_RUNS}};
 
 static const struct bench_subject *subject_of(const char *name)
 {
