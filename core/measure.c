@@ -15,7 +15,7 @@
 
 #if REAL_BITS != 128
 
-enum { KNOB_SEQUENCES = 64, TRACED_LENGTH = 32, TRACED_SEQUENCES = 8, DECODED_TOKENS = 64 };
+enum { KNOB_SEQUENCES = 32, TRACED_LENGTH = 32, TRACED_SEQUENCES = 8, DECODED_TOKENS = 64 };
 static const double decode_seconds = 0.2;
 
 /* ---- one mode, one length ---- */

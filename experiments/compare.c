@@ -1,6 +1,7 @@
 /* compare.c: trained runs beside each other: tables, figures and a report. */
 #include "core/files.h"
 #include "core/progress.h"
+#include "experiments/compare_list.h"
 #include "experiments/compare_parts.h"
 #include "experiments/plot.h"
 #include "experiments/program.h"
@@ -12,7 +13,8 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: compare RUN RUN... [key.path=value ...] [--output DIR]\n\n"
+    "usage: compare RUN RUN... [key.path=value ...] [--output DIR]\n"
+    "       compare LIST.yaml [--output DIR]\n\n"
     "Evaluates every run (a run, then its latest checkpoint, or a checkpoint) on the same task "
     "and\n"
     "shows them beside each other: cost of training, accuracy by length in both modes, "
@@ -23,7 +25,14 @@ static const char usage[] =
     "evaluate.sequences=N do; other overrides (deq.evaluate.tol=1e-3) hold for every run.  What "
     "was\n"
     "measured is kept in RUN/measured.json until the checkpoint or the settings change.\n"
-    "DIR (default: compare) receives compare.csv, .json, .md, .html and figures/.";
+    "DIR (default: compare) receives compare.csv, .json, .md, .html and figures/.\n\n"
+    "LIST.yaml names configurations and seeds (experiments/compare_list.h has every key).  What "
+    "is\n"
+    "missing is trained, what stopped goes on, what is finished stays; several runs at a time, "
+    "each\n"
+    "with its share of the cores.  However this ends, the same command goes on.  The comparison "
+    "is\n"
+    "written to `output`, by default RUNS_DIR/compare.";
 
 /* ---- where ---- */
 
@@ -145,17 +154,111 @@ static enum status compare_runs(const struct command_line *line, struct comparis
   return write_all(c, output ? output : "compare");
 }
 
+/* Measures one run and keeps that: what a list's processes do. */
+static enum status measure_one(const struct command_line *line)
+{
+  struct compare_settings settings = {.overrides = line->overrides, .override = line->override};
+  struct compared_run run;
+  struct runtime rt;
+  bool found;
+  if (line->words != 1)
+    FAIL(ERR_USAGE, "--measure takes one run");
+  TRY(compared_run_open(line->target, &settings, &run));
+  enum status s = compared_run_recall(&run, &found);
+  if (s == OK && !found)
+    s = runtime_open(&run.config, &rt);
+  if (s == OK && !found)
+    s = compared_run_measure(&rt, &run);
+  compared_run_free(&run);
+  return s;
+}
+
+/* ---- a list ---- */
+
+static enum status add_listed(const struct compare_list *l, const struct list_run *runs,
+                              const struct list_run *r, struct comparison *c)
+{
+  struct compared_run run = {0};
+  struct word_list words;
+  bool found = false;
+  enum status s = list_run_evaluation(l, runs, r, &words);
+  struct compare_settings settings = {words.count, (const char *const *)words.word, NULL};
+  if (s == OK)
+    s = compared_run_open(r->directory, &settings, &run);
+  if (s == OK)
+    s = compared_run_recall(&run, &found);
+  word_list_free(&words);
+  if (s == OK && !found)
+    s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: measured.json does not fit its checkpoint",
+                r->directory);
+  (void)snprintf(run.label, sizeof run.label, "%s", r->entry->label);
+  if (s == OK)
+    s = comparison_add(c, r->entry->section, &run);
+  compared_run_free(&run);
+  return s;
+}
+
+static enum status compare_listed(const struct compare_list *l, struct list_run *runs,
+                                  int64_t count, struct comparison *c, const char *output)
+{
+  int64_t failed = 0;
+  TRY(list_runs_work(l, runs, count));
+  for (int64_t i = 0; i < count; i++) {
+    failed += runs[i].failed;
+    if (!runs[i].failed)
+      TRY(add_listed(l, runs, &runs[i], c));
+  }
+  if (c->sections > 0) {
+    TRY(comparison_group(c));
+    describe(c, l->title);
+    TRY(write_all(c, output ? output : l->output));
+  }
+  if (failed)
+    FAIL(ERR_NUMERIC, "%lld of %lld runs failed and are left out: see %s/*.log", (long long)failed,
+         (long long)count, l->runs_dir);
+  return OK;
+}
+
+static enum status compare_list(const struct command_line *line, struct comparison *c,
+                                const char *output)
+{
+  struct compare_list l;
+  struct list_run *runs = NULL;
+  int64_t count = 0;
+  if (line->words > 1 || line->overrides)
+    FAIL(ERR_USAGE, "%s: a list stands alone: overrides belong into its `set` and `evaluate`",
+         line->target);
+  TRY(compare_list_read(line->target, &l));
+  enum status s = list_runs_make(&l, &runs, &count);
+  if (s == OK)
+    s = compare_listed(&l, runs, count, c, output);
+  list_runs_free(runs, count);
+  compare_list_free(&l);
+  return s;
+}
+
+static bool is_file(const char *path)
+{
+  struct stat st;
+  return stat(path, &st) == 0 && !S_ISDIR(st.st_mode);
+}
+
 static enum status run(int argc, char **argv)
 {
   const char *output = NULL;
+  bool measure = false;
   struct command_line line;
   struct comparison c = {0};
   const struct option_spec options[] = {
-      {"output", "DIR", "where tables, figures and the report go", &output, NULL}, {0}};
+      {"output", "DIR", "where tables, figures and the report go", &output, NULL},
+      {"measure", NULL, "only measure the one RUN, and keep that", NULL, &measure},
+      {0}};
   TRY(command_line_parse_words(argc, argv, usage, options, &line));
   if (!line.target)
     FAIL(ERR_USAGE, "%s", usage);
-  enum status s = compare_runs(&line, &c, output);
+  enum status s = measure                ? measure_one(&line)
+                  : is_file(line.target) ? compare_list(&line, &c, output)
+                                         : compare_runs(&line, &c, output);
   comparison_free(&c);
   return s;
 }

@@ -102,8 +102,7 @@ static bool matters(int key)
   return true;
 }
 
-/* The next key that matters and differs; -1: none. */
-static int next_difference(const struct config *a, const struct config *b, int from)
+int compared_difference(const struct config *a, const struct config *b, int from)
 {
   int key = config_difference(a, b, from);
   while (key >= 0 && !matters(key))
@@ -114,7 +113,7 @@ static int next_difference(const struct config *a, const struct config *b, int f
 static bool belongs(const struct compared_group *g, const struct compared_run *run)
 {
   return strcmp(g->run[0]->label, run->label) == 0 &&
-         next_difference(&g->run[0]->config, &run->config, 0) < 0;
+         compared_difference(&g->run[0]->config, &run->config, 0) < 0;
 }
 
 static enum status add_to_group(struct compared_section *s, const struct compared_run *run)
@@ -184,7 +183,7 @@ static void make_differs(const struct compared_section *s, struct compared_group
   for (int key = 0;; key++) {
     int next = -1;
     for (int64_t i = 0; i < s->groups; i++) {
-      int k = next_difference(&s->group[0].run[0]->config, &s->group[i].run[0]->config, key);
+      int k = compared_difference(&s->group[0].run[0]->config, &s->group[i].run[0]->config, key);
       next = k >= 0 && (next < 0 || k < next) ? k : next;
     }
     if (next < 0 || used + 1 >= sizeof g->differs)

@@ -35,6 +35,9 @@ MUST_USE enum status compared_jacobian_take(const struct config *c, const struct
  * one kind of data: ERR_USAGE with the reason. */
 MUST_USE enum status comparison_add(struct comparison *c, const char *section,
                                     struct compared_run *run);
+/* The next key from number `from` in which two configurations differ and that says what a run is,
+ * not its name, seed or place or how it is looked at; -1: none. */
+int compared_difference(const struct config *a, const struct config *b, int from);
 /* Groups what has been added.  Nothing may be added behind. */
 MUST_USE enum status comparison_group(struct comparison *c);
 void comparison_free(struct comparison *c);
