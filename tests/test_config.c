@@ -2,6 +2,7 @@
  * every file below configs/. */
 #include "tests/check.h"
 #include "core/config.h"
+#include "experiments/compare_list.h"
 #include <ftw.h>
 #include <math.h>
 #include <stdio.h>
@@ -712,6 +713,19 @@ static void damage_is_survived(void **state)
   free(text);
 }
 
+/* A list for compare: every run that it names has a configuration. */
+static void load_list(const char *path)
+{
+  struct compare_list l;
+  struct list_run *runs;
+  int64_t count;
+  check_ok(compare_list_read(path, &l));
+  check_ok(list_runs_make(&l, &runs, &count));
+  assert_true(count >= l.entries);
+  list_runs_free(runs, count);
+  compare_list_free(&l);
+}
+
 static char seen_names[64][CONFIG_WORD];
 static int seen_count;
 
@@ -720,14 +734,20 @@ static int load_with_name(const char *path, const struct stat *s, int type, stru
   (void)s, (void)at;
   size_t n = strlen(path);
   char line[256];
-  bool named = false;
+  bool named = false, list = false;
   if (type != FTW_F || n < 5 || strcmp(path + n - 5, ".yaml"))
     return 0;
   FILE *f = fopen(path, "r");
   assert_non_null(f);
-  while (fgets(line, sizeof line, f))
+  while (fgets(line, sizeof line, f)) {
     named = named || !strncmp(line, "name:", 5);
+    list = list || !strncmp(line, "compare:", 8);
+  }
   assert_int_equal(fclose(f), 0);
+  if (list) {
+    load_list(path);
+    return 0;
+  }
   struct config c;
   const char *const rest[] = {"name=part", "model.kind=implicit", "data.task=word_problem"};
   const char *const corpus[] = {"data.path=corpus"};
