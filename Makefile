@@ -126,7 +126,7 @@ $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
 
 # ---- using ----
 
-.PHONY: quickstart bench test install
+.PHONY: quickstart bench test test-baseline install
 quickstart: $(BUILD)/train $(BUILD)/compare ## trains a small implicit and a small explicit model, and compares
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
@@ -144,6 +144,8 @@ install: $(PROGRAMS) ## into PREFIX (/usr/local): bin/deqmamba-train and so on, 
 
 test: $(TESTS) $(PROGRAMS) ## builds and runs all tests; ONLY="data blas" for two of them
 	@BUILD=$(BUILD) tests/run $(TESTS)
+test-baseline: $(TESTS) $(PROGRAMS) ## the same with our kernels forced to the baseline instructions
+	@DEQMAMBA_ISA=cpu LOG=baseline.log BUILD=$(BUILD) tests/run $(TESTS)
 
 .PHONY: check format format-check lint tidy cppcheck floors noderef asan cover mutants
 check: format-check lint floors noderef test asan ## all of what a change must pass: format, lint, floors, noderef, test, asan

@@ -237,25 +237,55 @@ static void bad_tokens_are_refused(void **state)
 
 /* ---- determinism ---- */
 
-static void same_seed_same_bytes_for_any_threads(void **state)
+static const char *const deterministic[] = {"latest/model.safetensors",
+                                            "latest/optimizer.safetensors", "latest/trainer.json",
+                                            "metrics.jsonl"};
+
+/* Whole training steps, in batches that every thread has a part of; `overrides` ends with NULL. */
+static void check_threads(const char *const *overrides, int most)
 {
-  (void)state;
-  const char *names[] = {"one", "two", "three"}, *threads[] = {"1", "2", "3"};
-  for (int i = 0; i < 3; i++) {
+  static const char *const names[] = {"one", "two", "three"}, *const threads[] = {"1", "2", "3"};
+  for (int i = 0; i < most; i++) {
     struct spawned r;
     char file[64], path[512], first[600], other[600];
+    const char *words[24] = {path,
+                             "train.steps=6",
+                             "train.unroll_steps=3",
+                             "train.batch_size=17",
+                             "data.length=33",
+                             "train.log_every=1",
+                             "train.log_timing=false",
+                             "--overwrite"};
     put_config(names[i]);
     (void)snprintf(file, sizeof file, "%s.yaml", names[i]);
     (void)snprintf(path, sizeof path, "%s", scratch(file));
+    for (int n = 8, k = 0; overrides[k]; k++)
+      words[n++] = overrides[k];
     assert_int_equal(setenv("SPAWN_THREADS", threads[i], 1), 0);
-    SPAWN(&r, "train", path, "train.steps=12", "train.unroll_steps=6", "data.length=33",
-          "deq.gradient=ift", "train.batch_size=17");
+    spawn_run("train", words, &r);
     assert_int_equal(unsetenv("SPAWN_THREADS"), 0);
-    check_spawned(&r, 0, "12 steps done");
-    (void)snprintf(first, sizeof first, "%s/latest/model.safetensors", scratch("one"));
-    (void)snprintf(other, sizeof other, "%s/latest/model.safetensors", scratch(names[i]));
-    assert_true(same_files(first, other));
+    check_spawned(&r, 0, "6 steps done");
+    for (size_t f = 0; i > 0 && f < sizeof deterministic / sizeof *deterministic; f++) {
+      (void)snprintf(first, sizeof first, "%s/%s", scratch("one"), deterministic[f]);
+      (void)snprintf(other, sizeof other, "%s/%s", scratch(names[i]), deterministic[f]);
+      if (!same_files(first, other))
+        fail_msg("%s: %s differs between 1 and %s threads", overrides[0], deterministic[f],
+                 threads[i]);
+    }
   }
+}
+#define THREADS(most, ...) check_threads((const char *const[]){__VA_ARGS__, NULL}, most)
+
+static void same_seed_same_bytes_for_any_threads(void **state)
+{
+  (void)state;
+  THREADS(3, "deq.gradient=ift");
+  THREADS(2, "model.kind=explicit", "model.n_layer=2", "train.evaluate_every=3",
+          "evaluate.sequences=9");
+  THREADS(2, "deq.forward.window=8", "deq.forward.solver=anderson", "deq.gradient=ift",
+          "deq.backward.window=8", "deq.backward.solver=broyden", "train.accumulate=2");
+  THREADS(2, "deq.gradient=phantom", "model.dropout=0.1", "model.weight_norm=true",
+          "model.d_intermediate=48", "model.mamba2.A_range=negative", "data.length_min=20");
 }
 
 int main(void)
