@@ -4,6 +4,7 @@
 #include "experiments/compare_list.h"
 #include "experiments/compare_parts.h"
 #include "experiments/plot.h"
+#include "experiments/plot.h"
 #include "experiments/program.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,22 +64,7 @@ static void describe(struct comparison *c, const char *title)
 
 /* ---- what is written ---- */
 
-/* The figures and the page that holds them. */
-static enum status write_report(const struct comparison *c, const char *dir)
-{
-  char figures[COMPARE_PATH], page[COMPARE_PATH];
-  bool drawn;
-  TRY(path_join(figures, sizeof figures, dir, "figures"));
-  TRY(path_join(page, sizeof page, dir, "compare.html"));
-  TRY(compare_figures(c, figures, &drawn));
-  TRY(compare_html(c, figures, page));
-  (void)printf("figures: %s\nreport:  %s\n", figures, page);
-  if (!drawn)
-    (void)printf("%s\n", plot_hint());
-  return OK;
-}
-
-static enum status write_all(const struct comparison *c, const char *dir)
+static enum status write_files(const struct comparison *c, const char *dir)
 {
   static const struct {
     const char *name;
@@ -87,15 +73,34 @@ static enum status write_all(const struct comparison *c, const char *dir)
                {"compare.json", compare_json},
                {"compare.md", compare_markdown}};
   char path[COMPARE_PATH];
-  TRY(directory_make(dir));
-  compare_print(c, stdout);
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
     TRY(path_join(path, sizeof path, dir, files[i].name));
     TRY(files[i].write(c, path));
   }
-  TRY(write_report(c, dir));
-  (void)printf("written: %s/compare.csv, .json, .md\n", dir);
   return OK;
+}
+
+static enum status write_report(const struct comparison *c, const char *dir)
+{
+  char figures[COMPARE_PATH], page[COMPARE_PATH];
+  bool drawn;
+  TRY(path_join(figures, sizeof figures, dir, "figures"));
+  TRY(path_join(page, sizeof page, dir, "compare.html"));
+  TRY(compare_figures(c, figures, &drawn));
+  TRY(compare_html(c, figures, page));
+  if (!drawn)
+    (void)printf("%s\n", plot_hint());
+  (void)printf("\nreport, for any browser: %s\ntables: %s/compare.csv, .json, .md; figures: %s/\n",
+               page, dir, figures);
+  return OK;
+}
+
+static enum status write_all(const struct comparison *c, const char *dir)
+{
+  TRY(directory_make(dir));
+  compare_print(c, stdout);
+  TRY(write_files(c, dir));
+  return write_report(c, dir);
 }
 
 /* ---- runs that the user named ---- */
@@ -135,7 +140,7 @@ static enum status measure_all(struct comparison *c)
     open = true;
     progress_log(&p, "measuring %s (%lld of %lld)", s->run[i].directory, (long long)i + 1,
                  (long long)s->runs);
-    TRY(compared_run_measure(&rt, &s->run[i]));
+    TRY(compared_run_measure(&rt, &p, &s->run[i]));
   }
   return OK;
 }
@@ -148,7 +153,10 @@ static enum status compare_runs(const struct command_line *line, struct comparis
     TRY(add_run(line->word[i], &settings, c));
   if (c->sections == 0)
     FAIL(ERR_DATA, "there is nothing to compare: none of these is a run with a checkpoint");
-  TRY(measure_all(c));
+  enum status s = measure_all(c);
+  if (s == ERR_INTERRUPTED)
+    FAIL(s, "interrupted; what was measured is kept: the same command goes on from there");
+  TRY(s);
   TRY(comparison_group(c));
   describe(c, "Comparison");
   return write_all(c, output ? output : "compare");
@@ -159,6 +167,7 @@ static enum status measure_one(const struct command_line *line)
 {
   struct compare_settings settings = {.overrides = line->overrides, .override = line->override};
   struct compared_run run;
+  struct progress p = progress_to(stderr);
   struct runtime rt;
   bool found;
   if (line->words != 1)
@@ -168,7 +177,7 @@ static enum status measure_one(const struct command_line *line)
   if (s == OK && !found)
     s = runtime_open(&run.config, &rt);
   if (s == OK && !found)
-    s = compared_run_measure(&rt, &run);
+    s = compared_run_measure(&rt, &p, &run);
   compared_run_free(&run);
   return s;
 }

@@ -4,6 +4,8 @@
 #include "experiments/compare.h"
 #include "experiments/exchange.h"
 
+struct progress;
+
 /* ---- runs (compare_run.c) ---- */
 
 /* Which settings a run is evaluated with, beside its own. */
@@ -21,7 +23,8 @@ void compared_run_free(struct compared_run *run);
 /* Reads what was measured before, if the checkpoint and all settings are those of then: *found. */
 MUST_USE enum status compared_run_recall(struct compared_run *run, bool *found);
 /* Measures and keeps it beside the checkpoint's run. */
-MUST_USE enum status compared_run_measure(const struct runtime *rt, struct compared_run *run);
+MUST_USE enum status compared_run_measure(const struct runtime *rt, struct progress *p,
+                                          struct compared_run *run);
 /* Everything but the configuration and the curve. */
 void exchange_run(struct exchange *x, struct compared_run *run);
 

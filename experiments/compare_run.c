@@ -3,11 +3,11 @@
  * What is kept (RUN/measured.json) is good for one checkpoint and one set of settings: it holds a
  * number that another model file, or another configuration with the overrides, hardly has. */
 #include "core/files.h"
+#include "core/progress.h"
 #include "core/trainer_state.h"
 #include "experiments/compare_parts.h"
 #include "experiments/evaluation_json.h"
 #include "experiments/json_file.h"
-#include "experiments/program.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -267,10 +267,19 @@ static enum status keep(struct compared_run *run)
   return json_file_write(root, JSON_REAL_PRECISION(17), path);
 }
 
-enum status compared_run_measure(const struct runtime *rt, struct compared_run *run)
+static void say_row(void *to, const struct evaluation_row *r)
 {
-  struct evaluation_request q = {.closely = true};
-  TRY(evaluate_run(&run->config, rt, run->checkpoint, &q, &run->evaluation));
+  progress_show(to, "measuring: %s, length %lld", evaluate_mode_name(r->mode),
+                (long long)r->length);
+}
+
+enum status compared_run_measure(const struct runtime *rt, struct progress *p,
+                                 struct compared_run *run)
+{
+  struct evaluation_request q = {.closely = true, .say = say_row, .to = p};
+  enum status s = evaluate_run(&run->config, rt, run->checkpoint, &q, &run->evaluation);
+  progress_clear(p);
+  TRY(s);
   TRY(compared_jacobian_take(&run->config, rt, run->checkpoint, &run->jacobian));
   return keep(run);
 }

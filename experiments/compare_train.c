@@ -31,6 +31,7 @@ struct worker {
   double weight;         /* FLOPs of its training, roughly */
   int64_t begun_at, now; /* steps when this session began, and when last looked at */
   pid_t child;           /* 0: none */
+  enum task task;        /* of the child, or of the last one */
   bool waits;            /* another process works on it; said so */
 };
 
@@ -166,6 +167,7 @@ static enum status start_child(struct workshop *shop, struct worker *w, enum tas
   if (child < 0)
     FAIL(ERR_MEMORY, "a process cannot be started: %s", strerror(errno));
   w->child = child;
+  w->task = task;
   shop->running++;
   return OK;
 }
@@ -209,12 +211,20 @@ static void last_line(const char *file, char *out, size_t size)
   free(text);
 }
 
+/* A program that has ended well has left what it was started for. */
+static bool has_left_its_work(struct worker *w)
+{
+  enum task task;
+  return next_task(w, &task) == OK && (task == TASK_NONE || task > w->task);
+}
+
 static void ended(struct workshop *shop, struct worker *w, int status)
 {
   char line[256];
   w->child = 0;
   shop->running--;
-  if (WIFEXITED(status) && (WEXITSTATUS(status) == 0 || WEXITSTATUS(status) == 130))
+  if (WIFEXITED(status) &&
+      (WEXITSTATUS(status) == 130 || (WEXITSTATUS(status) == 0 && has_left_its_work(w))))
     return;
   w->run->failed = true;
   last_line(w->run->log, line, sizeof line);
