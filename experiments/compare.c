@@ -258,17 +258,24 @@ static enum status run(int argc, char **argv)
   bool measure = false;
   struct command_line line;
   struct comparison c = {0};
+  const char **typed = malloc((size_t)argc * sizeof *typed); /* parsing sorts argv */
   const struct option_spec options[] = {
       {"output", "DIR", "where tables, figures and the report go", &output, NULL},
       {"measure", NULL, "only measure the one RUN, and keep that", NULL, &measure},
       {0}};
-  TRY(command_line_parse_words(argc, argv, usage, options, &line));
-  if (!line.target)
-    FAIL(ERR_USAGE, "%s", usage);
-  enum status s = measure                ? measure_one(&line)
-                  : is_file(line.target) ? compare_list(&line, &c, output)
-                                         : compare_runs(&line, &c, output);
+  for (int i = 0; typed && i < argc; i++)
+    typed[i] = argv[i];
+  c.words = typed ? argc : 0;
+  c.word = typed;
+  enum status s = command_line_parse_words(argc, argv, usage, options, &line);
+  if (s == OK && !line.target)
+    s = fail_at(ERR_USAGE, __FILE__, __LINE__, "%s", usage);
+  if (s == OK)
+    s = measure                ? measure_one(&line)
+        : is_file(line.target) ? compare_list(&line, &c, output)
+                               : compare_runs(&line, &c, output);
   comparison_free(&c);
+  free(typed);
   return s;
 }
 

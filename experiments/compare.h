@@ -60,6 +60,8 @@ struct compared_section {
 };
 
 struct comparison {
+  int words;               /* the command that made it; 0: not known */
+  const char *const *word; /* (words), the caller's */
   char title[COMPARE_LABEL], machine[COMPARE_LABEL], date[32]; /* date: 2026-11-22 */
   int64_t sections;
   struct compared_section *section;

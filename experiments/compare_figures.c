@@ -9,6 +9,7 @@
 #include <string.h>
 
 enum { WIDTH = 480, HEIGHT = 300, LEGEND_ROW = 20, FONT = 12, SHADES = 4 };
+enum { LEGEND = 40, TITLE = 20 }; /* characters that there is room for */
 
 struct look {
   const char *colour;
@@ -65,7 +66,7 @@ static size_t longest_label(const struct compared_section *s)
  * stays the same. */
 static void frame(struct plot *p, int64_t entries, size_t longest)
 {
-  int64_t columns = longest <= 10 ? 3 : longest <= 22 ? 2 : 1;
+  int64_t columns = longest <= 10 ? 3 : longest <= 19 ? 2 : 1;
   int64_t rows = (entries + columns - 1) / columns;
   p->height += LEGEND_ROW * (int)rows;
   plot_line(p, "set border 3 linecolor '#555555' linewidth 1; set tics nomirror out scale 0.6");
@@ -73,7 +74,8 @@ static void frame(struct plot *p, int64_t entries, size_t longest)
   plot_line(p,
             "set key above left Left reverse noenhanced vertical maxrows %lld samplen 2 "
             "spacing 1.15 width %d",
-            (long long)rows, -(int)longest / 4); /* a letter is thought wider than it is */
+            (long long)rows,
+            longest > 8 ? -(int)(longest - 8) / 2 : 0); /* a letter is thought wider than it is */
   plot_line(p, "set rmargin 2.5");
 }
 
@@ -95,12 +97,37 @@ static void mark_training_length(struct plot *p, const struct compared_section *
             length, right ? "right" : "left", right ? "-0.5" : "0.5", FONT);
 }
 
+/* Is this byte the first of a character? */
+static bool begins(char byte) { return ((unsigned char)byte & 0xC0) != 0x80; }
+
+/* The label in at most so many characters: the middle of a longer one becomes "…". */
+static const char *shortened(const char *label, size_t most, char out[COMPARE_LABEL + 4])
+{
+  static const char dots[] = "…";
+  int64_t letters = 0, where = -1, head = (int64_t)most / 2, tail = (int64_t)most - 1 - head;
+  size_t n = 0;
+  for (const char *p = label; *p; p++)
+    letters += begins(*p);
+  for (const char *p = label; *p; p++) {
+    where += begins(*p);
+    if (letters <= (int64_t)most || where < head || where >= letters - tail) {
+      out[n++] = *p;
+    } else if (where == head && begins(*p)) {
+      memcpy(out + n, dots, sizeof dots - 1);
+      n += sizeof dots - 1;
+    }
+  }
+  out[n] = 0;
+  return out;
+}
+
 /* "title 'LABEL'" */
 static const char *title_of(const struct compared_group *g, const char *more,
                             char out[2 * PLOT_QUOTE])
 {
-  char text[COMPARE_LABEL + 64], quoted[PLOT_QUOTE];
-  (void)snprintf(text, sizeof text, "%s%s", g->label, more);
+  char text[COMPARE_LABEL + 64], quoted[PLOT_QUOTE], label[COMPARE_LABEL + 4];
+  (void)snprintf(text, sizeof text, "%s%s", shortened(g->label, LEGEND - strlen(more), label),
+                 more);
   (void)snprintf(out, 2 * PLOT_QUOTE, "title %s", plot_quote(text, quoted));
   return out;
 }
@@ -745,10 +772,11 @@ static enum status jacobian_panel(struct plot *p, const struct compared_group *g
   const struct compared_jacobian *j = &r->jacobian;
   int64_t cell;
   double entry = (double)j->states / (double)j->image;
-  char quoted[PLOT_QUOTE];
+  char quoted[PLOT_QUOTE], label[COMPARE_LABEL + 4];
   TRY(plot_matrix(p, what, j->image, j->absolute, &cell));
   CHECK(cell == 1);
-  plot_line(p, "set title %s noenhanced offset 0,-0.5", plot_quote(g->label, quoted));
+  plot_line(p, "set title %s noenhanced offset 0,-0.5",
+            plot_quote(shortened(g->label, TITLE, label), quoted));
   plot_line(p, "set xrange [0:%lld]; set xtics 0,%.9g,%lld", (long long)j->states,
             (double)j->states / 2, (long long)j->states);
   plot_line(p, "set yrange [%lld:0]; set ytics 0,%.9g,%lld", (long long)j->states,
@@ -777,12 +805,12 @@ static enum status jacobian(struct plot *p, const struct compared_section *s)
                                      with_jacobian(s, MODEL_EXPLICIT, &g[1])};
   bool both = r[0] && r[1];
   double top = jacobian_top(r);
-  p->width = both ? 620 : 360;
+  p->width = both ? 640 : 360;
   p->height = 320;
   p->font = FONT + 2;
   plot_line(p,
             "set multiplot layout 1,%d margins screen %s, screen %s, screen 0.20, screen 0.88 "
-            "spacing screen 0.055",
+            "spacing screen 0.075",
             both ? 2 : 1, both ? "0.13" : "0.22", both ? "0.875" : "0.8");
   plot_line(p, "set border 15 linecolor '#555555' linewidth 1; set tics nomirror out scale 0.5");
   plot_line(p, "set xlabel 'state before the token' offset 0,0.3");
@@ -854,7 +882,7 @@ static enum status residual_figure(struct plot *p, const struct compared_section
 {
   const struct compared_group *g = traced_group(s, mode);
   const struct fp_options *o = &g->run[0]->config.deq.evaluate;
-  frame(p, TRACED_SOLVERS, 10);
+  frame(p, TRACED_SOLVERS, 8);
   plot_line(p, "set logscale y; set format y '10^{%%T}'; set xrange [1:*]");
   plot_line(p, "set xlabel 'iteration (evaluation of f)'; set ylabel '%s residual'",
             o->stop == FP_REL ? "relative" : "absolute");

@@ -207,19 +207,22 @@ static void shell_word(const char *word, FILE *out)
 
 static void commands(FILE *out, const struct comparison *c)
 {
-  (void)fprintf(out, "<h2>How to reproduce this</h2>\n<p>Training is a function of the "
-                     "configuration and the seed alone:</p>\n<pre>");
+  (void)fprintf(out, "<h2>How to reproduce this</h2>\n");
+  if (c->words > 0) {
+    (void)fprintf(out, "<p>This page was written by</p>\n<pre>");
+    for (int i = 0; i < c->words; i++) {
+      (void)fputs(i ? " " : "", out);
+      shell_word(c->word[i], out);
+    }
+    (void)fprintf(out, "</pre>\n");
+  }
+  (void)fprintf(out, "<p>Training is a function of the configuration and the seed alone. Each run "
+                     "again:</p>\n<pre>");
   for (int64_t i = 0; i < c->sections; i++)
     for (int64_t r = 0; r < c->section[i].runs; r++) {
       (void)fprintf(out, "build/train ");
       shell_word(c->section[i].run[r].directory, out);
       (void)fprintf(out, "/config.yaml --overwrite\n");
-    }
-  (void)fprintf(out, "build/compare");
-  for (int64_t i = 0; i < c->sections; i++)
-    for (int64_t r = 0; r < c->section[i].runs; r++) {
-      (void)fprintf(out, " \\\n  ");
-      shell_word(c->section[i].run[r].directory, out);
     }
   (void)fprintf(out, "</pre>\n");
 }

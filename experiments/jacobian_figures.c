@@ -2,7 +2,21 @@
 #include "experiments/jacobian_report.h"
 #include "experiments/plot.h"
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
+
+/* `command` with a title that holds a user's words. */
+static void titled(struct plot *p, const char *command, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void titled(struct plot *p, const char *command, const char *format, ...)
+{
+  char text[PLOT_QUOTE], quoted[PLOT_QUOTE];
+  va_list arguments;
+  va_start(arguments, format);
+  (void)vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  plot_line(p, "%s %s noenhanced", command, plot_quote(text, quoted));
+}
 
 static void image(struct plot *p, const char *title, const char *what, int64_t cell,
                   const char *value)
@@ -32,10 +46,8 @@ static enum status implicit_explicit(const struct verification *v, const char *d
   TRY(plot_begin(&p, dir, "implicit_explicit", 1060, 480));
   TRY(plot_matrix(&p, "implicit", S, v->J[BY_THEOREM], &cell));
   TRY(plot_matrix(&p, "explicit", S, v->J_explicit, &cell));
-  plot_line(&p,
-            "set multiplot layout 1,2 title \"State-to-state Jacobian |∂hₜ/∂hₜ₋₁|: "
-            "%s, %lld states\" noenhanced",
-            v->c->name, (long long)S);
+  titled(&p, "set multiplot layout 1,2 title",
+         "State-to-state Jacobian |∂hₜ/∂hₜ₋₁|: %s, %lld states", v->c->name, (long long)S);
   square_axes(&p, S);
   plot_line(&p, "set palette @SEQUENTIAL negative; set logscale cb; set format cb '10^{%%T}'");
   plot_line(&p, "set cbrange [%g:%g]", decade(top) * 1e-4, 10 * decade(top));
@@ -79,10 +91,9 @@ static enum status theorem(const struct verification *v, const double *differenc
   TRY(plot_matrix(&p, "differences", S, v->J[BY_DIFFERENCES], &cell));
   TRY(plot_matrix(&p, "theorem", S, v->J[BY_THEOREM], &cell));
   TRY(plot_matrix(&p, "error", S, difference, &cell));
-  plot_line(&p,
-            "set multiplot layout 1,3 title \"∂hₜ/∂hₜ₋₁ of the implicit model: %s "
-            "(colours end at the largest entry off the diagonal)\" noenhanced",
-            v->c->name);
+  titled(&p, "set multiplot layout 1,3 title",
+         "∂hₜ/∂hₜ₋₁ of the implicit model: %s (colours end at the largest entry off the diagonal)",
+         v->c->name);
   square_axes(&p, S);
   plot_line(&p, "set palette @DIVERGING; set cbrange [%g:%g]; set format cb '%%.2g'", -scale,
             scale);
@@ -123,10 +134,8 @@ static enum status histogram(const struct verification *v, const double *differe
   count_entries(n, difference, -1, table, 4);
   TRY(plot_begin(&p, dir, "histogram", 760, 480));
   TRY(plot_data(&p, "counts", "|entry| J>0 J<0 difference>0 difference<0", 5, BINS, table));
-  plot_line(&p,
-            "set title \"Entries of the Jacobian and of finite differences - theorem: %s\" "
-            "noenhanced",
-            v->c->name);
+  titled(&p, "set title", "Entries of the Jacobian and of finite differences - theorem: %s",
+         v->c->name);
   plot_line(&p, "set logscale x; set format x '10^{%%T}'; set xrange [1e%d:1]; set yrange [0:*]",
             LOWEST);
   plot_line(&p, "set xlabel 'absolute value of the entry'; set ylabel 'entries per half decade'");
@@ -150,7 +159,7 @@ static enum status sweep(const struct verification *v, const char *dir, bool *dr
   }
   TRY(plot_begin(&p, dir, "sweep", 760, 480));
   TRY(plot_data(&p, "errors", "step central Richardson", 3, SWEEP_STEPS, table));
-  plot_line(&p, "set title \"Step size of the finite differences: %s\" noenhanced", v->c->name);
+  titled(&p, "set title", "Step size of the finite differences: %s", v->c->name);
   plot_line(&p, "set logscale xy; set format '10^{%%T}'; set grid linetype 0");
   plot_line(&p, "set xlabel 'step in one component of the state'; "
                 "set ylabel 'largest error / largest entry, against complex step'");
@@ -184,10 +193,8 @@ static enum status product(const struct verification *v, const char *dir, bool *
     s = plot_data(&p, "singular", "index implicit explicit", 3, n, table);
   free(table);
   TRY(s);
-  plot_line(&p,
-            "set title \"Singular values of the product of %lld tokens' Jacobians: %s\" "
-            "noenhanced",
-            (long long)v->tokens, v->c->name);
+  titled(&p, "set title", "Singular values of the product of %lld tokens' Jacobians: %s",
+         (long long)v->tokens, v->c->name);
   plot_line(&p, "set logscale y; set format y '10^{%%T}'; set grid linetype 0");
   plot_line(&p, "set xlabel 'index'; set ylabel 'singular value'; file = '%s'",
             plot_file(&p, "singular"));

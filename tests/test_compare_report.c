@@ -150,10 +150,13 @@ static void commands_survive_any_directory(void **state)
   (void)state;
   struct comparison c;
   sample_comparison_make(&c, 1, 1, "implicit");
+  const char *const words[] = {"build/compare", "evaluate.lengths=[16, 32]"};
   (void)snprintf(c.section[0].run[0].directory, COMPARE_PATH, "it's $HOME & <more>");
+  c.words = 2, c.word = words;
   char *text = written_page(&c);
   assert_non_null(
       strstr(text, "&#39;it&#39;\\&#39;&#39;s $HOME &amp; &lt;more&gt;&#39;/config.yaml"));
+  assert_non_null(strstr(text, "build/compare &#39;evaluate.lengths=[16, 32]&#39;"));
   free(text);
   sample_comparison_free(&c);
 }
@@ -180,6 +183,23 @@ static void figures_are_drawn_whatever_a_label_holds(void **state)
     (void)snprintf(file, sizeof file, "figures/%s.png", compared_figures[k].name);
     assert_true(path_exists(scratch(file)));
   }
+  sample_comparison_free(&c);
+}
+
+/* A legend has room for 40 characters, whatever their bytes. */
+static void long_labels_lose_their_middle(void **state)
+{
+  (void)state;
+  struct comparison c;
+  bool drawn;
+  char *script;
+  size_t bytes;
+  sample_comparison_make(&c, 1, 1,
+                         "beginning-ääääääääääääääääääää-middle-ääääääääääääääääääää-end");
+  check_ok(compare_figures(&c, scratch("figures"), &drawn));
+  check_ok(file_read(scratch("figures/accuracy.gp"), &script, &bytes));
+  assert_non_null(strstr(script, "title 'beginning-ääääääääää…äääääääääääääää-end'"));
+  free(script);
   sample_comparison_free(&c);
 }
 
@@ -284,6 +304,7 @@ int main(void)
       TEST(without_figures_the_page_says_what_to_install),
       TEST(commands_survive_any_directory),
       TEST(figures_are_drawn_whatever_a_label_holds),
+      TEST(long_labels_lose_their_middle),
       TEST(a_figure_shows_medians_intervals_and_seeds),
       TEST(figures_that_do_not_apply_are_not_shown),
       TEST(the_words_follow_the_numbers),
