@@ -68,6 +68,10 @@ TEST_OBJECTS := $(call obj,plain,$(TEST_SHARED)) \
 .PHONY: all
 all: $(PROGRAMS) ## builds the programs into build/ (the default)
 
+# The plug-in's sources on the CPU, over a stand-in for CUDA (tests/emulation): for tests.
+CXX ?= g++
+EMULATED := $(if $(shell command -v $(CXX)),$(BUILD)/libdeqmamba_emulated.so)
+
 # ---- compiling: one rule a variant ----
 
 $(BUILD)/deps.mk: .ci/deps
@@ -123,6 +127,7 @@ $(BUILD)/obj/plain/experiments/bench_kinsol.o: CFLAGS_ALL += $(KINSOL_CFLAGS)
 $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
           $(BUILD)/libexperiments.a $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
 	$(link) -lcmocka $(LDLIBS_ALL)
+$(BUILD)/tests/test_cuda: | $(EMULATED)
 
 # ---- using ----
 
@@ -230,29 +235,57 @@ fuzz: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%) ## fuzzes YAML, safetensors, trainer.jso
 NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) $(addsuffix /bin,$(CUDA_HOME) \
           /usr/local/cuda))))
 NVCC_ARCHS = $(filter sm_80 sm_90 sm_100,$(shell $(NVCC) --list-gpu-code))
+CUDA_PLAIN := kernels/device_cuda.c kernels/dense_cuda.c
 CUDA_SOURCES := $(filter-out $(wildcard kernels/*_cpu.c kernels/gemm.c),$(KERNELS) $(SOLVERS)) \
-                $(wildcard kernels/*.cu kernels/*_cuda.c)
-cuda_objects = $(addsuffix .o,$(basename $(CUDA_SOURCES:%=$(BUILD)/cuda/$(1)/%)))
+                $(filter-out $(CUDA_PLAIN),$(wildcard kernels/*_cuda.c))
+CUDA_HOST := core/arena.c core/options.c # what of core/ the solvers call
+plugin_objects = $(CUDA_PLAIN:%.c=$(1)/plain/%.o) $(CUDA_HOST:%.c=$(1)/host/%.o) \
+                 $(CUDA_SOURCES:%.c=$(1)/f32/%.o) $(CUDA_SOURCES:%.c=$(1)/f64/%.o)
 $(BUILD)/cuda/f32/%.o: CUDA_BITS := 32
 $(BUILD)/cuda/f64/%.o: CUDA_BITS := 64
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
-NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< (f$(CUDA_BITS))" && \
-  $(NVCC) -x cu $(NVCC_FLAGS) -DREAL_BITS=$(CUDA_BITS) -c -o $@ $<
-define cuda_rule
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden \
+             $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
+NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
+  $(NVCC) -x cu $(NVCC_FLAGS) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
+define plugin_rules
 $(BUILD)/cuda/$(1)/%.o: %.c $$(HEADERS)
 	$$(NVCC_COMPILE)
-$(BUILD)/cuda/$(1)/%.o: %.cu $$(HEADERS)
-	$$(NVCC_COMPILE)
+$(BUILD)/obj/emulated/$(1)/%.o: %.c
+	$$(EMULATE)
 endef
-$(foreach p,f32 f64,$(eval $(call cuda_rule,$(p))))
+$(foreach v,f32 f64 plain,$(eval $(call plugin_rules,$(v))))
+define plugin_host_rule
+$(1)/host/%.o: %.c $(BUILD)/flags
+	@mkdir -p $$(@D)
+	@$$(CC) $$(CFLAGS_ALL) -fPIC -fvisibility=hidden -c -o $$@ $$<
+endef
+$(foreach d,$(BUILD)/cuda $(BUILD)/obj/emulated,$(eval $(call plugin_host_rule,$(d))))
+# the libraries of the toolkit that nvcc belongs to, wherever it stands on the machine that runs it
+CUDA_LIB = $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib targets/x86_64-linux/lib)))
+$(BUILD)/libdeqmamba_cuda.so: $(call plugin_objects,$(BUILD)/cuda)
+	@echo "  link $@"
+	@$(NVCC) -shared $(NVCC_FLAGS) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcusolver \
+	  -Xlinker -z,defs,-rpath,'$$ORIGIN',-rpath,$(abspath $(CUDA_LIB)) && mv $@.tmp $@
 .PHONY: cuda
 ifneq ($(NVCC),)
-cuda: $(call cuda_objects,f32) $(call cuda_objects,f64) ## compiles the GPU's code for sm_80, sm_90, sm_100; needs no GPU
-	@echo "cuda: $(words $^) objects for $(NVCC_ARCHS)"
+cuda: $(BUILD)/libdeqmamba_cuda.so ## builds the GPU's plug-in for sm_80, sm_90, sm_100; needs nvcc, but no GPU
+	@echo "cuda: $(words $(call plugin_objects,x)) objects for $(NVCC_ARCHS) in $<"
 else
 cuda:
 	@echo "cuda: skipped, no nvcc in PATH, CUDA_HOME or /usr/local/cuda"
 endif
+
+EMULATE = @mkdir -p $(@D) && echo "  emulate $< $(EMULATED_BITS:%=(f%))" && $(CXX) -std=c++20 -O1 -w \
+  -fPIC -fvisibility=hidden -ffp-contract=off -I. $(BLAS_CFLAGS) -Itests/emulation -D__CUDACC__ \
+  -include tests/emulation/cuda_runtime.h $(EMULATED_BITS:%=-DREAL_BITS=%) -MMD -MP -c -o $@ -x c++ $<
+$(BUILD)/obj/emulated/f32/%.o: EMULATED_BITS := 32
+$(BUILD)/obj/emulated/f64/%.o: EMULATED_BITS := 64
+$(BUILD)/obj/emulated/plain/%.o: %.cc
+	$(EMULATE)
+$(BUILD)/libdeqmamba_emulated.so: $(call plugin_objects,$(BUILD)/obj/emulated) \
+                                  $(BUILD)/obj/emulated/plain/tests/emulation/emulation.o
+	@echo "  link $@"
+	@$(CXX) -shared -o $@.tmp $^ -Wl,-z,defs $(BLAS_LIBS) -lm && mv $@.tmp $@
 
 # ---- housekeeping ----
 

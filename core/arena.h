@@ -28,6 +28,9 @@ struct scratch {
   struct arena device, host;
 };
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 struct arena arena_measure(size_t *peak);
 struct arena arena_over(void *base, size_t size);
 
@@ -40,4 +43,7 @@ MUST_USE enum status arena_alloc(struct arena *a, size_t count, size_t size, voi
 
 /* TRY(CARVE(&arena, n, &pointer)): n items of *pointer's type. */
 #define CARVE(arena, count, out) arena_alloc(arena, (size_t)(count), sizeof **(out), out)
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -8,10 +8,13 @@
 #include "core/operations.h"
 #include "core/status.h"
 
+struct dense_library;
+
 #define backend NAME(backend)
 struct backend {
   const char *name; /* "cpu (AVX-512)", for the log */
   stream st;
+  const struct dense_library *dense; /* core/dense.h: for host matrices; NULL: LAPACKE */
   enum status (*memory_alloc)(size_t bytes, void *out); /* into *(DEVICE void **)out; ERR_MEMORY */
   void (*memory_free)(DEVICE void *p);
   enum status (*upload)(stream st, size_t bytes, const void *host, DEVICE void *dev);

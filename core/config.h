@@ -8,6 +8,7 @@
 
 enum dtype { DTYPE_F32, DTYPE_F64 };
 enum device_kind { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
+enum matmul_kind { MATMUL_IEEE, MATMUL_TF32, MATMUL_BF16 };
 enum model_kind { MODEL_IMPLICIT, MODEL_EXPLICIT };
 enum gradient_kind { GRADIENT_UNROLL, GRADIENT_PHANTOM, GRADIENT_JFB, GRADIENT_IFT };
 enum evaluate_mode { MODE_SEQUENTIAL, MODE_SIMULTANEOUS };
@@ -83,6 +84,7 @@ struct config {
   char name[CONFIG_WORD], runs_dir[CONFIG_PATH];
   int64_t seed;
   enum device_kind device;
+  enum matmul_kind matmul; /* float32 products on a GPU; the CPU's are ieee */
   enum dtype dtype;
   struct model_config model;
   struct deq_config deq;

@@ -4,6 +4,7 @@
 
 static const char *const dtypes[] = {"f32", "f64", NULL};
 static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
+static const char *const matmuls[] = {"ieee", "tf32", "bf16", NULL};
 static const char *const model_kinds[] = {"implicit", "explicit", NULL};
 static const char *const mixers[] = {"mamba2", NULL};
 static const char *const solvers[] = {"picard", "anderson", "broyden", "gmres", "auto", NULL};
@@ -91,6 +92,8 @@ const struct key keys[] = {
   {"runs_dir", KEY_TEXT, AT(runs_dir), NULL, NULL, "runs", "directory of the runs"},
   {"seed", KEY_INT, AT(seed), "[0, inf)", NULL, "0", "of initialisation, data and dropout"},
   {"device", KEY_WORD, AT(device), NULL, devices, "auto", "auto: cuda where there is a GPU"},
+  {"matmul", KEY_WORD, AT(matmul), NULL, matmuls, "ieee",
+   "GPU, f32: what matrix products round their inputs to; sums are f32; the CPU does ieee"},
   {"dtype", KEY_WORD, AT(dtype), NULL, dtypes, "f32", "precision of parameters and activations"},
 
   {"model.kind", KEY_WORD, AT(model.kind), NULL, model_kinds, NULL,

@@ -23,9 +23,11 @@ static double *copy_of(int64_t n, const double *x)
   return copy;
 }
 
-enum status dense_lu_of_identity_minus(int64_t n, const double *transposed, struct dense_lu *f)
+enum status dense_lu_of_identity_minus(const struct dense_library *library, int64_t n,
+                                       const double *transposed, struct dense_lu *f)
 {
   *f = (struct dense_lu){.n = n, .factors = malloc((size_t)(n * n) * sizeof *f->factors)};
+  f->library = library;
   f->pivots = malloc((size_t)n * sizeof *f->pivots);
   if (!f->factors || !f->pivots) {
     dense_lu_free(f);
@@ -34,6 +36,8 @@ enum status dense_lu_of_identity_minus(int64_t n, const double *transposed, stru
   for (int64_t i = 0; i < n * n; i++)
     f->factors[i] = (i % (n + 1) == 0 ? 1 : 0) - transposed[i];
   int order = as_int(n);
+  if (library)
+    return library->factor(n, f->factors, f->pivots, &f->singular);
   int info = LAPACKE_dgetrf(LAPACK_COL_MAJOR, order, order, f->factors, order, f->pivots);
   f->singular = info != 0; /* below 0: NaN among the entries */
   return OK;
@@ -46,20 +50,29 @@ void dense_lu_free(struct dense_lu *f)
   *f = (struct dense_lu){0};
 }
 
-void dense_lu_solve(const struct dense_lu *f, bool transpose, int64_t rows, double *x)
+enum status dense_lu_solve(const struct dense_lu *f, bool transpose, int64_t rows, double *x)
 {
   int n = as_int(f->n);
+  if (f->library)
+    return f->library->solve(f->n, f->factors, f->pivots, transpose, as_int(rows), x);
   int info = LAPACKE_dgetrs_work(LAPACK_COL_MAJOR, transpose ? 'T' : 'N', n, as_int(rows),
                                  f->factors, n, f->pivots, x, n);
   CHECK(info == 0);
+  return OK;
 }
 
-enum status dense_singular_values(int64_t n, const double *A, double *sigma)
+enum status dense_singular_values(const struct dense_library *library, int64_t n, const double *A,
+                                  double *sigma)
 {
   double *copy = copy_of(n * n, A);
   int order = as_int(n);
   if (!copy)
     FAIL(ERR_MEMORY, "out of memory: singular values of a matrix of order %d", order);
+  if (library) {
+    enum status s = library->singular_values(n, copy, sigma);
+    free(copy);
+    return s;
+  }
   int info = LAPACKE_dgesdd(LAPACK_COL_MAJOR, 'N', order, order, copy, order, sigma, NULL, order,
                             NULL, order);
   free(copy);
@@ -77,7 +90,8 @@ int64_t dense_rank(int64_t n, const double *sigma)
   return rank;
 }
 
-enum status dense_spectral_radius(int64_t n, const double *A, double *radius)
+enum status dense_spectral_radius(const struct dense_library *library, int64_t n, const double *A,
+                                  double *radius)
 {
   enum { SQUARINGS = 24 };
   double *power = copy_of(n * n, A), *square = copy_of(n * n, A);
@@ -86,8 +100,9 @@ enum status dense_spectral_radius(int64_t n, const double *A, double *radius)
     free(power), free(square);
     FAIL(ERR_MEMORY, "out of memory: the spectral radius of a matrix of order %lld", (long long)n);
   }
+  enum status s = OK;
   *radius = 0;
-  for (int k = 0; k <= SQUARINGS; k++) {
+  for (int k = 0; s == OK && k <= SQUARINGS; k++) {
     double norm = dense_norm(n * n, power);
     if (!(norm > 0))
       break;
@@ -95,7 +110,7 @@ enum status dense_spectral_radius(int64_t n, const double *A, double *radius)
     *radius = exp(log_scale);
     for (int64_t i = 0; i < n * n; i++)
       power[i] /= norm;
-    dense_multiply(n, n, n, power, power, 0, square);
+    s = dense_multiply(library, n, n, n, power, power, 0, square);
     double *swap = power;
     power = square, square = swap;
     m *= 2;
@@ -103,19 +118,22 @@ enum status dense_spectral_radius(int64_t n, const double *A, double *radius)
       *radius = 0;
   }
   free(power), free(square);
-  return OK;
+  return s;
 }
 
-void dense_multiply(int64_t m, int64_t n, int64_t k, const double *A, const double *B, double beta,
-                    double *C)
+enum status dense_multiply(const struct dense_library *library, int64_t m, int64_t n, int64_t k,
+                           const double *A, const double *B, double beta, double *C)
 {
   enum { TILE = 128 }; /* rows: BLAS keeps to one thread, ours share the tiles */
+  if (library)
+    return library->multiply(m, n, k, A, B, beta, C);
 #pragma omp parallel for if (m * n * k > 1 << 20)
   for (int64_t i = 0; i < m; i += TILE) {
     int64_t rows = m - i < TILE ? m - i : TILE;
     cblas_dgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, as_int(rows), as_int(n), as_int(k), 1,
                 A + i * k, as_int(k), B, as_int(n), beta, C + i * n, as_int(n));
   }
+  return OK;
 }
 
 void dense_transpose(int64_t n, double *A)
@@ -128,8 +146,11 @@ void dense_transpose(int64_t n, double *A)
     }
 }
 
-enum status dense_orthonormalise(int64_t n, int64_t k, double *Q, double *r)
+enum status dense_orthonormalise(const struct dense_library *library, int64_t n, int64_t k,
+                                 double *Q, double *r)
 {
+  if (library)
+    return library->orthonormalise(n, k, Q, r);
   double *tau = malloc((size_t)(k ? k : 1) * sizeof *tau);
   if (!tau)
     FAIL(ERR_MEMORY, "out of memory: QR of %lld columns", (long long)k);

@@ -260,15 +260,16 @@ enum status jacobian_theorem(const struct jacobian_parts *p, const double *state
     FAIL(ERR_MEMORY, "out of memory: a Jacobian of %lld states", (long long)n);
   }
   memcpy(dz_dh, p->df_dh, (size_t)(n * D) * sizeof(double));
-  dense_lu_solve(lu, false, n, dz_dh);
+  enum status status = dense_lu_solve(lu, false, n, dz_dh);
   memcpy(dh_dz, p->dh_dz, (size_t)(D * n) * sizeof(double));
   for (int64_t i = 0; i < D; i++)
     for (int64_t k = 0; k < S; k++)
       dh_dz[i * n + k] = p->dLambda_dz[i * S + k] * state[k] + p->dv_dz[i * S + k];
   memcpy(transposed, p->dh_dh, (size_t)(n * n) * sizeof(double));
-  dense_multiply(n, n, D, dz_dh, dh_dz, 1, transposed);
+  if (status == OK)
+    status = dense_multiply(lu->library, n, n, D, dz_dh, dh_dz, 1, transposed);
   free(dz_dh), free(dh_dz);
-  return OK;
+  return status;
 }
 
 /* ---- the fixed point ---- */
@@ -327,10 +328,10 @@ static enum status newton_direction(struct jacobian_batch *b, const double *z, d
   for (int64_t j = 0; s == OK && j < D; j++)
     direction[j] -= z[j];
   if (s == OK)
-    s = dense_lu_of_identity_minus(D, df_dz, &lu);
+    s = dense_lu_of_identity_minus(b->w.m.be->dense, D, df_dz, &lu);
   *regular = s == OK && !lu.singular;
   if (*regular)
-    dense_lu_solve(&lu, false, 1, direction);
+    s = dense_lu_solve(&lu, false, 1, direction);
   dense_lu_free(&lu);
   free(df_dz);
   return s;
@@ -413,6 +414,11 @@ enum status jacobian_fixed_point(struct jacobian_session *s, const struct jacobi
   tally->residual = best;
   b->iterate = tally->by_newton == 0;
   return status;
+}
+
+const struct dense_library *jacobian_dense(const struct jacobian_session *s)
+{
+  return s->b.w.m.be->dense;
 }
 
 bool jacobian_iterates(const struct jacobian_session *s) { return s->b.iterate; }

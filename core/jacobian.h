@@ -76,6 +76,8 @@ MUST_USE enum status jacobian_fixed_point(struct jacobian_session *s,
                                           struct jacobian_tally *tally, bool *found);
 /* Whether that solver alone came to its tolerance: then perturbed solves begin with it too. */
 bool jacobian_iterates(const struct jacobian_session *s);
+/* The backend's linear algebra. */
+const struct dense_library *jacobian_dense(const struct jacobian_session *s);
 
 /* x (count,D): embedded tokens; u (count,d_in_proj): injected ones, NULL: not wanted (explicit
  * models have none). */

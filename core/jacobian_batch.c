@@ -314,8 +314,8 @@ static double measure(struct jacobian_batch *b, int64_t rows)
 }
 
 /* host_z += A^-1 (host_fz - host_z) */
-static void correct(struct jacobian_batch *b, int64_t rows, const struct dense_lu *lu,
-                    bool transpose)
+static enum status correct(struct jacobian_batch *b, int64_t rows, const struct dense_lu *lu,
+                           bool transpose)
 {
   int64_t n = rows * b->w.m.dims.D;
   double *delta = (double *)b->host_guess; /* has room for both parts, one after the other */
@@ -324,14 +324,15 @@ static void correct(struct jacobian_batch *b, int64_t rows, const struct dense_l
 #if REAL_BITS == 128
   for (int64_t i = 0; i < n; i++)
     delta[n + i] = im(b->host_fz[i]) - im(b->host_z[i]);
-  dense_lu_solve(lu, transpose, 2 * rows, delta);
+  TRY(dense_lu_solve(lu, transpose, 2 * rows, delta));
   for (int64_t i = 0; i < n; i++)
     b->host_z[i] += CMPLX(delta[i], delta[n + i]);
 #else
-  dense_lu_solve(lu, transpose, rows, delta);
+  TRY(dense_lu_solve(lu, transpose, rows, delta));
   for (int64_t i = 0; i < n; i++)
     b->host_z[i] += delta[i];
 #endif
+  return OK;
 }
 
 /* Newton with the derivative of one point, until no row gains. */
@@ -361,7 +362,7 @@ static enum status polish(struct jacobian_batch *b, int64_t rows, jacobian_map_f
       memcpy(b->host_best + i * D, b->host_z + i * D, one);
     }
     t->polish = idle == 0 && k > t->polish ? k : t->polish;
-    correct(b, rows, lu, transpose);
+    TRY(correct(b, rows, lu, transpose));
     TRY(be->upload(be->st, bytes, b->host_z, z));
   }
   for (int64_t i = 0; i < rows; i++)

@@ -12,7 +12,7 @@
 #define CORE_LAUNCH_H
 #include "core/real.h"
 
-typedef void *stream; /* cudaStream_t on the GPU, NULL on the CPU */
+typedef void *stream; /* the plug-in's device on the GPU (kernels/device_cuda.h), NULL on the CPU */
 
 #define PRAGMA(x) _Pragma(#x)
 #ifdef __CUDACC__
@@ -26,17 +26,22 @@ typedef void *stream; /* cudaStream_t on the GPU, NULL on the CPU */
 #define FOR_EACH_SIMD(i, n) FOR_EACH (i, n)
 #define SIMD
 #define SIMD_SUM(...)
-/* Records the first failed launch, with the kernel's name; the backend's sync reports it. */
-extern "C" void launch_check(const char *kernel, const char *file, int line);
-#define LAUNCH(st, n, kernel, ...)                                                           \
-  do {                                                                                       \
-    int64_t launch_n_ = (n);                                                                 \
-    if (launch_n_ > 0) {                                                                     \
-      int64_t blocks_ = (launch_n_ + 127) / 128;                                             \
-      kernel<<<(unsigned)(blocks_ < 65535 ? blocks_ : 65535), 128, 0, (cudaStream_t)(st)>>>( \
-          __VA_ARGS__);                                                                      \
-      launch_check(#kernel, __FILE__, __LINE__);                                             \
-    }                                                                                        \
+#ifndef LAUNCH_KERNEL /* tests/emulation runs the same code on the CPU */
+#define LAUNCH_KERNEL(kernel, blocks, threads, queue) kernel<<<blocks, threads, 0, queue>>>
+#endif
+/* The queue of a stream; and what records the first failed launch, which sync reports by its name.
+ */
+extern "C" cudaStream_t launch_queue(stream st);
+extern "C" void launch_check(stream st, const char *kernel, const char *file, int line);
+#define LAUNCH(st, n, kernel, ...)                                                                 \
+  do {                                                                                             \
+    int64_t launch_n_ = (n);                                                                       \
+    if (launch_n_ > 0) {                                                                           \
+      int64_t blocks_ = (launch_n_ + 127) / 128;                                                   \
+      LAUNCH_KERNEL(kernel, (unsigned)(blocks_ < 65535 ? blocks_ : 65535), 128u, launch_queue(st)) \
+      (__VA_ARGS__);                                                                               \
+      launch_check(st, #kernel, __FILE__, __LINE__);                                               \
+    }                                                                                              \
   } while (0)
 #else
 #ifndef ISA

@@ -46,6 +46,9 @@ struct fp_options {
   bool trace;        /* keep every residual: plans samples*max_iter doubles */
 };
 
+#ifdef __cplusplus
+extern "C" {
+#endif
 /* The options that solve a chain of `length` blocks as o asks: `auto` becomes a solver, a window
  * and a memory; everything else is left alone. */
 struct fp_options fp_choose(const struct fp_options *o, int64_t length);
@@ -90,4 +93,7 @@ struct fp_result {
 
 const char *fp_exit_name(enum fp_exit e);
 const char *fp_solver_name(enum fp_solver s);
+#ifdef __cplusplus
+}
+#endif
 #endif

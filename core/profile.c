@@ -168,8 +168,8 @@ void NAME(profile_backend)(struct profile *p, struct backend *out)
   const struct backend *be = p->real->PORT;
   *out = (struct backend)
   {
-    .name = be->name, .st = p, .memory_alloc = be->memory_alloc, .memory_free = be->memory_free,
-    .upload = upload, .download = download, .sync = sync,
+    .name = be->name, .st = p, .dense = be->dense, .memory_alloc = be->memory_alloc,
+    .memory_free = be->memory_free, .upload = upload, .download = download, .sync = sync,
 #define OPERATION(name, ...) .name = timed_##name,
 #include "core/operations.def"
 #undef OPERATION

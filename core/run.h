@@ -14,6 +14,7 @@ struct runtime {
   const struct backend_f64 *f64;
   const struct solver_port_f32 *solver_f32;
   const struct solver_port_f64 *solver_f64;
+  const char *device; /* "cpu (cpu_v4)", "cuda (NVIDIA H200, ...)" */
 };
 
 struct train_options {

@@ -110,28 +110,30 @@ static enum status make_point(struct check *k)
 
 /* ---- closed form ---- */
 
-static enum status factor(int64_t D, const double *df_dz, struct dense_lu *lu)
+static enum status factor(const struct check *k, int64_t D, const double *df_dz,
+                          struct dense_lu *lu)
 {
-  TRY(dense_lu_of_identity_minus(D, df_dz, lu));
+  TRY(dense_lu_of_identity_minus(jacobian_dense(k->s), D, df_dz, lu));
   if (lu->singular)
     FAIL(ERR_NUMERIC, "I - df/dz is singular: the fixed point has no derivative");
   return OK;
 }
 
-static enum status look_at_f(struct verification *v)
+static enum status look_at_f(const struct check *k)
 {
+  struct verification *v = k->v;
   int64_t D = v->size.D;
   double *G;
   TRY(make(D, &v->sigma));
   TRY(make(D * D, &G));
   for (int64_t i = 0; i < D * D; i++)
     G[i] = (i % (D + 1) == 0 ? 1 : 0) - v->parts.df_dz[i];
-  enum status s = dense_singular_values(D, G, v->sigma);
+  enum status s = dense_singular_values(jacobian_dense(k->s), D, G, v->sigma);
   free(G);
   TRY(s);
   v->rank = dense_rank(D, v->sigma);
   v->condition = v->sigma[0] / v->sigma[D - 1];
-  return dense_spectral_radius(D, v->parts.df_dz, &v->f_radius);
+  return dense_spectral_radius(jacobian_dense(k->s), D, v->parts.df_dz, &v->f_radius);
 }
 
 static enum status by_theorem(struct check *k)
@@ -142,8 +144,8 @@ static enum status by_theorem(struct check *k)
   int64_t n = p->D * p->n;
   double *planned = p->dLambda_dz, *nothing = NULL;
   TRY(jacobian_differentiate(k->s, &at, p));
-  TRY(factor(p->D, p->df_dz, &k->lu));
-  TRY(look_at_f(v));
+  TRY(factor(k, p->D, p->df_dz, &k->lu));
+  TRY(look_at_f(k));
   double error = 0;
   for (int64_t i = 0; i < n; i++) {
     double sum = p->dLambda_dz[i] * v->state[i % p->n] + p->dv_dz[i];
@@ -352,7 +354,8 @@ static enum status explicit_model(struct check *k)
 
 /* ---- comparing ---- */
 
-static enum status shape_of(int64_t n, const double *J, struct jacobian_shape *s)
+static enum status shape_of(const struct check *k, int64_t n, const double *J,
+                            struct jacobian_shape *s)
 {
   double off = 0;
   for (int64_t i = 0; i < n; i++)
@@ -362,7 +365,7 @@ static enum status shape_of(int64_t n, const double *J, struct jacobian_shape *s
   s->largest = dense_largest(n * n, J);
   s->median = dense_median(n * n, J);
   s->off_diagonal = s->norm > 0 ? sqrt(off) / s->norm : 0;
-  return dense_spectral_radius(n, J, &s->radius);
+  return dense_spectral_radius(jacobian_dense(k->s), n, J, &s->radius);
 }
 
 static enum status compare_ways(struct verification *v)
@@ -412,6 +415,7 @@ struct sequence {
   double *J, *spare;  /* (n,n) */
   double *state[2];   /* (extent) */
   struct dense_lu *lu;
+  const struct dense_library *library;
 };
 
 static void sequence_free(struct sequence *q, int64_t tokens)
@@ -424,10 +428,11 @@ static void sequence_free(struct sequence *q, int64_t tokens)
   free(q->lu);
 }
 
-static enum status sequence_make(const struct verification *v, struct sequence *q)
+static enum status sequence_make(const struct verification *v, const struct dense_library *library,
+                                 struct sequence *q)
 {
   int64_t n = v->size.extent, e = v->exponents;
-  *q = (struct sequence){.n = n, .exponents = e};
+  *q = (struct sequence){.n = n, .exponents = e, .library = library};
   for (int i = 0; i < 2; i++) {
     TRY(make(n * n, &q->P[i]));
     TRY(make(n * e, &q->Q[i]));
@@ -444,23 +449,23 @@ static enum status sequence_make(const struct verification *v, struct sequence *
   q->lu = calloc((size_t)v->tokens, sizeof *q->lu);
   if (!q->lu)
     FAIL(ERR_MEMORY, "out of memory");
-  return dense_orthonormalise(n, e, q->Q[0], q->r) == OK ? dense_orthonormalise(n, e, q->Q[1], q->r)
-                                                         : ERR_NUMERIC;
+  TRY(dense_orthonormalise(q->library, n, e, q->Q[0], q->r));
+  return dense_orthonormalise(q->library, n, e, q->Q[1], q->r);
 }
 
 /* Multiplies the Jacobian (transposed, in q->J) onto the product and the frame of `which`. */
 static enum status multiply_on(struct sequence *q, int which, bool count)
 {
   int64_t n = q->n, e = q->exponents;
-  dense_multiply(n, n, n, q->P[which], q->J, 0, q->spare);
+  TRY(dense_multiply(q->library, n, n, n, q->P[which], q->J, 0, q->spare));
   double norm = dense_norm(n * n, q->spare);
   for (int64_t i = 0; i < n * n; i++)
     q->P[which][i] = norm > 0 ? q->spare[i] / norm : 0;
   q->log_scale[which] += log(norm);
   dense_transpose(n, q->J);
-  dense_multiply(n, e, n, q->J, q->Q[which], 0, q->spare);
+  TRY(dense_multiply(q->library, n, e, n, q->J, q->Q[which], 0, q->spare));
   memcpy(q->Q[which], q->spare, (size_t)(n * e) * sizeof *q->spare);
-  TRY(dense_orthonormalise(n, e, q->Q[which], q->r));
+  TRY(dense_orthonormalise(q->library, n, e, q->Q[which], q->r));
   for (int64_t i = 0; count && i < e; i++)
     q->sum[which][i] += log(q->r[i]); /* -infinity: the direction has underflowed */
   return OK;
@@ -480,7 +485,7 @@ static enum status one_token(struct check *k, struct sequence *q, struct jacobia
   if (!*found)
     return OK;
   TRY(jacobian_differentiate(k->s, &at, parts));
-  TRY(factor(parts->D, parts->df_dz, &q->lu[t]));
+  TRY(factor(k, parts->D, parts->df_dz, &q->lu[t]));
   TRY(jacobian_theorem(parts, q->state[0], &q->lu[t], q->J));
   TRY(multiply_on(q, 0, count));
   TRY(jacobian_advance(k->s, &at, q->state[0]));
@@ -527,14 +532,14 @@ static enum status report_product(struct verification *v, const struct sequence 
   for (int64_t i = 0; i < q->exponents; i++)
     p->exponents[i] = counted > 0 ? q->sum[which][i] / (double)counted : (double)NAN;
   qsort(p->exponents, (size_t)q->exponents, sizeof *p->exponents, descending);
-  return dense_singular_values(q->n, q->P[which], p->singular);
+  return dense_singular_values(q->library, q->n, q->P[which], p->singular);
 }
 
 static enum status walk(struct check *k, struct sequence *q, struct jacobian_parts *parts)
 {
   struct verification *v = k->v;
   bool found = true;
-  TRY(sequence_make(v, q));
+  TRY(sequence_make(v, jacobian_dense(k->s), q));
   for (int64_t t = 0; t < v->tokens && found; t++) {
     TRY(one_token(k, q, parts, t, &found));
     if (!found)
@@ -580,8 +585,8 @@ static enum status verify(struct check *k)
   TRY(by_adjoint(k));
   TRY(by_differences(k));
   TRY(explicit_model(k));
-  TRY(shape_of(S, v->J[BY_THEOREM], &v->shape));
-  TRY(shape_of(S, v->J_explicit, &v->explicit_shape));
+  TRY(shape_of(k, S, v->J[BY_THEOREM], &v->shape));
+  TRY(shape_of(k, S, v->J_explicit, &v->explicit_shape));
   TRY(compare_ways(v));
   if (v->tokens > 1)
     TRY(several_tokens(k));

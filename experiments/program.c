@@ -107,16 +107,43 @@ enum status command_line_parse(int argc, char **argv, const char *usage,
   return OK;
 }
 
-enum status runtime_open(const struct config *c, struct runtime *rt)
+static enum status open_cpu(const struct config *c, struct runtime *rt)
 {
+  static char device[64];
   struct backend_cpu cpu;
-  if (c->device == DEVICE_CUDA)
-    FAIL(ERR_DEVICE, "device: cuda is not part of this build; use device: cpu or auto");
   TRY(backend_cpu_select(&cpu));
   struct solver_ports solvers = solver_ports_for(cpu.isa);
-  *rt = (struct runtime){cpu.f32, cpu.f64, solvers.f32, solvers.f64};
-  (void)fprintf(stderr, "device cpu (%s), %s\n", cpu.isa, blas_describe());
+  (void)snprintf(device, sizeof device, "cpu (%s)", cpu.isa);
+  *rt = (struct runtime){cpu.f32, cpu.f64, solvers.f32, solvers.f64, device};
+  (void)fprintf(stderr, "device %s, %s\n", device, blas_describe());
+  if (c->matmul != MATMUL_IEEE)
+    (void)fprintf(stderr, "matmul: only ieee on the CPU\n");
   return OK;
+}
+
+static enum status open_cuda(const struct config *c, struct runtime *rt)
+{
+  static const enum plugin_matmul matmul[] = {PLUGIN_IEEE, PLUGIN_TF32, PLUGIN_BF16};
+  static const char *const name[] = {"ieee", "tf32", "bf16"};
+  static char device[384];
+  struct plugin gpu;
+  TRY(backend_cuda_open(matmul[c->matmul], &gpu));
+  (void)snprintf(device, sizeof device, "cuda (%s)", gpu.device);
+  *rt = (struct runtime){gpu.f32, gpu.f64, gpu.solver_f32, gpu.solver_f64, device};
+  (void)fprintf(stderr, "device %s, matmul %s\n", device, name[c->matmul]);
+  return OK;
+}
+
+enum status runtime_open(const struct config *c, struct runtime *rt)
+{
+  if (c->device == DEVICE_CUDA)
+    return open_cuda(c, rt);
+  if (c->device == DEVICE_AUTO && backend_cuda_likely()) {
+    if (open_cuda(c, rt) == OK)
+      return OK;
+    (void)fprintf(stderr, "device: auto: %s\n", last_error());
+  }
+  return open_cpu(c, rt);
 }
 
 int program_end(enum status s)

@@ -49,9 +49,9 @@ static double *draw(uint64_t *state, int64_t count, double lo, double hi)
   return p;
 }
 
-static void subject_init(struct subject *s)
+static void subject_init(struct subject *s, uint64_t seed)
 {
-  uint64_t state = 1;
+  uint64_t state = seed;
   for (const char *p = s->f64.name; *p; p++)
     state = state * 1099511628211u + (unsigned char)*p;
   for (s->ins = 0; s->ins < CASE_TENSORS && s->f64.in[s->ins].name; s->ins++) {
@@ -467,7 +467,7 @@ static void check_instruction_sets(struct subject *s, const struct outcome *refe
 
 static int check_case(struct subject *s)
 {
-  subject_init(s);
+  subject_init(s, 1);
   omp_set_num_threads(1);
   struct outcome o = evaluate_all(s, &s->f64, baseline()->f64);
   check_jvp(s, &o);
@@ -496,6 +496,40 @@ void check_operations_(case_list *f32, case_list *f64, case_list *c64)
     s = (struct subject){.failures = 0};
   }
   omp_set_num_threads(before);
+  assert_true(cases > 0);
+  if (failures)
+    fail_msg("%d violations in %d cases", failures, cases);
+}
+
+/* ---- another device ---- */
+
+static int check_case_on(struct subject *s, const void *f32, const void *f64, uint64_t seed)
+{
+  subject_init(s, seed);
+  struct outcome want = evaluate_all(s, &s->f64, baseline()->f64);
+  struct outcome wide = evaluate_all(s, &s->f64, f64), narrow = evaluate_all(s, &s->f32, f32);
+  struct outcome again = evaluate_all(s, &s->f64, f64);
+  expect_same(s, &wide, &want, 1e-12, "device, float64");
+  expect_same(s, &narrow, &want, s->f64.float_bound, "device, float32");
+  expect_same(s, &again, &wide, 0, "device, once more");
+  outcome_free(&want);
+  outcome_free(&wide);
+  outcome_free(&narrow);
+  outcome_free(&again);
+  subject_free(s);
+  return s->failures;
+}
+
+void check_on_device_(case_list *f32, case_list *f64, const void *device_f32,
+                      const void *device_f64, uint64_t seed)
+{
+  int failures = 0, cases = 0;
+  struct subject s = {.failures = 0};
+  for (; f64(cases, &s.f64); cases++) {
+    assert_true(f32(cases, &s.f32));
+    failures += check_case_on(&s, device_f32, device_f64, seed);
+    s = (struct subject){.failures = 0};
+  }
   assert_true(cases > 0);
   if (failures)
     fail_msg("%d violations in %d cases", failures, cases);

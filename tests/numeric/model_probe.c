@@ -32,18 +32,26 @@ static enum status solve_detached(const struct backend *be, const struct fp_prob
   return OK;
 }
 
-struct probe *PROBE_(open)(const struct config *c, int64_t rows, int64_t length, bool learn,
-                           bool detach)
+struct probe *PROBE_(open_on)(const struct config *c, const struct backend *be,
+                              const struct solver_port *port, int64_t rows, int64_t length,
+                              bool learn)
 {
   struct probe *p = calloc(1, sizeof *p);
   assert_non_null(p);
   p->c = *c;
-  check_ok(weights_open(&p->c.model, &NAME(backend_cpu), 2, &p->w));
-  p->port = NAME(fixed_point_solvers_cpu);
-  if (detach)
-    p->port.solve = solve_detached;
+  p->port = *port;
+  check_ok(weights_open(&p->c.model, be, 2, &p->w));
   check_ok(network_open(&p->w.m, &p->c.deq, &p->port, rows, length, learn, &p->net));
   return p;
+}
+
+struct probe *PROBE_(open)(const struct config *c, int64_t rows, int64_t length, bool learn,
+                           bool detach)
+{
+  struct solver_port port = NAME(fixed_point_solvers_cpu);
+  if (detach)
+    port.solve = solve_detached;
+  return PROBE_(open_on)(c, &NAME(backend_cpu), &port, rows, length, learn);
 }
 
 void PROBE_(close)(struct probe *p)
@@ -53,24 +61,40 @@ void PROBE_(close)(struct probe *p)
   free(p);
 }
 
+static real *host_reals(int64_t n)
+{
+  real *x = calloc((size_t)n, sizeof *x);
+  assert_non_null(x);
+  return x;
+}
+
 void PROBE_(set)(struct probe *p, const double *block, int64_t k)
 {
-  real *to = p->w.set[0].block; /* the CPU's device memory is the host's */
+  const struct backend *be = p->w.m.be;
+  real *host = host_reals(p->w.tensors.block);
   for (int64_t i = 0; i < p->w.tensors.block; i++)
-    to[i] = (real)block[i];
+    host[i] = (real)block[i];
 #if REAL_BITS == 128
   if (k >= 0)
-    to[k] = CMPLX(block[k], COMPLEX_STEP);
+    host[k] = CMPLX(block[k], COMPLEX_STEP);
 #else
   assert_true(k < 0);
 #endif
+  check_ok(be->upload(be->st, (size_t)p->w.tensors.block * sizeof *host, host, p->w.set[0].block));
+  free(host);
   parameters_derive(&p->w.m, &p->w.set[0]);
 }
 
-static void copy_out(int64_t n, const real *from, double *to)
+static void copy_out(const struct probe *p, int64_t n, const real *from, double *to)
 {
-  for (int64_t i = 0; to && i < n; i++)
-    to[i] = (double)re(from[i]);
+  const struct backend *be = p->w.m.be;
+  if (!to)
+    return;
+  real *host = host_reals(n);
+  check_ok(be->download(be->st, (size_t)n * sizeof *host, from, host));
+  for (int64_t i = 0; i < n; i++)
+    to[i] = (double)re(host[i]);
+  free(host);
 }
 
 static void report(const struct probe *p, const struct network_result *n, struct probe_result *r)
@@ -100,9 +124,9 @@ void PROBE_(learn)(struct probe *p, enum gradient_kind g, const int32_t *tokens,
   int64_t block = p->w.tensors.block;
   b.lengths = p->lengths;
   b.dropout = p->dropout ? &draw : NULL;
-  memset(p->w.set[1].block, 0, (size_t)block * sizeof(real));
+  p->w.m.be->fill(p->w.m.be->st, block, 0, p->w.set[1].block);
   check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n));
-  copy_out(block, p->w.set[1].block, r->gradient);
+  copy_out(p, block, p->w.set[1].block, r->gradient);
   report(p, &n, r);
 }
 
@@ -113,8 +137,8 @@ void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
   struct batch b = {.rows = rows, .tokens = tokens};
   int64_t M = rows * p->net.length;
   check_ok(network_evaluate(&p->net, &p->w.set[0], o, &b, &n));
-  copy_out(M * p->w.m.dims.D, p->net.z[0], r->z);
-  copy_out(M * p->w.m.dims.V, p->net.logits, r->logits);
+  copy_out(p, M * p->w.m.dims.D, p->net.z[0], r->z);
+  copy_out(p, M * p->w.m.dims.V, p->net.logits, r->logits);
   report(p, &n, r);
 }
 

@@ -17,10 +17,19 @@ struct probe_result {
   size_t device_bytes, host_bytes; /* what the network planned */
 };
 
+struct backend_f32;
+struct backend_f64;
+struct backend_c64;
+struct solver_port_f32;
+struct solver_port_f64;
+struct solver_port_c64;
 #define PROBE(bits)                                                                              \
   struct probe_##bits;                                                                           \
   struct probe_##bits *probe_open_##bits(const struct config *c, int64_t rows, int64_t length,   \
                                          bool learn, bool detach);                               \
+  struct probe_##bits *probe_open_on_##bits(                                                     \
+      const struct config *c, const struct backend_##bits *be,                                   \
+      const struct solver_port_##bits *port, int64_t rows, int64_t length, bool learn);          \
   void probe_close_##bits(struct probe_##bits *p);                                               \
   /* parameters; element k (-1: none) gets an imaginary step in the complex build */             \
   void probe_set_##bits(struct probe_##bits *p, const double *block, int64_t k);                 \

@@ -23,30 +23,69 @@ static real make_real(double a, double b)
 #endif
 }
 
-static real *reals(int64_t count, const double *a, const double *b)
+void case_put(const struct backend *be, size_t bytes, const void *host, void *dev)
+{
+  CHECK(be->upload(be->st, bytes, host, dev) == OK);
+}
+
+void case_get(const struct backend *be, size_t bytes, const void *dev, void *host)
+{
+  enum status s = be->download(be->st, bytes, dev, host);
+  if (s != OK)
+    (void)fprintf(stderr, "%s\n", last_error());
+  CHECK(s == OK);
+}
+
+/* Host memory for `count` reals. */
+static real *host_reals(int64_t count)
+{
+  real *x = malloc((size_t)(count ? count : 1) * sizeof *x);
+  CHECK(x != NULL);
+  return x;
+}
+
+/* A copy of `host` on the device. */
+static void *device_copy(const struct backend *be, size_t bytes, const void *host)
+{
+  void *p;
+  CHECK(be->memory_alloc(bytes, &p) == OK);
+  case_put(be, bytes, host, p);
+  return p;
+}
+
+static void *reals(const struct backend *be, int64_t count, const double *a, const double *b)
 {
   if (a == NULL)
     return NULL;
-  real *x = malloc((size_t)count * sizeof *x);
-  CHECK(x != NULL || count == 0);
+  real *x = host_reals(count);
   for (int64_t i = 0; i < count; i++)
     x[i] = make_real(a[i], b ? b[i] : 0);
-  return x;
+  void *p = device_copy(be, (size_t)count * sizeof *x, x);
+  free(x);
+  return p;
 }
 
 /* NaN where `wanted`, otherwise NULL */
-static void *poisoned(int64_t count, bool wanted)
+static void *poisoned(const struct backend *be, int64_t count, bool wanted)
 {
-  real *x = wanted ? malloc((size_t)count * sizeof *x) : NULL;
-  CHECK(x != NULL || !wanted || count == 0);
-  for (int64_t i = 0; x && i < count; i++)
+  if (!wanted)
+    return NULL;
+  real *x = host_reals(count);
+  for (int64_t i = 0; i < count; i++)
     x[i] = make_real((double)NAN, (double)NAN);
-  return x;
+  void *p = device_copy(be, (size_t)count * sizeof *x, x);
+  free(x);
+  return p;
 }
 
-static void read_back(int64_t count, const real *x, double *a, double *b)
+static void read_back(const struct backend *be, int64_t count, const void *dev, double *a,
+                      double *b)
 {
-  for (int64_t i = 0; a && i < count; i++) {
+  if (a == NULL)
+    return;
+  real *x = host_reals(count);
+  case_get(be, (size_t)count * sizeof *x, dev, x);
+  for (int64_t i = 0; i < count; i++) {
     a[i] = (double)re(x[i]);
 #if REAL_BITS == 128
     if (b)
@@ -55,56 +94,71 @@ static void read_back(int64_t count, const real *x, double *a, double *b)
     (void)b;
 #endif
   }
+  free(x);
 }
 
 /* An operation that writes to its inputs fails here. */
-static void check_untouched(int64_t count, const real *x, const double *a)
+static void check_untouched(const struct backend *be, int64_t count, const void *dev,
+                            const double *a)
 {
-  for (int64_t i = 0; a && i < count; i++)
+  if (a == NULL)
+    return;
+  real *x = host_reals(count);
+  case_get(be, (size_t)count * sizeof *x, dev, x);
+  for (int64_t i = 0; i < count; i++)
     CHECK((double)re(x[i]) == (double)re(make_real(a[i], 0)));
+  free(x);
 }
 
-static void free_const(const void *p) { free((void *)(uintptr_t)p); }
+static void release(const struct backend *be, const void *p)
+{
+  if (p)
+    be->memory_free((void *)(uintptr_t)p);
+}
 
 static void take(const struct operation_case *c, const struct case_call *call,
                  struct case_arrays *a)
 {
-  *a = (struct case_arrays){.be = call->be, .kept = poisoned(c->kept, c->kept > 0)};
+  const struct backend *be = call->be;
+  *a = (struct case_arrays){.be = be, .kept = poisoned(be, c->kept, c->kept > 0)};
   /* a wide is never larger than two reals of float32 or one of the others */
-  a->wides = poisoned(2 * c->wides, c->wides > 0);
+  a->wides = poisoned(be, 2 * c->wides, c->wides > 0);
+  a->integers = device_copy(be, sizeof c->integers, c->integers);
   for (int k = 0; k < CASE_TENSORS && c->in[k].name; k++) {
-    a->in[k] = reals(c->in[k].count, call->in[k], call->in_im[k]);
-    a->ind[k] = reals(c->in[k].count, call->ind[k], NULL);
-    a->inb[k] = reals(c->in[k].count, call->inb[k], NULL);
+    a->in[k] = reals(be, c->in[k].count, call->in[k], call->in_im[k]);
+    a->ind[k] = reals(be, c->in[k].count, call->ind[k], NULL);
+    a->inb[k] = reals(be, c->in[k].count, call->inb[k], NULL);
   }
   for (int k = 0; k < CASE_TENSORS && c->out[k].name; k++) {
-    a->out[k] = poisoned(c->out[k].count, call->out[k] != NULL);
-    a->outd[k] = poisoned(c->out[k].count, call->outd[k] != NULL);
-    a->outb[k] = reals(c->out[k].count, call->outb[k], NULL);
+    a->out[k] = poisoned(be, c->out[k].count, call->out[k] != NULL);
+    a->outd[k] = poisoned(be, c->out[k].count, call->outd[k] != NULL);
+    a->outb[k] = reals(be, c->out[k].count, call->outb[k], NULL);
   }
 }
 
 static void give_back(const struct operation_case *c, const struct case_call *call,
                       struct case_arrays *a)
 {
+  const struct backend *be = call->be;
   for (int k = 0; k < CASE_TENSORS && c->in[k].name; k++) {
-    check_untouched(c->in[k].count, a->in[k], call->in[k]);
-    check_untouched(c->in[k].count, a->ind[k], call->ind[k]);
-    read_back(c->in[k].count, a->inb[k], call->inb[k], NULL);
-    free_const(a->in[k]);
-    free_const(a->ind[k]);
-    free(a->inb[k]);
+    check_untouched(be, c->in[k].count, a->in[k], call->in[k]);
+    check_untouched(be, c->in[k].count, a->ind[k], call->ind[k]);
+    read_back(be, c->in[k].count, a->inb[k], call->inb[k], NULL);
+    release(be, a->in[k]);
+    release(be, a->ind[k]);
+    release(be, a->inb[k]);
   }
   for (int k = 0; k < CASE_TENSORS && c->out[k].name; k++) {
-    check_untouched(c->out[k].count, a->outb[k], call->outb[k]);
-    read_back(c->out[k].count, a->out[k], call->out[k], call->out_im[k]);
-    read_back(c->out[k].count, a->outd[k], call->outd[k], NULL);
-    free(a->out[k]);
-    free(a->outd[k]);
-    free_const(a->outb[k]);
+    check_untouched(be, c->out[k].count, a->outb[k], call->outb[k]);
+    read_back(be, c->out[k].count, a->out[k], call->out[k], call->out_im[k]);
+    read_back(be, c->out[k].count, a->outd[k], call->outd[k], NULL);
+    release(be, a->out[k]);
+    release(be, a->outd[k]);
+    release(be, a->outb[k]);
   }
-  free(a->kept);
-  free(a->wides);
+  release(be, a->kept);
+  release(be, a->wides);
+  release(be, a->integers);
 }
 
 void case_run(const struct operation_case *c, const struct case_call *call)

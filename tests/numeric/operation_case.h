@@ -44,7 +44,8 @@ struct case_tensor {
   bool optional, constant;
 };
 
-/* What adaptors see: arrays of this compilation's `real`, `in`, `out` etc. by the case's order.
+/* What adaptors see: device arrays of this compilation's `real`, `in`, `out` etc. by the case's
+ * order.
  * Cotangents outb, inb: the VJP adds to inb.  Tangents ind, outd.  NULL: pass NULL on. */
 struct case_arrays {
   const void *be; /* struct backend of this precision */
@@ -52,6 +53,7 @@ struct case_arrays {
   void *out[CASE_TENSORS], *inb[CASE_TENSORS], *outd[CASE_TENSORS];
   void *kept;  /* `kept` reals: what the forward keeps for the derivatives, and scratch */
   void *wides; /* `wides` wides, likewise */
+  const int32_t *integers; /* the case's */
 };
 
 struct operation_case;
@@ -86,6 +88,11 @@ typedef bool case_list(int index, struct operation_case *c);
 
 #define case_run NAME(case_run)
 void case_run(const struct operation_case *c, const struct case_call *call);
+/* For adaptors that look at device memory. */
+#define case_put NAME(case_put)
+#define case_get NAME(case_get)
+void case_put(const struct backend *be, size_t bytes, const void *host, void *dev);
+void case_get(const struct backend *be, size_t bytes, const void *dev, void *host);
 #define case_name NAME(case_name)
 void case_name(struct operation_case *c, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -1,7 +1,6 @@
 /* simple_operations.c: cases of every differentiable operation but ssd and conv1d.  The last shape
  * of each is large enough for several threads. */
 #include "tests/numeric/operation_case.h"
-#include <string.h>
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 
@@ -9,19 +8,19 @@
 static void embedding_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->embedding_fwd(be->st, c->n[0], c->n[1], c->n[2], c->integers, a->in[0], a->out[0]);
+  be->embedding_fwd(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->in[0], a->out[0]);
 }
 
 static void embedding_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->embedding_vjp(be->st, c->n[0], c->n[1], c->n[2], c->integers, a->outb[0], a->inb[0]);
+  be->embedding_vjp(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->outb[0], a->inb[0]);
 }
 
 static void embedding_jvp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->embedding_jvp(be->st, c->n[0], c->n[1], c->n[2], c->integers, a->ind[0], a->outd[0]);
+  be->embedding_jvp(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->ind[0], a->outd[0]);
 }
 
 static bool embedding_case(int index, struct operation_case *c)
@@ -138,7 +137,7 @@ static void linear_fwd(const struct operation_case *c, const struct case_arrays 
 {
   const struct backend *be = a->be;
   if (c->s[0] != 0)
-    memcpy(a->out[0], a->in[3], (size_t)(c->n[0] * c->n[2]) * sizeof(real));
+    be->axpby(be->st, c->n[0] * c->n[2], 1, a->in[3], 0, a->out[0]);
   be->linear_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->in[2], (real)c->s[0],
                  a->out[0]);
 }
@@ -265,20 +264,20 @@ static void residual_fwd(const struct operation_case *c, const struct case_array
 {
   const struct backend *be = a->be;
   be->residual_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1],
-                   c->n[3] ? c->integers : NULL, a->in[2], a->out[0]);
+                   c->n[3] ? a->integers : NULL, a->in[2], a->out[0]);
 }
 
 static void residual_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->residual_vjp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? c->integers : NULL, a->in[2],
+  be->residual_vjp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? a->integers : NULL, a->in[2],
                    a->outb[0], a->inb[0], a->inb[1]);
 }
 
 static void residual_jvp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->residual_jvp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? c->integers : NULL, a->in[2],
+  be->residual_jvp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? a->integers : NULL, a->in[2],
                    a->ind[0], a->ind[1], a->outd[0]);
 }
 
@@ -308,32 +307,38 @@ static bool residual_case(int index, struct operation_case *c)
 }
 
 /* ---- cross_entropy: n = M, V; the case's output is the sum of the losses ---- */
+static void sum_of_wides(const struct operation_case *c, const struct case_arrays *a, void *out)
+{
+  wide loss[512], sum = 0;
+  CHECK(c->wides <= 512);
+  case_get(a->be, (size_t)c->wides * sizeof *loss, a->wides, loss);
+  for (int64_t m = 0; m < c->wides; m++)
+    sum += loss[m];
+  real rounded = (real)sum;
+  case_put(a->be, sizeof rounded, &rounded, out);
+}
+
 static void cross_entropy_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  wide *loss = a->wides, sum = 0;
-  be->cross_entropy_fwd(be->st, c->n[0], c->n[1], a->in[0], c->integers, a->kept, loss);
-  for (int64_t m = 0; m < c->n[0]; m++)
-    sum += loss[m];
-  *(real *)a->out[0] = (real)sum;
+  be->cross_entropy_fwd(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, a->wides);
+  sum_of_wides(c, a, a->out[0]);
 }
 
 static void cross_entropy_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  const real *scale = a->outb[0];
-  be->cross_entropy_vjp(be->st, c->n[0], c->n[1], a->in[0], c->integers, a->kept, *scale,
-                        a->inb[0]);
+  real scale;
+  case_get(be, sizeof scale, a->outb[0], &scale);
+  be->cross_entropy_vjp(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, scale, a->inb[0]);
 }
 
 static void cross_entropy_jvp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  wide *lossd = a->wides, sum = 0;
-  be->cross_entropy_jvp(be->st, c->n[0], c->n[1], a->in[0], c->integers, a->kept, a->ind[0], lossd);
-  for (int64_t m = 0; m < c->n[0]; m++)
-    sum += lossd[m];
-  *(real *)a->outd[0] = (real)sum;
+  be->cross_entropy_jvp(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, a->ind[0],
+                        a->wides);
+  sum_of_wides(c, a, a->outd[0]);
 }
 
 static bool cross_entropy_case(int index, struct operation_case *c)

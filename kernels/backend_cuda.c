@@ -1,0 +1,29 @@
+/* backend_cuda.c: the GPU's table in this precision. */
+#ifdef __CUDACC__
+#include "core/backend.h"
+#include "kernels/device_cuda.h"
+#include "kernels/operations.h"
+
+static struct backend table = {
+    .name = NULL,
+    .st = NULL,
+    .dense = NULL,
+    .memory_alloc = device_alloc,
+    .memory_free = device_free,
+    .upload = device_upload,
+    .download = device_download,
+    .sync = device_sync,
+#define OPERATION(operation, ...) .operation = OP(operation),
+#include "core/operations.def"
+#undef OPERATION
+};
+
+extern "C" const struct backend *NAME(backend_cuda)(stream st, const char *name,
+                                                    const struct dense_library *dense)
+{
+  table.name = name;
+  table.st = st;
+  table.dense = dense;
+  return &table;
+}
+#endif

@@ -1,0 +1,39 @@
+/* device_cuda.h: the GPU that the plug-in works on; a `stream` of its backends points to one. */
+#ifndef KERNELS_DEVICE_CUDA_H
+#define KERNELS_DEVICE_CUDA_H
+#include "core/status.h"
+#include "kernels/plugin.h"
+#include <cublas_v2.h>
+#include <cusolverDn.h>
+
+struct device {
+  cudaStream_t queue;
+  cublasHandle_t blas;
+  cusolverDnHandle_t solver;
+  enum plugin_matmul matmul;
+  const char *last;  /* the kernel or library call that was started last */
+  char failure[512]; /* the first that could not be started since the last sync; "": none */
+  char name[320];
+};
+
+extern "C" {
+/* Memory, copies and errors: members of struct backend. */
+enum status device_alloc(size_t bytes, void *out);
+void device_free(void *p);
+enum status device_upload(stream st, size_t bytes, const void *host, void *dev);
+enum status device_download(stream st, size_t bytes, const void *dev, void *host);
+enum status device_sync(stream st);
+/* Notes that a library call on this stream failed; sync reports the first. */
+void device_note(stream st, const char *call, const char *why);
+}
+
+/* What the plug-in's files, compiled by precision, give to it. */
+struct dense_library;
+extern "C" {
+const struct backend_f32 *backend_cuda_f32(stream st, const char *name,
+                                           const struct dense_library *dense);
+const struct backend_f64 *backend_cuda_f64(stream st, const char *name,
+                                           const struct dense_library *dense);
+const struct dense_library *dense_cuda(struct device *d);
+}
+#endif

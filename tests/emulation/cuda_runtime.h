@@ -1,0 +1,100 @@
+/* cuda_runtime.h, a stand-in: as much of CUDA as the plug-in's sources use, run on the CPU, so that
+ * they can be tested without a GPU.  A kernel's threads run one after the other, or, where they
+ * wait for each other, in turns.  Device memory can be touched by kernels, copies and library calls
+ * only: any other access is a segmentation fault.  Fresh memory, and what lies behind an
+ * allocation, holds NaN; writing there aborts.
+ *
+ * Environment: EMULATED_DEVICES=0: there is no device; EMULATED_FAULT=n: the n-th launch fails;
+ * EMULATED_OPEN: device memory is not closed, which is faster. */
+#ifndef TESTS_EMULATION_CUDA_RUNTIME_H
+#define TESTS_EMULATION_CUDA_RUNTIME_H
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#define __global__
+#define __host__
+#define __device__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __shared__ static /* one block runs at a time */
+
+struct dim3 {
+  unsigned x, y, z;
+};
+extern dim3 gridDim, blockDim, blockIdx, threadIdx;
+void __syncthreads(void);
+
+/* ---- launching ---- */
+
+struct emulated_kernel { /* one thread of it */
+  virtual void run() const = 0;
+};
+/* together: the threads of a block wait for each other */
+void emulated_launch(unsigned blocks, unsigned threads, bool together,
+                     const emulated_kernel &kernel);
+
+template <class... P> struct emulated_call {
+  void (*kernel)(P...);
+  unsigned blocks, threads;
+  bool together;
+  void operator()(P... p) const
+  {
+    auto body = [&] { kernel(p...); };
+    struct thread : emulated_kernel {
+      const decltype(body) &f;
+      explicit thread(const decltype(body) &f_) : f(f_) {}
+      void run() const override { f(); }
+    };
+    emulated_launch(blocks, threads, together, thread(body));
+  }
+};
+typedef struct emulated_queue *cudaStream_t;
+template <class... P>
+emulated_call<P...> emulate(void (*kernel)(P...), unsigned blocks, unsigned threads, bool together)
+{
+  return {kernel, blocks, threads, together};
+}
+#define LAUNCH_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, false)
+#define LAUNCH_BLOCKS_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
+
+/* ---- what is called of the runtime ---- */
+
+enum cudaError_t {
+  cudaSuccess,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorNoDevice = 100,
+  cudaErrorLaunchFailure = 719
+};
+enum cudaMemcpyKind {
+  cudaMemcpyHostToDevice = 1,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice
+};
+enum { cudaStreamNonBlocking = 1 };
+struct cudaDeviceProp {
+  char name[256];
+  size_t totalGlobalMem;
+  int major, minor;
+};
+struct cudaFuncAttributes {
+  int numRegs;
+};
+extern "C" {
+cudaError_t cudaGetLastError(void);
+const char *cudaGetErrorString(cudaError_t e);
+cudaError_t cudaGetDeviceCount(int *count);
+cudaError_t cudaSetDevice(int device);
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int device);
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *a, const void *kernel);
+cudaError_t cudaMalloc(void **out, size_t bytes);
+cudaError_t cudaFree(void *p);
+cudaError_t cudaMemGetInfo(size_t *left, size_t *all);
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t queue);
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *queue, unsigned flags);
+cudaError_t cudaStreamSynchronize(cudaStream_t queue);
+}
+#endif

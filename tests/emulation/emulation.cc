@@ -1,0 +1,381 @@
+/* emulation.cc: see cuda_runtime.h beside this. */
+#include <cblas.h>
+#include <cusolverDn.h>
+#include <lapacke.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+/* ---- memory ---- */
+
+/* Behind each allocation lie SLACK bytes of NaN, which must still be there when it is freed. */
+enum { MOST = 4096, PAGE = 4096, SLACK = 1024 };
+static const size_t CAPACITY = (size_t)16 << 30;
+
+static struct allocation {
+  char *at;
+  size_t bytes, length; /* asked for; of the pages, 0: free */
+  bool open;
+} allocations[MOST];
+static int used;
+static size_t taken;
+
+static void protect(bool open)
+{
+  for (int i = 0; i < used; i++) {
+    struct allocation *a = &allocations[i];
+    if (a->length && a->open != open &&
+        mprotect(a->at, a->length, open ? PROT_READ | PROT_WRITE : PROT_NONE))
+      abort();
+    a->open = open;
+  }
+}
+
+/* Device memory is open while one of these lives. */
+struct opened {
+  opened() { protect(true); }
+  ~opened()
+  {
+    if (!getenv("EMULATED_OPEN"))
+      protect(false);
+  }
+};
+
+static bool on_device(const void *p, size_t bytes)
+{
+  const char *c = (const char *)p;
+  for (int i = 0; i < used; i++) {
+    const struct allocation *a = &allocations[i];
+    if (a->length && c >= a->at && c + bytes <= a->at + a->bytes)
+      return true;
+  }
+  return false;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes)
+{
+  int i = 0;
+  while (i < used && allocations[i].length)
+    i++;
+  if (i == MOST || bytes > CAPACITY - taken)
+    return cudaErrorMemoryAllocation;
+  size_t length = (bytes + SLACK + PAGE - 1) / PAGE * PAGE;
+  void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED)
+    return cudaErrorMemoryAllocation;
+  allocations[i] = {(char *)p, bytes, length, true};
+  used = i == used ? used + 1 : used;
+  taken += length;
+  memset(p, 0xff, length);
+  *out = p;
+  opened close_again;
+  return cudaSuccess;
+}
+
+static void check_slack(const struct allocation *a)
+{
+  opened open;
+  for (size_t k = a->bytes; k < a->length; k++)
+    if ((unsigned char)a->at[k] != 0xff) {
+      fprintf(stderr, "emulated device: written behind the end of %zu bytes\n", a->bytes);
+      abort();
+    }
+}
+
+cudaError_t cudaFree(void *p)
+{
+  for (int i = 0; i < used; i++) {
+    struct allocation *a = &allocations[i];
+    if (!a->length || a->at != p)
+      continue;
+    check_slack(a);
+    munmap(a->at, a->length);
+    taken -= a->length;
+    a->length = 0;
+    return cudaSuccess;
+  }
+  return p ? cudaErrorInvalidValue : cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t *left, size_t *all)
+{
+  *left = CAPACITY - taken;
+  *all = CAPACITY;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                            cudaStream_t)
+{
+  bool reads = kind != cudaMemcpyHostToDevice, writes = kind != cudaMemcpyDeviceToHost;
+  if (on_device(from, bytes) != reads || on_device(to, bytes) != writes)
+    return cudaErrorInvalidValue;
+  opened open;
+  memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+/* ---- kernels ---- */
+
+dim3 gridDim, blockDim, blockIdx, threadIdx;
+static cudaError_t failure;
+
+/* A block whose threads wait for each other: each has a stack, and they take turns. */
+enum { STACK = 1 << 17, THREADS_MOST = 1024 };
+static ucontext_t scheduler, fiber[THREADS_MOST];
+static char *stacks;
+static bool finished[THREADS_MOST];
+static unsigned running;
+static const emulated_kernel *block_kernel;
+
+static void fiber_main()
+{
+  block_kernel->run();
+  finished[running] = true;
+  swapcontext(&fiber[running], &scheduler);
+}
+
+static void resume(unsigned t)
+{
+  running = t;
+  threadIdx.x = t;
+  swapcontext(&scheduler, &fiber[t]);
+}
+
+void __syncthreads(void)
+{
+  swapcontext(&fiber[running], &scheduler);
+  threadIdx.x = running;
+}
+
+static void run_block(unsigned threads)
+{
+  for (unsigned t = 0; t < threads; t++) {
+    getcontext(&fiber[t]);
+    fiber[t].uc_stack.ss_sp = stacks + (size_t)t * STACK;
+    fiber[t].uc_stack.ss_size = STACK;
+    fiber[t].uc_link = NULL;
+    makecontext(&fiber[t], fiber_main, 0);
+    finished[t] = false;
+  }
+  for (bool left = true; left;) {
+    left = false;
+    for (unsigned t = 0; t < threads; t++) {
+      if (!finished[t])
+        resume(t);
+      left = left || !finished[t];
+    }
+  }
+}
+
+static void launch_blocks(unsigned blocks, unsigned threads, const emulated_kernel &kernel,
+                          bool together)
+{
+  gridDim = {blocks, 1, 1};
+  blockDim = {threads, 1, 1};
+  block_kernel = &kernel;
+  for (unsigned b = 0; b < blocks; b++) {
+    blockIdx = {b, 0, 0};
+    if (together) {
+      run_block(threads);
+      continue;
+    }
+    for (unsigned t = 0; t < threads; t++) {
+      threadIdx = {t, 0, 0};
+      kernel.run();
+    }
+  }
+}
+
+static bool fails(void)
+{
+  static long left = getenv("EMULATED_FAULT") ? atol(getenv("EMULATED_FAULT")) : 0;
+  return left > 0 && --left == 0;
+}
+
+void emulated_launch(unsigned blocks, unsigned threads, bool together,
+                     const emulated_kernel &kernel)
+{
+  if (blocks == 0 || threads == 0 || threads > THREADS_MOST) {
+    failure = cudaErrorInvalidValue;
+    return;
+  }
+  if (fails()) {
+    failure = cudaErrorLaunchFailure;
+    return;
+  }
+  if (!stacks)
+    stacks = (char *)mmap(NULL, (size_t)THREADS_MOST * STACK, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  opened open;
+  launch_blocks(blocks, threads, kernel, together);
+}
+
+/* ---- the rest of the runtime ---- */
+
+cudaError_t cudaGetLastError(void)
+{
+  cudaError_t e = failure;
+  failure = cudaSuccess;
+  return e;
+}
+
+const char *cudaGetErrorString(cudaError_t e)
+{
+  switch (e) {
+  case cudaSuccess:
+    return "no error";
+  case cudaErrorInvalidValue:
+    return "invalid argument";
+  case cudaErrorMemoryAllocation:
+    return "out of memory";
+  case cudaErrorNoDevice:
+    return "no CUDA-capable device is detected";
+  case cudaErrorLaunchFailure:
+    break;
+  }
+  return "unspecified launch failure";
+}
+
+cudaError_t cudaGetDeviceCount(int *count)
+{
+  const char *devices = getenv("EMULATED_DEVICES");
+  *count = devices ? atoi(devices) : 1;
+  return *count ? cudaSuccess : cudaErrorNoDevice;
+}
+
+cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
+{
+  *p = {"emulated", CAPACITY, 0, 0};
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *, const void *) { return cudaSuccess; }
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *queue, unsigned)
+{
+  static char any;
+  *queue = (cudaStream_t)&any;
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+/* ---- cuBLAS ---- */
+
+const char *cublasGetStatusString(cublasStatus_t) { return "invalid value"; }
+cublasStatus_t cublasCreate(cublasHandle_t *) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb,
+                               int64_t m, int64_t n, int64_t k, const void *alpha, const void *A,
+                               cudaDataType At, int64_t lda, const void *B, cudaDataType Bt,
+                               int64_t ldb, const void *beta, void *C, cudaDataType Ct, int64_t ldc,
+                               cublasComputeType_t compute, cublasGemmAlgo_t)
+{
+  bool narrow = compute != CUBLAS_COMPUTE_64F;
+  cudaDataType want = narrow ? CUDA_R_32F : CUDA_R_64F;
+  if (At != want || Bt != want || Ct != want || m < 0 || n < 0 || k < 1 ||
+      lda < (ta == CUBLAS_OP_N ? m : k) || ldb < (tb == CUBLAS_OP_N ? k : n) || ldc < m)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  CBLAS_TRANSPOSE a = ta == CUBLAS_OP_N ? CblasNoTrans : CblasTrans;
+  CBLAS_TRANSPOSE b = tb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans;
+  opened open;
+  if (narrow)
+    cblas_sgemm(CblasColMajor, a, b, (int)m, (int)n, (int)k, *(const float *)alpha,
+                (const float *)A, (int)lda, (const float *)B, (int)ldb, *(const float *)beta,
+                (float *)C, (int)ldc);
+  else
+    cblas_dgemm(CblasColMajor, a, b, (int)m, (int)n, (int)k, *(const double *)alpha,
+                (const double *)A, (int)lda, (const double *)B, (int)ldb, *(const double *)beta,
+                (double *)C, (int)ldc);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/* ---- cuSOLVER ---- */
+
+cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t *h)
+{
+  static char any;
+  *h = (cusolverDnHandle_t)&any;
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnSetStream(cusolverDnHandle_t, cudaStream_t)
+{
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+static cusolverStatus_t some(int *lwork)
+{
+  *lwork = 64;
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnDgetrf_bufferSize(cusolverDnHandle_t, int, int, double *, int, int *l)
+{
+  return some(l);
+}
+
+cusolverStatus_t cusolverDnDgesvd_bufferSize(cusolverDnHandle_t, int, int, int *l)
+{
+  return some(l);
+}
+
+cusolverStatus_t cusolverDnDgeqrf_bufferSize(cusolverDnHandle_t, int, int, double *, int, int *l)
+{
+  return some(l);
+}
+
+cusolverStatus_t cusolverDnDorgqr_bufferSize(cusolverDnHandle_t, int, int, int, const double *, int,
+                                             const double *, int *l)
+{
+  return some(l);
+}
+
+cusolverStatus_t cusolverDnDgetrf(cusolverDnHandle_t, int m, int n, double *A, int lda, double *,
+                                  int *ipiv, int *info)
+{
+  opened open;
+  *info = LAPACKE_dgetrf_work(LAPACK_COL_MAJOR, m, n, A, lda, ipiv);
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnDgetrs(cusolverDnHandle_t, cublasOperation_t trans, int n, int nrhs,
+                                  const double *A, int lda, const int *ipiv, double *B, int ldb,
+                                  int *info)
+{
+  opened open;
+  *info = LAPACKE_dgetrs_work(LAPACK_COL_MAJOR, trans == CUBLAS_OP_N ? 'N' : 'T', n, nrhs, A, lda,
+                              ipiv, B, ldb);
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnDgesvd(cusolverDnHandle_t, signed char jobu, signed char jobvt, int m,
+                                  int n, double *A, int lda, double *S, double *U, int ldu,
+                                  double *VT, int ldvt, double *, int, double *superb, int *info)
+{
+  opened open;
+  *info = LAPACKE_dgesvd(LAPACK_COL_MAJOR, jobu, jobvt, m, n, A, lda, S, U, ldu, VT, ldvt, superb);
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnDgeqrf(cusolverDnHandle_t, int m, int n, double *A, int lda, double *tau,
+                                  double *, int, int *info)
+{
+  opened open;
+  *info = LAPACKE_dgeqrf(LAPACK_COL_MAJOR, m, n, A, lda, tau);
+  return CUSOLVER_STATUS_SUCCESS;
+}
+
+cusolverStatus_t cusolverDnDorgqr(cusolverDnHandle_t, int m, int n, int k, double *A, int lda,
+                                  const double *tau, double *, int, int *info)
+{
+  opened open;
+  *info = LAPACKE_dorgqr(LAPACK_COL_MAJOR, m, n, k, A, lda, tau);
+  return CUSOLVER_STATUS_SUCCESS;
+}

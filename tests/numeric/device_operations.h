@@ -1,0 +1,23 @@
+/* device_operations.h: operations that have no derivative, or that the model calls in forms beyond
+ * their cases, on the CPU and on another device from the same data; by precision.  `cpu` and
+ * `device` are struct backend of that precision.  Each fails as a cmocka test fails. */
+#ifndef TESTS_NUMERIC_DEVICE_OPERATIONS_H
+#define TESTS_NUMERIC_DEVICE_OPERATIONS_H
+#include <stdint.h>
+
+typedef void device_test(const void *cpu, const void *device, uint64_t seed);
+#define DEVICE_TESTS(TEST)  \
+  TEST(device_holds_memory) \
+  TEST(device_vectors)      \
+  TEST(device_blocks)       \
+  TEST(device_argmax)       \
+  TEST(device_adamw)        \
+  TEST(device_masks)        \
+  TEST(device_products)     \
+  TEST(device_reductions)   \
+  TEST(device_carried_states)
+
+#define DECLARE_DEVICE(name) extern device_test name##_f32, name##_f64;
+DEVICE_TESTS(DECLARE_DEVICE)
+#undef DECLARE_DEVICE
+#endif

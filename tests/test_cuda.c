@@ -1,0 +1,288 @@
+/* test_cuda.c: the GPU's backend against the CPU's: every operation, whole models, training and
+ * jacobian_check.  `make gpu-test` runs it on a GPU.  Without DEQMAMBA_CUDA it takes the plug-in's
+ * sources as they run on the CPU over a stand-in for CUDA (tests/emulation), whose device memory is
+ * closed to everybody but kernels and copies: that tests all but the GPU. */
+#include "core/files.h"
+#include "kernels/backends.h"
+#include "solvers/registry.h"
+#include "tests/derivatives.h"
+#include "tests/model_gradient.h"
+#include "tests/numeric/device_operations.h"
+#include "tests/spawn.h"
+#include <jansson.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+CASE_LIST(simple_operations);
+CASE_LIST(ssd_operations);
+
+static struct plugin gpu;
+static struct backend_cpu cpu;
+static uint64_t seed; /* fresh inputs each time on a GPU */
+static bool emulated;
+
+static void operations(void **state)
+{
+  (void)state;
+  check_on_device(simple_operations, gpu.f32, gpu.f64, seed);
+}
+
+static void recurrences(void **state)
+{
+  (void)state;
+  check_on_device(ssd_operations, gpu.f32, gpu.f64, seed);
+}
+
+#define DEFINE(name)                    \
+  static void name(void **state)        \
+  {                                     \
+    (void)state;                        \
+    name##_f32(cpu.f32, gpu.f32, seed); \
+    name##_f64(cpu.f64, gpu.f64, seed); \
+  }
+DEVICE_TESTS(DEFINE)
+
+/* ---- whole models ---- */
+
+/* Gradients, solver statistics, logits of one model on one device. */
+struct answer {
+  struct probe_result learnt, evaluated;
+};
+
+static void ask(const struct config *c, const double *block, const struct tensor_list *list,
+                enum gradient_kind kind, const struct fp_options *o, bool on_gpu, struct answer *a)
+{
+  int32_t tokens[ROWS * LENGTH], labels[ROWS * LENGTH];
+  struct solver_ports ports = solver_ports_for("cpu");
+  struct probe_f64 *p = on_gpu ? probe_open_on_f64(c, gpu.f64, gpu.solver_f64, ROWS, LENGTH, true)
+                               : probe_open_on_f64(c, cpu.f64, ports.f64, ROWS, LENGTH, true);
+  memset(a, 0, sizeof *a);
+  a->learnt.gradient = calloc((size_t)list->block, sizeof(double));
+  a->evaluated.z = calloc((size_t)(ROWS * LENGTH * c->model.d_model), sizeof(double));
+  a->evaluated.logits = calloc((size_t)(ROWS * LENGTH * c->model.vocab_size), sizeof(double));
+  assert_true(a->learnt.gradient && a->evaluated.z && a->evaluated.logits);
+  draw_tokens(ROWS * LENGTH, tokens, labels);
+  probe_set_f64(p, block, -1);
+  probe_batch_f64(p, NULL, c->model.dropout > 0);
+  probe_learn_f64(p, kind, tokens, labels, &a->learnt);
+  probe_evaluate_f64(p, o, ROWS, tokens, &a->evaluated);
+  probe_close_f64(p);
+}
+
+static void check_model(struct config c, enum gradient_kind kind, enum fp_solver solver,
+                        int64_t window)
+{
+  struct tensor_list list;
+  struct answer want, got;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  struct fp_options o = c.deq.forward;
+  o.solver = solver, o.window = window, o.memory = 3, o.rank = 4;
+  c.deq.backward.solver = solver, c.deq.backward.window = window;
+  c.deq.backward.memory = 3, c.deq.backward.rank = 4;
+  ask(&c, block, &list, kind, &o, false, &want);
+  ask(&c, block, &list, kind, &o, true, &got);
+  check_close(got.learnt.loss, want.learnt.loss, 1e-11, "loss");
+  check_arrays_close(list.block, got.learnt.gradient, want.learnt.gradient, 1e-10, "gradient (%s)",
+                     gradient_name(kind));
+  check_arrays_close(ROWS * LENGTH * c.model.d_model, got.evaluated.z, want.evaluated.z, 1e-10,
+                     "fixed point, %s, window %d", fp_solver_name(solver), (int)window);
+  check_arrays_close(ROWS * LENGTH * c.model.vocab_size, got.evaluated.logits,
+                     want.evaluated.logits, 1e-10, "logits");
+  assert_int_equal(got.evaluated.forward.exits[FP_CONVERGED],
+                   want.evaluated.forward.exits[FP_CONVERGED]);
+  for (int i = 0; i < 2; i++) {
+    struct answer *a = i ? &got : &want;
+    free(a->learnt.gradient), free(a->evaluated.z), free(a->evaluated.logits);
+  }
+  free(block);
+  tensor_list_free(&list);
+}
+
+static void models(void **state)
+{
+  (void)state;
+  assert_int_equal(unsetenv("EMULATED_OPEN"), 0); /* the core's code must not touch device memory */
+  check_model(small_model("", ""), GRADIENT_UNROLL, FP_PICARD, 1);
+  check_model(small_model("", ""), GRADIENT_PHANTOM, FP_ANDERSON, FP_WINDOW_ALL);
+  check_model(small_model("", ""), GRADIENT_IFT, FP_ANDERSON, 3);
+  check_model(small_model("", ""), GRADIENT_IFT, FP_BROYDEN, 2);
+  check_model(small_model("d_intermediate: 6, dropout: 0.2, weight_norm: true,", "d_ssm: 4,"),
+              GRADIENT_IFT, FP_PICARD, FP_WINDOW_ALL);
+  check_model(small_model("", "A_range: negative,"), GRADIENT_JFB, FP_BROYDEN, FP_WINDOW_ALL);
+  struct config explicit_one = small_model("", "");
+  explicit_one.model.kind = MODEL_EXPLICIT;
+  check_model(explicit_one, GRADIENT_UNROLL, FP_PICARD, 1);
+}
+
+/* ---- programs ---- */
+
+static const char recipe[] =
+    "model: {kind: implicit, d_model: 16, n_layer: 1,\n"
+    "  mamba2: {d_state: 8, expand: 2, headdim: 8, chunk_size: 8}}\n"
+    "deq:\n"
+    "  forward: {solver: picard, max_iter: 6, min_iter: 6, tol: 1.0e-6}\n"
+    "  gradient: phantom\n"
+    "  evaluate: {mode: sequential, solver: picard, max_iter: 12, tol: 1.0e-2, damping: 0.8}\n"
+    "data: {task: word_problem, group: S3, length: 12}\n"
+    "train: {steps: 20, unroll_steps: 10, batch_size: 8, lr: 3.0e-3, lr_warmup: 5, log_every: 1,\n"
+    "  log_timing: false}\n"
+    "evaluate: {lengths: [5, 7], sequences: 2}\n";
+
+static void train(const char *name, const char *device, const char *dtype)
+{
+  struct spawned r;
+  char yaml[2048], file[64], d[32], t[32];
+  int n = snprintf(yaml, sizeof yaml, "name: %s\nruns_dir: %s\n%s", name, scratch(""), recipe);
+  (void)snprintf(file, sizeof file, "%s.yaml", name);
+  (void)snprintf(d, sizeof d, "device=%s", device);
+  (void)snprintf(t, sizeof t, "dtype=%s", dtype);
+  scratch_put(file, yaml, (size_t)n);
+  SPAWN(&r, "train", scratch(file), d, t);
+  check_spawned(&r, 0, "20 steps done");
+  check_spawned(&r, 0, strcmp(device, "cuda") == 0 ? "device cuda (" : "device cpu");
+}
+
+/* The losses of metrics.jsonl. */
+static int losses(const char *name, double loss[32])
+{
+  char path[64], *text;
+  size_t bytes;
+  int n = 0;
+  (void)snprintf(path, sizeof path, "%s/metrics.jsonl", name);
+  check_ok(file_read(scratch(path), &text, &bytes));
+  for (char *line = text, *rest; line && *line && n < 32; line = rest) {
+    rest = strchr(line, '\n');
+    json_t *o = json_loadb(line, rest ? (size_t)(rest - line) : strlen(line), 0, NULL);
+    assert_non_null(o);
+    loss[n++] = json_number_value(json_object_get(o, "loss"));
+    json_decref(o);
+    rest = rest ? rest + 1 : NULL;
+  }
+  free(text);
+  return n;
+}
+
+static void training(void **state)
+{
+  (void)state;
+  static const struct {
+    const char *dtype, *cpu, *gpu;
+    double tol;
+  } runs[] = {{"f32", "cpu32", "gpu32", 1e-4}, {"f64", "cpu64", "gpu64", 1e-10}};
+  for (int i = 0; i < 2; i++) {
+    double want[32], got[32];
+    train(runs[i].cpu, "cpu", runs[i].dtype);
+    if (i == 0)
+      assert_int_equal(setenv("EMULATED_OPEN", "1", 1), 0);
+    train(runs[i].gpu, "cuda", runs[i].dtype);
+    assert_int_equal(unsetenv("EMULATED_OPEN"), 0);
+    int n = losses(runs[i].cpu, want);
+    assert_int_equal(n, 20);
+    assert_int_equal(losses(runs[i].gpu, got), n);
+    check_arrays_close(n, got, want, runs[i].tol, "losses (%s)", runs[i].dtype);
+  }
+}
+
+/* A checkpoint of one device is the other's: same table, but for the time it took. */
+static void evaluating(void **state)
+{
+  (void)state;
+  struct spawned on_cpu, on_gpu;
+  SPAWN(&on_cpu, "evaluate", scratch("gpu64"), "device=cpu");
+  SPAWN(&on_gpu, "evaluate", scratch("gpu64"), "device=cuda");
+  check_spawned(&on_cpu, 0, "simultaneous");
+  check_spawned(&on_gpu, 0, "simultaneous");
+  const char *want = strstr(on_cpu.output, "sequential"),
+             *got = strstr(on_gpu.output, "sequential");
+  assert_non_null(want);
+  assert_non_null(got);
+  assert_string_equal(got, want);
+}
+
+static void jacobian(void **state)
+{
+  (void)state;
+  struct spawned r;
+  SPAWN(&r, "jacobian_check", "device=cuda", "model.d_model=8", "model.mamba2.headdim=8",
+        "jacobian.tokens=3");
+  check_spawned(&r, 0, "PASSED");
+}
+
+/* What a user sees of an operation that fails. */
+static void failures_have_names(void **state)
+{
+  (void)state;
+  struct spawned r;
+  if (!emulated)
+    skip();
+  assert_int_equal(setenv("EMULATED_FAULT", "50", 1), 0);
+  SPAWN(&r, "evaluate", scratch("gpu64"), "device=cuda");
+  assert_int_equal(unsetenv("EMULATED_FAULT"), 0);
+  check_spawned(&r, 3, "CUDA: ");
+  check_spawned(&r, 3, ".c:");
+  check_spawned(&r, 3, "unspecified launch failure");
+}
+
+static void no_device(void **state)
+{
+  (void)state;
+  struct spawned r;
+  if (!emulated)
+    skip();
+  assert_int_equal(setenv("EMULATED_DEVICES", "0", 1), 0);
+  SPAWN(&r, "evaluate", scratch("gpu64"), "device=cuda");
+  check_spawned(&r, 3, "no CUDA device: ");
+  SPAWN(&r, "evaluate", scratch("gpu64"), "device=auto");
+  check_spawned(&r, 0, "device cpu");
+  assert_int_equal(unsetenv("EMULATED_DEVICES"), 0);
+  SPAWN(&r, "evaluate", scratch("gpu64"), "device=auto");
+  check_spawned(&r, 0, "device cuda (emulated");
+}
+
+/* build/libdeqmamba_emulated.so, above this program; false: a GPU's plug-in was named, or there is
+ * none. */
+static bool take_emulation(void)
+{
+  char path[1024];
+  if (getenv("DEQMAMBA_CUDA"))
+    return false;
+  ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
+  if (n <= 0)
+    return false;
+  path[n] = 0;
+  *strrchr(path, '/') = 0;
+  (void)strcat(path, "/../libdeqmamba_emulated.so");
+  return path_exists(path) && setenv("DEQMAMBA_CUDA", path, 1) == 0;
+}
+
+int main(void)
+{
+#define LIST(name) cmocka_unit_test(name),
+  const struct CMUnitTest tests[] = {
+      DEVICE_TESTS(LIST) cmocka_unit_test(operations),
+      cmocka_unit_test(recurrences),
+      cmocka_unit_test(models),
+      cmocka_unit_test(training),
+      cmocka_unit_test(evaluating),
+      cmocka_unit_test(jacobian),
+      cmocka_unit_test(failures_have_names),
+      cmocka_unit_test(no_device),
+  };
+  emulated = take_emulation();
+  if (!emulated && !getenv("DEQMAMBA_CUDA")) {
+    (void)printf(
+        "skipped: no C++ compiler made the stand-in, and DEQMAMBA_CUDA names no plug-in\n");
+    return 0;
+  }
+  if (backend_cpu_select(&cpu) != OK || backend_cuda_open(PLUGIN_IEEE, &gpu) != OK) {
+    (void)fprintf(stderr, "%s\n", last_error());
+    return exit_code(ERR_DEVICE);
+  }
+  (void)setenv("EMULATED_OPEN", "1", 1); /* until `models`: operations alone */
+  seed = emulated ? 1 : (uint64_t)time(NULL);
+  (void)printf("device %s, inputs drawn by seed %llu\n", gpu.device, (unsigned long long)seed);
+  return cmocka_run_group_tests(tests, scratch_make, scratch_remove);
+}
