@@ -64,7 +64,7 @@ static enum status add_token(struct walk *w, struct compared_jacobian *j)
   j->off_diagonal += off_diagonal_of(w->J, n, 1);
   j->within_layers += off_diagonal_of(w->J, n, w->c->model.n_layer);
   if (n <= RADIUS_STATES)
-    TRY(dense_spectral_radius(n, w->J, &radius));
+    TRY(dense_spectral_radius(jacobian_dense(w->session), n, w->J, &radius));
   j->radius += radius;
   return make_image(w->J, n, j);
 }
@@ -79,7 +79,8 @@ static enum status take(struct walk *w, const struct jacobian_point *at,
     memcpy(w->J, w->parts.dh_dh, (size_t)(w->size.states * w->size.states) * sizeof *w->J);
     return add_token(w, j);
   }
-  enum status s = dense_lu_of_identity_minus(w->size.D, w->parts.df_dz, &lu);
+  enum status s =
+      dense_lu_of_identity_minus(jacobian_dense(w->session), w->size.D, w->parts.df_dz, &lu);
   if (s == OK && lu.singular)
     (void)snprintf(j->missing, sizeof j->missing, "I - df/dz is singular at a token");
   else if (s == OK)

@@ -19,7 +19,7 @@ static struct jacobian_runtime runtime_of_tests(void)
   struct backend_cpu cpu;
   check_ok(backend_cpu_select(&cpu));
   struct solver_ports solvers = solver_ports_for(cpu.isa);
-  struct runtime rt = {cpu.f32, cpu.f64, solvers.f32, solvers.f64};
+  struct runtime rt = {cpu.f32, cpu.f64, solvers.f32, solvers.f64, cpu.isa};
   return jacobian_runtime(&rt);
 }
 
