@@ -18,18 +18,19 @@ struct interval wilson_interval(double p, double n)
 
 struct interval share_interval(int64_t sequences, const int64_t *right, int64_t each)
 {
-  double n = (double)sequences, mean = 0, variance = 0;
+  double n = (double)sequences, tokens = n * (double)each, squares = 0;
+  int64_t all = 0;
   if (sequences < 1 || each < 1)
     return (struct interval){0, 1};
   for (int64_t i = 0; i < sequences; i++)
-    mean += (double)right[i] / (double)each / n;
+    all += right[i];
   for (int64_t i = 0; i < sequences; i++) {
-    double d = (double)right[i] / (double)each - mean;
-    variance += d * d / n;
+    double d = (double)(right[i] * sequences - all); /* exactly 0 when all are alike */
+    squares += d * d;
   }
-  /* variance / n is that of the mean */
+  double mean = (double)all / tokens, variance = squares / (tokens * tokens * n);
   double trials = variance > 0 ? mean * (1 - mean) * n / variance : n;
-  return wilson_interval(mean, fmin(trials, n * (double)each));
+  return wilson_interval(mean, fmin(trials, tokens));
 }
 
 static int ascending(const void *a, const void *b)

@@ -40,7 +40,7 @@ struct workshop {
   struct worker *worker;
   int64_t count, jobs, running, cores;
   struct progress progress;
-  double began, told; /* when a line was last logged */
+  double began, looked, told; /* when progress was last looked at, when a line was last logged */
   char self[COMPARE_PATH], train[COMPARE_PATH];
 };
 
@@ -281,6 +281,9 @@ static void say_progress(struct workshop *shop)
   double all = 0, done_before = 0, done_now = 0, elapsed = monotonic_seconds() - shop->began;
   int64_t finished = 0;
   size_t used = 0;
+  if (shop->began + elapsed - shop->looked < 0.5)
+    return;
+  shop->looked = shop->began + elapsed;
   for (struct worker *w = shop->worker; w < shop->worker + shop->count; w++) {
     if (w->child)
       w->now = logged_step(w->run);
@@ -323,8 +326,8 @@ static void look_after_children(struct workshop *shop)
 
 static void rest(void)
 {
-  const struct timespec tenth = {0, 100000000};
-  (void)nanosleep(&tenth, NULL);
+  const struct timespec a_moment = {0, 20000000};
+  (void)nanosleep(&a_moment, NULL);
 }
 
 /* Every child has ended when this returns. */
