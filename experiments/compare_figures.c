@@ -190,7 +190,7 @@ static void length_lines(struct plot *p, const struct compared_section *s, int64
             file, look.colour);
   for (int64_t k = 0; group->count > 1 && k < group->count; k++)
     plot_line(p, "  '%s' using 1:%lld with lines linewidth 0.8 linecolor '#80%s' notitle, \\", file,
-              (long long)(5 + k), look.colour + 1);
+              5 + (long long)k, look.colour + 1);
   plot_line(p,
             "  '%s' using 1:2 with linespoints linewidth 2.2 pointtype %d pointsize 0.8 "
             "linecolor '%s' %s, \\",
@@ -258,11 +258,11 @@ static enum status loss_data(struct plot *p, const struct compared_section *s, i
 {
   const struct compared_group *group = &s->group[g];
   int64_t rows = longest_curve(group), n = group->count, columns = 3 + 3 * n;
-  double *table = malloc((size_t)(columns * rows + n) * sizeof *table),
-         *seeds = table + columns * rows;
+  double *table = malloc((size_t)(columns * rows + n) * sizeof *table);
   char what[32];
   if (!table)
     FAIL(ERR_MEMORY, "out of memory");
+  double *seeds = table + columns * rows;
   for (int64_t i = 0; i < rows; i++) {
     double *row = table + i * columns;
     for (int64_t k = 0; k < n; k++) {
@@ -352,7 +352,7 @@ static enum status loss_figure(struct plot *p, const struct compared_section *s,
         plot_line(p,
                   "  '%s' using %lld:($%lld/%.9g) with lines linewidth 0.6 linecolor '#a0%s' "
                   "notitle, \\",
-                  plot_file(p, what), (long long)(4 + 3 * k + column), (long long)(6 + 3 * k), unit,
+                  plot_file(p, what), 4 + 3 * (long long)k + column, 6 + 3 * (long long)k, unit,
                   colour + 1);
       if (bold)
         plot_line(p, "  '%s' using %d:($3/%.9g) with lines linewidth 2.2 linecolor '%s' %s, \\",
@@ -377,6 +377,15 @@ static bool has_curve(const struct compared_section *s)
   double low, high;
   loss_range(s, &low, &high);
   return high > 0;
+}
+
+static bool has_flops(const struct compared_section *s)
+{
+  for (int64_t r = 0; r < s->runs; r++)
+    for (int64_t i = 0; i < s->run[r].curve.points; i++)
+      if (s->run[r].curve.flops[i] > 0)
+        return has_curve(s);
+  return false;
 }
 
 /* ---- iterations ---- */
@@ -433,6 +442,7 @@ static enum status bars_of(const struct compared_section *s, struct bars *b, dou
   *b = (struct bars){0};
   for (int64_t r = 0; r < s->runs; r++)
     b->bins = detail_of(&s->run[r])->bins > b->bins ? detail_of(&s->run[r])->bins : b->bins;
+  CHECK(b->bins > 0); /* has_histogram */
   b->first = b->bins;
   *count = malloc((size_t)b->bins * sizeof **count);
   if (!*count)
@@ -488,7 +498,7 @@ static enum status iterations(struct plot *p, const struct compared_section *s)
   frame(p, implicit_groups(s), longest_label(s));
   plot_line(p, "set xlabel 'iterations (evaluations of f) of a token'");
   plot_line(p, "set ylabel 'share of tokens (%%)'; set yrange [0:*]; set xrange [%lld-1:%lld+1]",
-            (long long)b.first, (long long)(b.last + b.width));
+            (long long)b.first, (long long)b.last + (long long)b.width);
   plot_line(p, "set boxwidth %lld", (long long)b.width);
   plot_line(p, "plot \\");
   for (int64_t g = 0; status == OK && g < s->groups; g++)
@@ -527,9 +537,10 @@ static enum status position_data(struct plot *p, const struct compared_group *g,
                                  position_values *of, position_values *second)
 {
   int64_t rows = positions_of(g, of), n = g->count;
-  double *table = malloc((size_t)(3 * rows + n) * sizeof *table), *seeds = table + 3 * rows;
+  double *table = malloc((size_t)(3 * rows + n) * sizeof *table);
   if (!table)
     FAIL(ERR_MEMORY, "out of memory");
+  double *seeds = table + 3 * rows;
   for (int64_t i = 0; i < rows; i++)
     for (int column = 0; column < 3; column++) {
       position_values *values = column == 1 ? of : second;
@@ -819,11 +830,11 @@ static enum status jacobian(struct plot *p, const struct compared_section *s)
   plot_line(p, "set cbrange [%g:%g]; set cbtics offset -0.6,0", top * 1e-5, top);
   plot_line(p, "set colorbox user origin screen %s, screen 0.20 size screen %s, screen 0.68",
             both ? "0.89" : "0.83", both ? "0.022" : "0.04");
-  if (r[0])
+  if (r[0] && g[0])
     TRY(jacobian_panel(p, g[0], r[0], "implicit"));
   if (both)
     plot_line(p, "unset ylabel; set format y ''; unset colorbox");
-  if (r[1])
+  if (r[1] && g[1])
     TRY(jacobian_panel(p, g[1], r[1], "explicit"));
   plot_line(p, "unset multiplot");
   return OK;
@@ -941,7 +952,7 @@ const struct compared_figure compared_figures[] = {
      "Thin: each seed as logged; bold: median over the seeds of a running mean.", has_curve,
      loss_tokens},
     {"loss_flops", "Training loss against operations",
-     "The same against floating-point operations: what an iteration costs counts.", has_curve,
+     "The same against floating-point operations: what an iteration costs counts.", has_flops,
      loss_flops},
     {"knob", "The compute knob",
      "The same implicit parameters, allowed so many evaluations of f and no more; level lines: the "
@@ -993,10 +1004,15 @@ enum status compare_figures(const struct comparison *c, const char *dir, bool *d
   char name[FIGURE_NAME];
   *drawn = false;
   for (int64_t i = 0; i < c->sections; i++)
-    for (int k = 0; k < compared_figures_count; k++)
-      if (compared_figures[k].applies(&c->section[i])) {
-        compared_figure_name(c, i, &compared_figures[k], name);
-        TRY(draw(&compared_figures[k], &c->section[i], dir, name, drawn));
-      }
+    for (int k = 0; k < compared_figures_count; k++) {
+      enum status status = OK;
+      compared_figure_name(c, i, &compared_figures[k], name);
+      if (compared_figures[k].applies(&c->section[i]))
+        status = draw(&compared_figures[k], &c->section[i], dir, name, drawn);
+      if (status == ERR_DATA) /* gnuplot would not; the others are worth having */
+        (void)fprintf(stderr, "%s\n", last_error());
+      else
+        TRY(status);
+    }
   return OK;
 }

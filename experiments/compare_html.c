@@ -39,7 +39,6 @@ static const char style[] =
     "border-top-color:transparent!important;padding-top:2px}\n"
     "tr.seed th{white-space:nowrap}tr.mode "
     "th{color:var(--faint);font-weight:500;background:var(--card)}\n"
-    "th i{display:inline-block;width:10px;height:10px;border-radius:3px;margin-right:8px}\n"
     ".figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,440px),1fr));"
     "gap:28px 24px;margin:16px 0}\n"
     "figure{margin:0}figure img{display:block;width:100%;height:auto;background:#fff;"

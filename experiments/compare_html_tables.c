@@ -35,7 +35,7 @@ static void duration_cell(FILE *out, double seconds)
 /* A row's head: a group with its colour, or a seed of it. */
 static void group_head(FILE *out, const struct compared_section *s, const struct compared_group *g)
 {
-  (void)fprintf(out, "<tr><th scope=\"row\"><i style=\"background:%s\"></i>",
+  (void)fprintf(out, "<tr><th scope=\"row\" style=\"box-shadow:inset 4px 0 %s\">",
                 compared_colour(s, g));
   compared_html_text(g->label, out);
   if (g->count > 1)
@@ -195,6 +195,9 @@ static void length_tables(FILE *out, const struct compared_section *s)
                                                     : "Bits a byte",
                                  m.value, m.low, m.high};
   length_table(out, s, &judged);
+  if (m.higher_is_better)
+    (void)fprintf(out, "<p class=\"about\"><small>Small: 95 %% confidence interval over sequences, "
+                       "of several seeds the median of its ends.</small></p>\n");
   (void)fprintf(out, "<details><summary>Loss, accuracy at all positions, whole sequences</summary>"
                      "\n");
   for (int i = 0; i < 3; i++)

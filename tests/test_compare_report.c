@@ -203,6 +203,47 @@ static void long_labels_lose_their_middle(void **state)
   sample_comparison_free(&c);
 }
 
+static void forget(struct compared_run *r)
+{
+  struct evaluation *e = &r->evaluation;
+  for (int64_t i = 0; i < r->curve.points; i++)
+    r->curve.flops[i] = (double)NAN;
+  r->flops = r->seconds = r->tokens_per_second = r->peak_memory = (double)NAN;
+  e->decode_tokens_per_second = (double)NAN;
+  (void)snprintf(r->jacobian.missing, sizeof r->jacobian.missing, "too large: <9999> states");
+  r->jacobian.image = 0;
+  for (int mode = 0; mode < MODES; mode++) {
+    e->detail[mode].bins = e->detail[mode].length = e->detail[mode].types = 0;
+    e->knob[mode].count = 0;
+    for (int i = 0; i < TRACED_SOLVERS; i++)
+      e->trace[mode][i].count = 0;
+    for (int i = 0; i < CONFIG_LENGTHS; i++)
+      e->row[mode][i].last10_interval = (struct interval){(double)NAN, (double)NAN};
+  }
+}
+
+static void what_was_not_measured_is_left_out(void **state)
+{
+  (void)state;
+  struct comparison c;
+  bool drawn;
+  sample_comparison_make(&c, 1, 2, "implicit");
+  for (int64_t r = 0; r < c.section[0].runs; r++)
+    forget(&c.section[0].run[r]);
+  c.section[0].run[0].curve.points = 0;
+  check_ok(compare_figures(&c, scratch("figures"), &drawn));
+  char *text = written_page(&c);
+  check_well_formed(text);
+  assert_non_null(strstr(text, "too large: &lt;9999&gt; states"));
+  assert_true((strstr(text, "id=\"loss_tokens\"") != NULL) == drawn);
+  assert_null(strstr(text, "id=\"loss_flops\""));
+  assert_null(strstr(text, "id=\"jacobian\""));
+  assert_null(strstr(text, ">nan"));
+  assert_null(strstr(text, " nan"));
+  free(text);
+  sample_comparison_free(&c);
+}
+
 static void a_figure_shows_medians_intervals_and_seeds(void **state)
 {
   (void)state;
@@ -305,6 +346,7 @@ int main(void)
       TEST(commands_survive_any_directory),
       TEST(figures_are_drawn_whatever_a_label_holds),
       TEST(long_labels_lose_their_middle),
+      TEST(what_was_not_measured_is_left_out),
       TEST(a_figure_shows_medians_intervals_and_seeds),
       TEST(figures_that_do_not_apply_are_not_shown),
       TEST(the_words_follow_the_numbers),
