@@ -82,11 +82,18 @@ ELEMENTARY const real *input(const struct strip *s, struct width n, int64_t t)
 /* v += convolution of the strip's inputs with its taps at token t */
 ELEMENTARY void convolve(const struct strip *s, struct width n, int64_t t, real *v)
 {
-  for (int k = 0; k < n.W; k++) {
-    int64_t from = t - n.W + 1 + k;
-    if (from >= 0 && s->x == NULL)
-      break;
-    const real *in = input(s, n, from);
+  int64_t first = t - n.W + 1;
+  if (first >= 0 && s->x) { /* almost all tokens: inputs at a fixed distance */
+    const real *in = s->x + first * s->ld;
+    for (int k = 0; k < n.W; k++) {
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        v[l] = add_product(v[l], s->taps[k][l], in[k * s->ld + l]);
+    }
+    return;
+  }
+  for (int k = 0; k < n.W && (first + k < 0 || s->x); k++) {
+    const real *in = input(s, n, first + k);
     SIMD
     for (int l = 0; l < n.lanes; l++)
       v[l] = add_product(v[l], s->taps[k][l], in[l]);

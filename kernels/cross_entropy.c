@@ -38,7 +38,7 @@ KERNEL fwd(int64_t M, int64_t V, const real *x, const int32_t *labels, real *lse
     int64_t label = labels[m];
     logit top = row_max(V, xm);
     wide sum = 0;
-    ADD_ROW_SUM(sum, V, v, exp_real(xm[v] - top));
+    ADD_ROW_SUM(sum, V, v, exp_falling(xm[v] - top));
     wide above = log(sum); /* lse - top, of which the loss is made without cancelling */
     lse[m] = (real)((wide)top + above);
     if (label == IGNORED_LABEL)
@@ -59,7 +59,7 @@ KERNEL vjp(int64_t M, int64_t V, const real *x, const int32_t *labels, const rea
     real *xbm = xb + m * V, top = lse[m], factor = is_label(label, V) ? scale : (real)NAN;
     SIMD
     for (int64_t v = 0; v < V; v++)
-      xbm[v] += factor * exp_real(xm[v] - top);
+      xbm[v] += factor * exp_falling(xm[v] - top);
     if (is_label(label, V))
       xbm[label] -= scale;
   }
@@ -74,7 +74,7 @@ KERNEL jvp(int64_t M, int64_t V, const real *x, const int32_t *labels, const rea
     if (label != IGNORED_LABEL && xd) {
       const real *xm = x + m * V, *xdm = xd + m * V;
       real top = lse[m];
-      ADD_ROW_SUM(sum, V, v, exp_real(xm[v] - top) * xdm[v]);
+      ADD_ROW_SUM(sum, V, v, exp_falling(xm[v] - top) * xdm[v]);
       sum = is_label(label, V) ? sum - (wide)xdm[label] : (wide)NAN;
     }
     lossd[m] = sum;

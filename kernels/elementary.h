@@ -5,6 +5,9 @@
  * subnormal. No branch, no call: rounding adds and subtracts 1.5 * 2^(digits - 1), which also
  * leaves n in the low bits for the exponent.  Within 1.1 ulp over the whole range; exact at 0; NaN
  * stays NaN. The complex build and the GPU use the library's exp.
+ *
+ * exp_falling is for x <= 0: below the least normal number it gives 0, and needs neither the upper
+ * clamp nor the second factor, which is a third of the work.
  */
 #ifndef KERNELS_ELEMENTARY_H
 #define KERNELS_ELEMENTARY_H
@@ -20,6 +23,7 @@
 #if defined(__CUDACC__) || REAL_BITS == 128
 
 ELEMENTARY real exp_real(real x) { return exp(x); }
+ELEMENTARY real exp_falling(real x) { return exp(x); }
 
 /* log(1 + e) for 0 <= e <= 1 */
 ELEMENTARY real log1p_unit(real e) { return log1p(e); }
@@ -42,8 +46,9 @@ typedef uint32_t real_bits;
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.693359375f /* 9 bits: n LN2_HIGH is exact */
 #define LN2_LOW -2.12194440e-4f
-#define EXP_LOWEST -104.0f /* exp rounds to 0 */
-#define EXP_HIGHEST 89.0f  /* exp overflows */
+#define EXP_NORMAL -87.3365447f /* ln of the least normal number */
+#define EXP_LOWEST -104.0f      /* exp rounds to 0 */
+#define EXP_HIGHEST 89.0f       /* exp overflows */
 
 /* (exp(r) - 1 - r)/r^2 */
 ELEMENTARY real exp_tail(real r)
@@ -70,6 +75,7 @@ typedef uint64_t real_bits;
 #define LOG2_E 1.4426950408889634
 #define LN2_HIGH 6.93147180369123816490e-01 /* 33 bits */
 #define LN2_LOW 1.90821492927058770002e-10
+#define EXP_NORMAL -708.39641853226408
 #define EXP_LOWEST -746.0
 #define EXP_HIGHEST 710.0
 
@@ -113,15 +119,33 @@ ELEMENTARY real power_of_two(real n)
   return power;
 }
 
+/* exp x of a number between the clamps as y 2^n */
+struct exp_parts {
+  real y, n;
+};
+
+ELEMENTARY struct exp_parts exp_reduced(real x)
+{
+  struct exp_parts e;
+  e.n = (x * LOG2_E + ROUNDER) - ROUNDER;
+  real r = multiply_add(e.n, -LN2_LOW, multiply_add(e.n, -LN2_HIGH, x));
+  e.y = 1 + multiply_add(r * r, exp_tail(r), r);
+  return e;
+}
+
 ELEMENTARY real exp_real(real x)
 {
   x = x < EXP_LOWEST ? EXP_LOWEST : x;
-  x = x > EXP_HIGHEST ? EXP_HIGHEST : x;
-  real n = (x * LOG2_E + ROUNDER) - ROUNDER;
-  real r = multiply_add(n, -LN2_LOW, multiply_add(n, -LN2_HIGH, x));
-  real half = (n * (real)0.5 + ROUNDER) - ROUNDER;
-  real y = 1 + multiply_add(r * r, exp_tail(r), r);
-  return y * power_of_two(half) * power_of_two(n - half);
+  struct exp_parts e = exp_reduced(x > EXP_HIGHEST ? EXP_HIGHEST : x);
+  real half = (e.n * (real)0.5 + ROUNDER) - ROUNDER;
+  return e.y * power_of_two(half) * power_of_two(e.n - half);
+}
+
+ELEMENTARY real exp_falling(real x)
+{
+  struct exp_parts e = exp_reduced(x);
+  real y = e.y * power_of_two(e.n);
+  return x < EXP_NORMAL ? 0 : y;
 }
 
 /* log(1 + e) = 2 atanh(e/(2 + e)) for 0 <= e <= 1 */
@@ -137,7 +161,7 @@ ELEMENTARY real log1p_unit(real e)
 ELEMENTARY real sigmoid(real x)
 {
   bool positive = re(x) >= 0;
-  real e = exp_real(positive ? -x : x);
+  real e = exp_falling(positive ? -x : x);
   return (positive ? 1 : e) / (1 + e);
 }
 
@@ -153,7 +177,7 @@ ELEMENTARY struct silu_pair silu_with_slope(real x)
 {
   struct silu_pair y;
   bool positive = re(x) >= 0;
-  real e = exp_real(positive ? -x : x), near = 1 / (1 + e), far = e * near;
+  real e = exp_falling(positive ? -x : x), near = 1 / (1 + e), far = e * near;
   real s = positive ? near : far, rest = positive ? far : near;
   y.value = x * s;
   y.slope = s * (1 + x * rest);

@@ -152,7 +152,7 @@ ELEMENTARY void step_columns(struct columns *s, int past, real dt, real *m)
   for (int l = 0; l < LANES; l++) {
     real sum = s->sum[l] + step;
     s->sum[l] = past > l ? sum : 0;
-    real e = exp_real(s->sum[l]);
+    real e = exp_falling(s->sum[l]);
     m[l] = past >= l ? e : 0;
   }
 }
@@ -218,8 +218,8 @@ KERNEL chunk_decays(struct ssd_shape d, const real *dt, const real *A_log, const
     }
     SIMD
     for (int i = 0; i < k.q; i++) {
-      entry[i] = exp_real(entry[i]);
-      leave[i] = exp_real(leave[i]);
+      entry[i] = exp_falling(entry[i]);
+      leave[i] = exp_falling(leave[i]);
     }
     for (int i = 0; tangents && i < k.q; i++) {
       ed[i] *= entry[i];

@@ -34,13 +34,13 @@ INLINE real decay_rate(const real *A_log, int64_t h) { return -exp_real(A_log[h]
 /* a of l = A dt, and da/dl: q = exp(l), or 2 q - 1, which may be negative */
 ELEMENTARY real decay_of(struct ssd_shape d, real l)
 {
-  real q = exp_real(l);
+  real q = exp_falling(l);
   return d.A_negative ? 2 * q - 1 : q;
 }
 
 ELEMENTARY real decay_slope(struct ssd_shape d, real l)
 {
-  real q = exp_real(l);
+  real q = exp_falling(l);
   return d.A_negative ? 2 * q : q;
 }
 
