@@ -79,6 +79,8 @@ static void tracks_state_beyond_its_training_length(void **state)
       assert_true(json_number(root, modes[m], i, "converged") >= 0.99);
       assert_true(json_number(root, modes[m], i, "loss") < 0.1);
     }
+  const json_t *agreement = json_array_get(json_object_get(root, "agreement"), 1);
+  assert_true(json_number_value(agreement) >= 0.99);
   /* sequential work is that of a token; simultaneous moves a front through the sequence */
   assert_true(json_number(root, "sequential", 1, "iterations_mean") < 12);
   assert_true(json_number(root, "simultaneous", 1, "iterations_mean") > 40);
