@@ -39,7 +39,10 @@ CFLAGS_ALL := $(LANGUAGE) $(OPTIMISE) -g1 -fopenmp -ffp-contract=off \
               -fno-trapping-math -fno-math-errno $(WARNINGS) -Wno-unknown-pragmas -MMD -MP \
               $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL := -lyaml -ljansson $(BLAS_LIBS) -lm -ldl $(LDLIBS)
-LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
+comma := ,
+# core/parallel.c
+WRAPPED := $(if $(filter Linux,$(shell uname -s)),-Wl$(comma)--wrap=GOMP_parallel)
+LDFLAGS_ALL := -fopenmp $(WRAPPED) $(SANITIZE) $(LDFLAGS)
 
 # core/ files that know a precision include a header that makes names by it; the rest is compiled once
 NUMERIC_HEADERS := $(shell grep -lw NAME core/*.h)
