@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#undef fail_from
+
 /* ---- places ---- */
 
 const char *shown(const char *text, size_t bytes, char out[KEY_SHOWN])

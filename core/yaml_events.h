@@ -20,6 +20,9 @@ struct origin {
 const char *origin_text(struct origin at, char out[CONFIG_PLACE]);
 /* Puts the origin in front of the error that was just recorded; returns `code`. */
 MUST_USE enum status fail_from(struct origin at, enum status code);
+#ifdef __clang_analyzer__ /* which cannot see that the answer is the second argument */
+#define fail_from(at, code) ((void)fail_from(at, code), (code))
+#endif
 #define FAIL_FROM(at, ...) return fail_from(at, fail_at(ERR_USAGE, __FILE__, __LINE__, __VA_ARGS__))
 /* Text of unknown origin as a message may show it: short, and without control characters. */
 const char *shown(const char *text, size_t bytes, char out[KEY_SHOWN]);

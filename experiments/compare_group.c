@@ -122,7 +122,7 @@ static enum status add_to_group(struct compared_section *s, const struct compare
   while (g < s->group + s->groups && !belongs(g, run))
     g++;
   if (g == s->group + s->groups) {
-    g->run = calloc((size_t)s->runs, sizeof *g->run);
+    g->run = calloc((size_t)s->runs, sizeof(void *));
     if (!g->run)
       FAIL(ERR_MEMORY, "out of memory");
     s->groups++;
@@ -198,6 +198,7 @@ static void make_differs(const struct compared_section *s, struct compared_group
 
 static enum status group_section(struct compared_section *s)
 {
+  s->groups = 0;
   s->group = calloc((size_t)s->runs + 1, sizeof *s->group);
   if (!s->group)
     FAIL(ERR_MEMORY, "out of memory");

@@ -349,7 +349,8 @@ void compare_list_free(struct compare_list *l)
 static enum status blame(const struct compare_list *l, const struct list_entry *e,
                          enum status status)
 {
-  return fail_from((struct origin){.file = l->file, .line = e->line, .column = e->column}, status);
+  struct origin at = {.file = l->file, .line = e->line, .column = e->column};
+  return fail_from(at, status);
 }
 
 /* A name that is a directory's. */
