@@ -71,7 +71,7 @@ static enum status write_files(const struct comparison *c, const char *dir)
     enum status (*write)(const struct comparison *c, const char *file);
   } files[] = {{"compare.csv", compare_csv},
                {"compare.json", compare_json},
-               {"compare.md", compare_markdown}};
+               {"compare.md", compare_markdown}}; /* names the figures, which are there */
   char path[COMPARE_PATH];
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
     TRY(path_join(path, sizeof path, dir, files[i].name));
@@ -88,6 +88,7 @@ static enum status write_report(const struct comparison *c, const char *dir)
   TRY(path_join(page, sizeof page, dir, "compare.html"));
   TRY(compare_figures(c, figures, &drawn));
   TRY(compare_html(c, figures, page));
+  TRY(write_files(c, dir));
   if (!drawn)
     (void)printf("%s\n", plot_hint());
   (void)printf("\nreport, for any browser: %s\ntables: %s/compare.csv, .json, .md; figures: %s/\n",
@@ -99,7 +100,6 @@ static enum status write_all(const struct comparison *c, const char *dir)
 {
   TRY(directory_make(dir));
   compare_print(c, stdout);
-  TRY(write_files(c, dir));
   return write_report(c, dir);
 }
 

@@ -3,6 +3,7 @@
 #include "core/files.h"
 #include "core/progress.h"
 #include "experiments/compare_parts.h"
+#include "experiments/compare_report.h"
 #include "experiments/compare_values.h"
 #include <math.h>
 #include <stdarg.h>
@@ -44,24 +45,56 @@ static void cell(struct words *t, const char *format, ...)
 /* The first row is the head; what it has are the columns. */
 static void head_done(struct words *t) { t->columns = t->used; }
 
+/* Text, with what Markdown would take for its own. */
+static void markdown_text(FILE *out, const char *text)
+{
+  for (; *text; text++)
+    (void)fprintf(out, strchr("|<*\\`", *text) ? "\\%c" : "%c", *text);
+}
+
+/* Characters: bytes that do not go on with one. */
+static int width_of(const char *text)
+{
+  int n = 0;
+  for (; *text; text++)
+    n += ((unsigned char)*text & 0xC0) != 0x80;
+  return n;
+}
+
+static void markdown_cell(struct words *t, int column, const char *text)
+{
+  (void)fputs(column ? " " : "| ", t->out);
+  markdown_text(t->out, text);
+  (void)fputs(" |", t->out);
+}
+
+/* The first column begins, the others end, at the same place in every row. */
+static void plain_cell(struct words *t, int column, const char *text, int width)
+{
+  int blanks = width - width_of(text);
+  if (column)
+    (void)fprintf(t->out, "  %*s%s", blanks, "", text);
+  else
+    (void)fprintf(t->out, "%s%*s", text, blanks, "");
+}
+
 static void print_words(struct words *t)
 {
   int width[COLUMNS * 2] = {0}, rows = t->columns ? t->used / t->columns : 0;
   for (int i = 0; i < rows * t->columns; i++) {
-    int n = (int)strlen(t->cell[i]), c = i % t->columns;
+    int n = width_of(t->cell[i]), c = i % t->columns;
     width[c] = n > width[c] ? n : width[c];
   }
-  for (int i = 0; i < rows * t->columns; i++) {
-    int c = i % t->columns;
-    bool last = c + 1 == t->columns;
-    if (t->markdown)
-      (void)fprintf(t->out, "%s %s |%s", c ? "" : "|", t->cell[i], last ? "\n" : "");
-    else
-      (void)fprintf(t->out, "%*s%s", c ? width[c] + 2 : -width[c], t->cell[i], last ? "\n" : "");
-    if (t->markdown && i + 1 == t->columns)
-      for (int k = 0; k < t->columns; k++)
-        (void)fprintf(t->out, "%s ---%s |%s", k ? "" : "|", k ? ":" : "",
-                      k + 1 == t->columns ? "\n" : "");
+  for (int row = 0; row < rows; row++) {
+    for (int c = 0; c < t->columns; c++)
+      if (t->markdown)
+        markdown_cell(t, c, t->cell[row * t->columns + c]);
+      else
+        plain_cell(t, c, t->cell[row * t->columns + c], width[c]);
+    (void)fputc('\n', t->out);
+    for (int c = 0; t->markdown && row == 0 && c < t->columns; c++)
+      (void)fprintf(t->out, "%s ---%s |%s", c ? "" : "|", c ? ":" : "",
+                    c + 1 == t->columns ? "\n" : "");
   }
   (void)fputc('\n', t->out);
   free(t->cell);
@@ -92,21 +125,15 @@ static void duration(struct words *t, double seconds)
   cell(t, "%s", isnan(seconds) ? "-" : format_duration(seconds, text));
 }
 
-/* One run: with its interval; several: the median, then all, by seed. */
+/* One run: with its interval; several: the median. */
 static void score(struct words *t, const struct compared_group *g, int64_t i)
 {
-  char all[CELL] = "";
-  size_t used = 0;
   const struct evaluation_row *row = row_of(g->run[0], i);
-  if (g->count == 1 && g->run[0]->evaluation.task != TASK_TEXT) {
+  if (g->count == 1 && g->run[0]->evaluation.task != TASK_TEXT)
     cell(t, "%.4f [%.3f, %.3f]", row->accuracy_last10, row->last10_interval.low,
          row->last10_interval.high);
-    return;
-  }
-  for (int64_t k = 0; k < g->count && g->count > 1 && used + 8 < sizeof all; k++)
-    used += (size_t)snprintf(all + used, sizeof all - used, "%s%.3f%s", k ? " " : " (",
-                             of_score(g->run[k], i), k + 1 == g->count ? ")" : "");
-  cell(t, "%.4f%s", compared_median(g, of_score, i), all);
+  else
+    number(t, "%.4f", compared_median(g, of_score, i));
 }
 
 /* ---- sections ---- */
@@ -124,10 +151,12 @@ static void heading(struct words *t, const char *format, ...)
 
 static void models(struct words *t, const struct compared_section *s)
 {
-  static const char *const names[] = {
-      "model",          "runs", "kind",     "layers",   "parameters",      "tokens",
-      "training FLOPs", "time", "tokens/s", "peak MiB", "decode tokens/s", "Jacobian off diagonal"};
-  heading(t, "Models and their training (medians over the seeds)");
+  static const char *const names[] = {"model",      "runs",   "kind",     "layers",
+                                      "parameters", "tokens", "FLOPs",    "time",
+                                      "tokens/s",   "MiB",    "decode/s", "off diagonal"};
+  heading(t,
+          "Models: training (medians over the seeds), tokens/s of decoding, share of the state's "
+          "Jacobian off its diagonal");
   for (size_t i = 0; i < sizeof names / sizeof *names; i++)
     cell(t, "%s", names[i]);
   head_done(t);
@@ -140,7 +169,7 @@ static void models(struct words *t, const struct compared_section *s)
     cell(t, "%lld", (long long)r->config.model.n_layer);
     cell(t, "%lld", (long long)r->evaluation.parameters);
     count(t, (double)r->tokens);
-    number(t, "%.2e", compared_median(g, of_flops, 0));
+    count(t, compared_median(g, of_flops, 0));
     duration(t, compared_median(g, of_seconds, 0));
     count(t, compared_median(g, of_speed, 0));
     number(t, "%.0f", compared_median(g, of_memory, 0) / (1024 * 1024));
@@ -153,27 +182,40 @@ static void models(struct words *t, const struct compared_section *s)
   print_words(t);
 }
 
+/* A group's scores by length, and below them, where there are several, those of each seed. */
+static void group_scores(struct words *t, const struct compared_section *s,
+                         const struct compared_group *g, enum evaluate_mode mode)
+{
+  cell(t, "%s%s", g->label, g->count > 1 ? ", median" : "");
+  cell(t, "%lld", (long long)g->run[0]->config.data.length);
+  for (int64_t i = 0; i < s->lengths_count; i++)
+    score(t, g, mode * CONFIG_LENGTHS + i);
+  for (int64_t k = 0; g->count > 1 && k < g->count; k++) {
+    cell(t, "%sseed %lld", t->markdown ? "" : "  ", (long long)g->run[k]->config.seed);
+    cell(t, "%s", "");
+    for (int64_t i = 0; i < s->lengths_count; i++)
+      number(t, "%.4f", of_score(g->run[k], mode * CONFIG_LENGTHS + i));
+  }
+}
+
 static void scores(struct words *t, const struct compared_section *s, enum evaluate_mode mode)
 {
-  bool text = s->run[0].evaluation.task == TASK_TEXT, several = false;
+  bool text = s->run[0].evaluation.task == TASK_TEXT, single = false;
   for (int64_t i = 0; i < s->groups; i++)
-    several = several || s->group[i].count > 1;
-  heading(t, "%s, by length, %s: %s", text ? "Bits per byte" : "Accuracy over the last 10 tokens",
+    single = single || s->group[i].count == 1;
+  heading(t, "%s, by length, %s%s", text ? "Bits per byte" : "Accuracy over the last 10 tokens",
           evaluate_mode_name(mode),
-          several ? "median (every seed)"
-          : text  ? "validation part"
-                  : "with 95 % interval over sequences");
+          text     ? ", validation part"
+          : single ? " [95 % interval over sequences]"
+                   : "");
   cell(t, "%s", "model");
   cell(t, "%s", "trained at");
   for (int64_t i = 0; i < s->lengths_count; i++)
     cell(t, "%lld", (long long)s->lengths[i]);
   head_done(t);
-  for (int64_t i = 0; i < s->groups; i++) {
-    cell(t, "%s", s->group[i].label);
-    cell(t, "%lld", (long long)s->group[i].run[0]->config.data.length);
-    for (int64_t k = 0; k < s->lengths_count; k++)
-      score(t, &s->group[i], mode * CONFIG_LENGTHS + k);
-  }
+  for (int64_t i = 0; i < s->groups; i++)
+    if (mode == MODE_SEQUENTIAL || s->group[i].run[0]->config.model.kind == MODEL_IMPLICIT)
+      group_scores(t, s, &s->group[i], mode);
   print_words(t);
 }
 
@@ -216,10 +258,39 @@ static void solves(struct words *t, const struct compared_section *s)
   print_words(t);
 }
 
-static void section(struct words *t, const struct compared_section *s)
+/* What it all says; on a terminal in lines of at most 100 characters. */
+static void answer(struct words *t, const struct compared_section *s)
+{
+  enum { WIDEST = 100 };
+  char *text = compared_words(s), *rest_of_lines = NULL, *rest;
+  for (char *line = text ? strtok_r(text, "\n", &rest_of_lines) : NULL; line;
+       line = strtok_r(NULL, "\n", &rest_of_lines)) {
+    int column = 0;
+    for (char *word = strtok_r(line, " ", &rest); word; word = strtok_r(NULL, " ", &rest)) {
+      int width = width_of(word);
+      bool wrap = !t->markdown && column + 1 + width > WIDEST;
+      (void)fputs(column == 0 ? "" : wrap ? "\n  " : " ", t->out);
+      if (t->markdown)
+        markdown_text(t->out, word);
+      else
+        (void)fputs(word, t->out);
+      column = wrap ? 2 + width : column + (column > 0) + width;
+    }
+    (void)fputs(t->markdown ? "\n\n" : "\n", t->out);
+  }
+  if (!t->markdown)
+    (void)fputc('\n', t->out);
+  free(text);
+}
+
+static void section_title(struct words *t, const struct compared_section *s)
 {
   (void)fprintf(t->out, "%s%s%s%s, %lld sequences a length\n\n", t->markdown ? "## " : "", s->name,
                 *s->name ? ": " : "", s->data, (long long)s->sequences);
+}
+
+static void tables(struct words *t, const struct compared_section *s)
+{
   models(t, s);
   scores(t, s, MODE_SEQUENTIAL);
   if (any_implicit(s))
@@ -227,23 +298,45 @@ static void section(struct words *t, const struct compared_section *s)
   solves(t, s);
 }
 
-static void print_all(const struct comparison *c, bool markdown, FILE *out)
+void compare_print(const struct comparison *c, FILE *out)
 {
-  struct words t = {.out = out, .markdown = markdown};
-  if (markdown)
-    (void)fprintf(out, "# %s\n\n", c->title);
-  for (int64_t i = 0; i < c->sections; i++)
-    section(&t, &c->section[i]);
+  struct words t = {.out = out};
+  for (const struct compared_section *s = c->section; s < c->section + c->sections; s++) {
+    section_title(&t, s);
+    tables(&t, s);
+    answer(&t, s); /* last: in view when the program ends */
+  }
   (void)fprintf(out, "%s; %s\n", c->date, c->machine);
 }
 
-void compare_print(const struct comparison *c, FILE *out) { print_all(c, false, out); }
+/* Those of the section's figures that lie in figures/ beside the file. */
+static void figures(struct words *t, const struct comparison *c, int64_t section, const char *file)
+{
+  char name[FIGURE_NAME], path[COMPARE_PATH + FIGURE_NAME];
+  const char *slash = strrchr(file, '/');
+  for (int i = 0; i < compared_figures_count; i++) {
+    const struct compared_figure *f = &compared_figures[i];
+    compared_figure_name(c, section, f, name);
+    (void)snprintf(path, sizeof path, "%.*sfigures/%s.png", slash ? (int)(slash - file) + 1 : 0,
+                   file, name);
+    if (f->applies(&c->section[section]) && path_exists(path))
+      (void)fprintf(t->out, "![%s](figures/%s.png)\n\n*%s.* %s\n\n", f->title, name, f->title,
+                    f->caption);
+  }
+}
 
 enum status compare_markdown(const struct comparison *c, const char *file)
 {
   struct file_writer w;
   TRY(file_begin(file, &w));
-  print_all(c, true, w.out);
+  struct words t = {.out = w.out, .markdown = true};
+  (void)fprintf(w.out, "# %s\n\n%s; %s\n\n", c->title, c->date, c->machine);
+  for (int64_t i = 0; i < c->sections; i++) {
+    section_title(&t, &c->section[i]);
+    answer(&t, &c->section[i]);
+    tables(&t, &c->section[i]);
+    figures(&t, c, i, file);
+  }
   return file_commit(&w);
 }
 

@@ -103,20 +103,21 @@ static void say_quality(FILE *out, const struct compared_section *s,
   }
 }
 
-/* "2.4 times the floating-point operations"; nothing where one is not known. */
+/* "2.4 times the parameters" or, with `same`, "as many parameters"; nothing where one is not known.
+ */
 static void say_ratio(FILE *out, const struct compared_group *implicit,
                       const struct compared_group *explicit_,
-                      double (*value)(const struct compared_run *r, int64_t i), const char *what,
-                      int *said)
+                      double (*value)(const struct compared_run *r, int64_t i), const char *same,
+                      const char *what, int *said)
 {
   double ratio = compared_median(implicit, value, 0) / compared_median(explicit_, value, 0);
   if (!isfinite(ratio) || ratio <= 0)
     return;
-  (void)fprintf(out, "%s%.*f times the %s", (*said)++ ? ", " : "",
-                ratio < 0.995  ? 2
-                : ratio < 9.95 ? 1
-                               : 0,
-                ratio, what);
+  (void)fputs((*said)++ ? ", " : "", out);
+  if (fabs(ratio - 1) < 0.005)
+    (void)fprintf(out, "%s %s", same, what);
+  else
+    (void)fprintf(out, "%.*f times the %s", ratio < 0.995 ? 2 : ratio < 9.95 ? 1 : 0, ratio, what);
 }
 
 static double parameters(const struct compared_run *r, int64_t i)
@@ -133,11 +134,12 @@ static void say_cost(FILE *out, const struct compared_group *implicit,
   char a[FORMAT_SIZE], b[FORMAT_SIZE];
   double decode = compared_median(implicit, of_decoding, 0);
   (void)fprintf(out, "\nWhat it costs: Against “%s”, ", explicit_->label);
-  say_ratio(out, implicit, explicit_, parameters, "parameters", &said);
-  say_ratio(out, implicit, explicit_, tokens, "tokens of training", &said);
-  say_ratio(out, implicit, explicit_, of_flops, "floating-point operations of training", &said);
-  say_ratio(out, implicit, explicit_, of_seconds, "time of training", &said);
-  say_ratio(out, implicit, explicit_, of_memory, "memory of training", &said);
+  say_ratio(out, implicit, explicit_, parameters, "as many", "parameters", &said);
+  say_ratio(out, implicit, explicit_, tokens, "as many", "tokens of training", &said);
+  say_ratio(out, implicit, explicit_, of_flops, "as many", "floating-point operations of training",
+            &said);
+  say_ratio(out, implicit, explicit_, of_seconds, "as much", "time of training", &said);
+  say_ratio(out, implicit, explicit_, of_memory, "as much", "memory of training", &said);
   (void)fprintf(out, "%s.", said ? "" : "nothing was measured");
   if (isfinite(decode) && isfinite(compared_median(explicit_, of_decoding, 0)))
     (void)fprintf(out, " It decodes %s tokens/s against %s.", format_count(decode, a),
