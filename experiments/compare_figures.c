@@ -741,8 +741,8 @@ static enum status knob(struct plot *p, const struct compared_section *s)
   frame(p, entries, longest_label(s) + 16);
   plot_line(p, "set logscale x 2; set xtics %d; set xrange [%g:%g]", most > 128 ? 4 : 2, 1 / 1.15,
             (double)most * 1.15);
-  plot_line(p, "set xlabel 'iterations allowed, %lld tokens'; set ylabel '%s'", (long long)length,
-            m.axis);
+  plot_line(p, "set xlabel 'iterations allowed (sequences of %lld tokens)'; set ylabel '%s'",
+            (long long)length, m.axis);
   if (m.higher_is_better)
     unit_range(p);
   plot_line(p, "plot \\");
