@@ -19,11 +19,27 @@ struct fp_active {
   const DEVICE int32_t *count; /* (rows) its active blocks; packed ones behind them are padding */
 };
 
+/* What Broyden's method knows of every row when it ends (window: all):
+ *   H = damping I + sum_{k < count[row]} u_k v_k',  an approximation of (I - df/dz)^{-1}.
+ * It lies in the scratch memory of the solve, and lasts as long as that is left alone. */
+#define fp_inverse NAME(fp_inverse)
+struct fp_inverse {
+  int64_t rows, length, n;
+  int64_t vectors, most;    /* places a row has in u and v; of them used at most */
+  double damping;           /* of H */
+  const DEVICE real *u, *v; /* (rows,vectors,length,n); blocks beyond `lengths` hold anything */
+  const DEVICE int32_t *lengths; /* (rows) */
+  DEVICE int32_t *count;         /* (rows) -1: nothing is known of the row */
+  DEVICE wide *part;             /* (rows,length,most): work */
+  DEVICE int32_t *fallen;        /* (1): work */
+};
+
 #define fp_problem NAME(fp_problem)
 struct fp_problem {
   int64_t rows, length, n;
-  bool fixed_rows;        /* the map sees all rows in order in every call (no compaction) */
-  const int32_t *lengths; /* (rows) on the host: blocks of each row that count; NULL: all */
+  struct fp_inverse *inverse; /* receives what the solve leaves behind; NULL: not wanted */
+  bool fixed_rows;            /* the map sees all rows in order in every call (no compaction) */
+  const int32_t *lengths;     /* (rows) on the host: blocks of each row that count; NULL: all */
   void *ctx;
   /* Writes fz (rows,blocks,n) = f(z) on the active blocks; what it writes into padding is ignored.
    */
@@ -44,10 +60,20 @@ typedef enum status fp_solve_fn(const struct backend *be, const struct fp_proble
 typedef enum status fp_plan_fn(int64_t rows, int64_t length, int64_t n, const struct fp_options *o,
                                struct scratch scratch);
 
+/* out = H' g of every row, for the adjoint equation (I - df/dz)' v = g without iterating on it
+ * (SHINE, Ramzi et al. 2022, arXiv 2106.00553).  A row of which nothing is known, whose H' g is not
+ * finite, or longer than `limit` times g (0: no limit), takes g itself, as JFB does; *fallen
+ * counts these rows.  Blocks beyond `lengths` take g.  g, out (rows,length,n), not the same. */
+#define fp_transpose_fn NAME(fp_transpose_fn)
+typedef enum status fp_transpose_fn(const struct backend *be, const struct fp_inverse *h,
+                                    double limit, const DEVICE real *g, DEVICE real *out,
+                                    int64_t *fallen);
+
 /* The solvers as programs hand them to core/, which does not know them. */
 #define solver_port NAME(solver_port)
 struct solver_port {
   fp_solve_fn *solve;
   fp_plan_fn *plan;
+  fp_transpose_fn *transpose;
 };
 #endif

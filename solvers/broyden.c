@@ -102,7 +102,8 @@ KERNEL prepare(struct fp_samples s, struct broyden_settings o)
       q->age = q->rest = 0;
       q->accelerated = false;
     }
-    if (p->action == FP_REPLAY || !leads(&s, i)) {
+    bool moved = p->action == FP_REPLAY && p->exit == FP_RUNNING; /* and not by a step */
+    if (moved || !leads(&s, i)) {
       q->count = -1;
       q->accelerated = false;
     }
@@ -373,5 +374,22 @@ static void broyden_step(stream st, const struct fp_samples *s, const struct fp_
   LAUNCH(st, samples, settle, *s);
 }
 
+/* The slots are the rows: one each, in order. */
+KERNEL terms(struct fp_samples s, int32_t *count)
+{
+  FOR_EACH_COST (r, s.slots, 1)
+    count[r] = s.slot[r].count;
+}
+
+static void broyden_inverse(stream st, const struct fp_samples *s, const struct fp_options *o,
+                            const struct fp_memory *m, struct fp_inverse *h)
+{
+  h->u = m->a, h->v = m->b;
+  h->vectors = m->m, h->most = o->rank;
+  h->damping = o->damping;
+  h->part = m->part;
+  LAUNCH(st, s->slots, terms, *s, h->count);
+}
+
 extern const struct fp_method broyden;
-const struct fp_method broyden = {"broyden", broyden_carve, broyden_step};
+const struct fp_method broyden = {"broyden", broyden_carve, broyden_step, broyden_inverse};

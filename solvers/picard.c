@@ -37,4 +37,4 @@ static void picard_step(stream st, const struct fp_samples *s, const struct fp_o
 }
 
 extern const struct fp_method picard;
-const struct fp_method picard = {"picard", NULL, picard_step};
+const struct fp_method picard = {"picard", NULL, picard_step, NULL};

@@ -82,7 +82,8 @@ struct fp_memory {
 };
 
 /* A method: carve (NULL: nothing to keep) takes its memory for the samples in s; step makes z of
- * every sample whose action is FP_STEP the next iterate.  A sample with iterations = 1 is new. */
+ * every sample whose action is FP_STEP the next iterate.  A sample with iterations = 1 is new.
+ * inverse (NULL: nothing to tell; window: all): where H lies, and of each slot how many terms. */
 #define fp_method NAME(fp_method)
 struct fp_method {
   const char *name;
@@ -90,6 +91,8 @@ struct fp_method {
                        struct fp_memory *m);
   void (*step)(stream st, const struct fp_samples *s, const struct fp_options *o,
                const struct fp_memory *m);
+  void (*inverse)(stream st, const struct fp_samples *s, const struct fp_options *o,
+                  const struct fp_memory *m, struct fp_inverse *h);
 };
 #define picard OP(picard)
 #define anderson OP(anderson)

@@ -202,6 +202,29 @@ static enum status start(struct solver *v, struct fp_result *result)
   return OK;
 }
 
+/* Rows that did not end in good order, or found nothing, have no inverse. */
+KERNEL drop_unsound(struct fp_inverse h, const uint8_t *exit, bool known)
+{
+  FOR_EACH_COST (r, h.rows, 1) {
+    bool sound = exit[r] == FP_CONVERGED || exit[r] == FP_MAX_ITER || exit[r] == FP_STAGNATED;
+    if (!known || !sound || h.count[r] <= 0)
+      h.count[r] = -1;
+  }
+}
+
+static void leave_inverse(const struct solver *v, struct fp_inverse *h)
+{
+  bool known = v->d.all && v->method->inverse;
+  memset(h, 0, sizeof *h);
+  h->rows = v->p->rows, h->length = v->p->length, h->n = v->p->n;
+  h->lengths = v->d.lengths;
+  h->count = v->live;
+  h->fallen = v->d.unconverged;
+  if (known)
+    v->method->inverse(v->be->st, &v->s, &v->o, &v->memory, h);
+  LAUNCH(v->be->st, h->rows, drop_unsound, *h, v->d.exit, known);
+}
+
 enum status fp_solve(const struct backend *be, const struct fp_problem *p,
                      const struct fp_options *o, struct scratch scratch, DEVICE real *z,
                      struct fp_result *result)
@@ -222,8 +245,10 @@ enum status fp_solve(const struct backend *be, const struct fp_problem *p,
   }
   if (v.d.all)
     finish_rows(&v);
+  if (p->inverse)
+    leave_inverse(&v, p->inverse);
   return answer(&v, result);
 }
 
 extern const struct solver_port OP(fixed_point_solvers);
-const struct solver_port OP(fixed_point_solvers) = {fp_solve, fp_plan};
+const struct solver_port OP(fixed_point_solvers) = {fp_solve, fp_plan, fp_transpose};

@@ -22,11 +22,13 @@
 
 #define fp_solve OP(fp_solve)
 #define fp_plan OP(fp_plan)
+#define fp_transpose OP(fp_transpose)
 #ifdef __cplusplus
 extern "C" {
 #endif
 MUST_USE fp_solve_fn fp_solve;
 MUST_USE fp_plan_fn fp_plan;
+MUST_USE fp_transpose_fn fp_transpose; /* inverse.c */
 #ifdef __cplusplus
 }
 #endif

@@ -76,13 +76,36 @@ static enum status chain_retire(void *ctx, const struct fp_active *a, const int3
   return OK;
 }
 
-void RUN(const struct solver_map *map, const struct fp_options *o, int times, double *z,
-         struct fp_result *result, struct solver_usage *usage)
+/* What is asked of the inverse that the solve leaves behind. */
+struct transposed {
+  double limit;
+  const double *g;
+  double *out;
+  int64_t fallen;
+};
+
+static void transpose(const struct fp_problem *p, struct transposed *t)
+{
+  size_t total = (size_t)(p->rows * p->length * p->n);
+  real *g = calloc(total, sizeof *g), *out = calloc(total, sizeof *out);
+  for (size_t i = 0; i < total; i++)
+    g[i] = (real)t->g[i];
+  check_ok(NAME(fixed_point_solvers_cpu)
+               .transpose(&NAME(backend_cpu), p->inverse, t->limit, g, out, &t->fallen));
+  for (size_t i = 0; i < total; i++)
+    t->out[i] = (double)out[i];
+  free(g), free(out);
+}
+
+static void run(const struct solver_map *map, const struct fp_options *o, int times, double *z,
+                struct fp_result *result, struct solver_usage *usage, struct transposed *t)
 {
   const struct solver_port *port = &NAME(fixed_point_solvers_cpu);
   struct solver_usage local;
   struct chain c = {.map = map, .usage = usage ? usage : &local};
+  struct fp_inverse inverse;
   struct fp_problem p = {.rows = map->rows, .length = map->length, .n = map->n};
+  p.inverse = t ? &inverse : NULL;
   size_t total = (size_t)(map->rows * map->length * map->n), device, host;
   struct scratch scratch = {arena_measure(&device), arena_measure(&host)};
   check_ok(port->plan(p.rows, p.length, p.n, o, scratch));
@@ -108,7 +131,24 @@ void RUN(const struct solver_map *map, const struct fp_options *o, int times, do
   }
   for (size_t i = 0; i < total; i++)
     z[i] = (double)at[i];
+  if (t)
+    transpose(&p, t);
   arena_free(&scratch.device), arena_free(&scratch.host);
   free(c.carried), free(c.behind), free(c.z), free(c.fz), free(at);
+}
+
+void RUN(const struct solver_map *map, const struct fp_options *o, int times, double *z,
+         struct fp_result *result, struct solver_usage *usage)
+{
+  run(map, o, times, z, result, usage, NULL);
+}
+
+int64_t NAME(solver_transpose)(const struct solver_map *map, const struct fp_options *o,
+                               double limit, double *z, const double *g, double *out,
+                               struct fp_result *result)
+{
+  struct transposed t = {limit, g, out, 0};
+  run(map, o, 1, z, result, NULL, &t);
+  return t.fallen;
 }
 #endif

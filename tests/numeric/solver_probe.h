@@ -29,7 +29,12 @@ struct fp_options solver_options(enum fp_solver solver, int64_t max_iter, double
   /* Solves from the guess in z (rows,length,n), `times` times with one workspace that holds  \
    * NaN at first; the last answer counts. */                                                 \
   void solver_run_##bits(const struct solver_map *map, const struct fp_options *o, int times, \
-                         double *z, struct fp_result *result, struct solver_usage *usage);
+                         double *z, struct fp_result *result, struct solver_usage *usage);    \
+  /* Solves once; then out (rows,length,n) = H' g with what the solve left behind.  Returns   \
+   * the rows that took g itself. */                                                          \
+  int64_t solver_transpose_##bits(const struct solver_map *map, const struct fp_options *o,   \
+                                  double limit, double *z, const double *g, double *out,      \
+                                  struct fp_result *result);
 SOLVER_PROBE(f32)
 SOLVER_PROBE(f64)
 #endif
