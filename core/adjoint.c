@@ -428,7 +428,7 @@ static enum status solve_windows(struct network *net, const struct parameter_set
   enum status s = make_indices(net, rows, &w);
   if (s == OK) {
     carried_states_clear(net->m, rows, &w.right);
-    pick_rows(net, &w, rows * net->length, D, w.reverse, net->zb, w.chain);
+    pick_rows(net, &w, rows * net->length, D, w.reverse, net->fb, w.chain);
     problem.ctx = &ctx;
     problem.f = window_f;
     problem.retire = window_retire;
@@ -443,7 +443,6 @@ static enum status solve_windows(struct network *net, const struct parameter_set
 enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
                           const struct fp_options *options, struct fp_result *r)
 {
-  const struct backend *be = net->m->be;
   struct adjoint_map ctx = {net, p, NULL};
   struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
   struct fp_options o = fp_choose(options, net->length);
@@ -453,6 +452,5 @@ enum status adjoint_solve(struct network *net, const struct parameter_set *p, in
   problem.ctx = &ctx;
   problem.f = whole_f;
   problem.fixed_rows = true; /* the activations stay where they are */
-  be->axpby(be->st, rows * net->length * net->m->dims.D, 1, net->zb, 0, net->fb);
   return solve_fixed_point(net, &problem, &o, net->fb, r);
 }

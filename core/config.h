@@ -10,7 +10,14 @@ enum dtype { DTYPE_F32, DTYPE_F64 };
 enum device_kind { DEVICE_AUTO, DEVICE_CPU, DEVICE_CUDA };
 enum matmul_kind { MATMUL_IEEE, MATMUL_TF32, MATMUL_BF16 };
 enum model_kind { MODEL_IMPLICIT, MODEL_EXPLICIT };
-enum gradient_kind { GRADIENT_UNROLL, GRADIENT_PHANTOM, GRADIENT_JFB, GRADIENT_IFT };
+enum gradient_kind {
+  GRADIENT_UNROLL,
+  GRADIENT_PHANTOM,
+  GRADIENT_JFB,
+  GRADIENT_IFT,
+  GRADIENT_SHINE
+};
+enum correction_weights { CORRECTION_EXPONENTIAL, CORRECTION_LINEAR, CORRECTION_CONSTANT };
 enum evaluate_mode { MODE_SEQUENTIAL, MODE_SIMULTANEOUS };
 enum schedule_kind { SCHEDULE_CONSTANT, SCHEDULE_LINEAR, SCHEDULE_COSINE };
 enum data_task { TASK_WORD_PROBLEM, TASK_TEXT };
@@ -37,12 +44,29 @@ struct model_config {
   struct mamba2_config mamba2;
 };
 
+/* Fixed-point correction: losses of iterates on the way to z* as well. */
+struct correction_config {
+  int64_t states; /* iterates that have a loss, z* among them */
+  enum correction_weights weights;
+  double gamma;
+};
+
+/* weight * ||df/dz||_F^2 / n, estimated: core/regularise.c */
+struct regularisation_config {
+  double weight, probability, step; /* step 0: by the precision */
+  int64_t vectors;
+};
+
 struct deq_config {
   struct fp_options forward, backward, evaluate;
   enum evaluate_mode mode; /* of evaluate; its window is resolved: 1, all, or what was given */
   enum gradient_kind gradient;
   int64_t unroll_iterations, phantom_steps;
   double unroll_damping, phantom_damping;
+  bool guess_shine;   /* the adjoint solve begins at H' g instead of g */
+  double shine_limit; /* H' g is at most so many times as long as g; 0: any length */
+  struct correction_config correction;
+  struct regularisation_config regularisation;
 };
 
 struct data_config {

@@ -111,6 +111,19 @@ static enum status check_lengths(const struct layer *l)
   return OK;
 }
 
+/* The iterates that have a loss are those of whole sequences. */
+static enum status check_correction(const struct layer *l)
+{
+  const struct deq_config *d = &l->c.deq;
+  if (d->correction.states > 1 &&
+      (d->forward.window != FP_WINDOW_ALL || d->forward.solver == FP_AUTO))
+    FAIL_FROM(BLAME(l, "deq.correction.states", "deq.forward.window", "deq.forward.solver"),
+              "deq.correction.states %lld: needs deq.forward.window all and a solver that is not "
+              "auto, as its states are iterates of whole sequences",
+              (long long)d->correction.states);
+  return OK;
+}
+
 enum status config_check(const struct layer *l)
 {
   const struct deq_config *d = &l->c.deq;
@@ -119,6 +132,7 @@ enum status config_check(const struct layer *l)
   TRY(check_name(l));
   TRY(check_mamba2(l));
   TRY(check_lengths(l));
+  TRY(check_correction(l));
   TRY(check_solve(l, &d->forward, "deq.forward"));
   TRY(check_solve(l, &d->backward, "deq.backward"));
   TRY(check_solve(l, &d->evaluate, "deq.evaluate"));

@@ -12,7 +12,9 @@ static const char *const kinds[] = {"auto", "good", "bad", NULL};
 static const char *const stops[] = {"rel", "abs", "rms", "max", NULL};
 static const char *const returns[] = {"best", "last", NULL};
 static const char *const modes[] = {"sequential", "simultaneous", NULL};
-static const char *const gradients[] = {"unroll", "phantom", "jfb", "ift", NULL};
+static const char *const gradients[] = {"unroll", "phantom", "jfb", "ift", "shine", NULL};
+static const char *const guesses[] = {"gradient", "shine", NULL};
+static const char *const weights[] = {"exponential", "linear", "constant", NULL};
 static const char *const tasks[] = {"word_problem", "text", NULL};
 static const char *const monoids[] = {"trivial", "aperiodic", "aperiodic_alive", NULL};
 static const char *const schedules[] = {"constant", "linear", "cosine", NULL};
@@ -150,8 +152,12 @@ const struct key keys[] = {
 
   SOLVE("deq.forward", deq.forward, "24", "5.0e-2", "1.0", WINDOW),
   SOLVE("deq.backward", deq.backward, "32", "1.0e-3", "1.0", WINDOW),
+  {"deq.backward.guess", KEY_FLAG, AT(deq.guess_shine), NULL, guesses, "gradient",
+   "of the adjoint solve: dL/dz*, or what a forward solve by broyden makes of it (shine)"},
   {"deq.gradient", KEY_WORD, AT(deq.gradient), NULL, gradients, "phantom",
-   "how z* is differentiated"},
+   "how z* is differentiated; shine: the forward broyden's inverse instead of an adjoint solve"},
+  {"deq.shine.limit", KEY_REAL, AT(deq.shine_limit), "[0, inf)", NULL, "0",
+   "a sequence whose adjoint is so many times longer than dL/dz* falls back to jfb; 0: never"},
   {"deq.unroll.iterations", KEY_INT, AT(deq.unroll_iterations), "[1, 1000000]", NULL, "4",
    "evaluations of f from 0 that are differentiated through"},
   {"deq.unroll.damping", KEY_REAL, AT(deq.unroll_damping), "(0, 1]", NULL, "0.8",
@@ -160,6 +166,20 @@ const struct key keys[] = {
    "evaluations of f from z* that are differentiated through"},
   {"deq.phantom.damping", KEY_REAL, AT(deq.phantom_damping), "(0, 1]", NULL, "0.8",
    "of those evaluations"},
+  {"deq.correction.states", KEY_INT, AT(deq.correction.states), "[1, 64]", NULL, "1",
+   "iterates, evenly spaced over max_iter, that have a loss; all but z* are phantom's; 1: z* only"},
+  {"deq.correction.weights", KEY_WORD, AT(deq.correction.weights), NULL, weights, "exponential",
+   "of iterate k of n: gamma^(n-k), 1 - gamma (n-k)/n, or 1"},
+  {"deq.correction.gamma", KEY_REAL, AT(deq.correction.gamma), "[0, 1]", NULL, "0.8",
+   "of those weights"},
+  {"deq.jacobian_regularisation.weight", KEY_REAL, AT(deq.regularisation.weight), "[0, inf)", NULL,
+   "0", "adds this times an estimate of |df/dz|^2/n (Frobenius, n unknowns) to the loss; 0: none"},
+  {"deq.jacobian_regularisation.vectors", KEY_INT, AT(deq.regularisation.vectors), "[1, 1024]",
+   NULL, "1", "random vectors of the estimate"},
+  {"deq.jacobian_regularisation.probability", KEY_REAL, AT(deq.regularisation.probability),
+   "[0, 1]", NULL, "1.0", "of a step to be regularised"},
+  {"deq.jacobian_regularisation.step", KEY_REAL, AT(deq.regularisation.step), "[0, 1]", NULL, "0",
+   "half the distance of the estimate's central differences; 0: 5e-3 in f32, 6e-6 in f64"},
   {"deq.evaluate.mode", KEY_WORD, AT(deq.mode), NULL, modes, "sequential",
    "sequential: window 1; simultaneous: window all; a window beside it wins"},
   SOLVE("deq.evaluate", deq.evaluate, "2048", "1.0e-2", "0.8", WINDOW "; not given: as mode says"),

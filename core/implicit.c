@@ -23,6 +23,8 @@ struct forward_map {
   struct network *net;
   const struct parameter_set *p;
   const struct carried_states *carried; /* NULL: the window is the whole sequence */
+  int64_t rows, states, kept, calls;    /* iterates to keep; kept already; evaluations so far */
+  int64_t max_iter;
 };
 
 static struct span active_span(const struct forward_map *c, const struct fp_active *a)
@@ -34,11 +36,32 @@ static struct span active_span(const struct forward_map *c, const struct fp_acti
   return s;
 }
 
+/* The evaluation whose iterate is kept as k of n: n of them, evenly spaced, end at max_iter. */
+static int64_t evaluation_kept(int64_t k, int64_t n, int64_t max_iter)
+{
+  return max_iter - (n - 1 - k) * (max_iter / n);
+}
+
+/* Rows that have left the batch are in z[0] already. */
+static void keep_iterate(struct forward_map *c, const struct fp_active *a, const DEVICE real *z)
+{
+  struct network *net = c->net;
+  const struct backend *be = net->m->be;
+  c->calls++;
+  if (c->kept + 1 >= c->states || c->calls != evaluation_kept(c->kept, c->states, c->max_iter))
+    return;
+  DEVICE real *to = net->states[c->kept++];
+  be->axpby(be->st, c->rows * net->length * net->m->dims.D, 1, net->z[0], 0, to);
+  be->scatter_blocks(be->st, a->rows, a->blocks, net->m->dims.D, net->length, a->row, a->first,
+                     a->count, z, to);
+}
+
 static enum status forward_f(void *ctx, const struct fp_active *a, const DEVICE real *z,
                              DEVICE real *fz)
 {
   struct forward_map *c = ctx;
   struct span s = active_span(c, a);
+  keep_iterate(c, a, z);
   return block_fwd(c->net->m, c->p, &s, z, &c->net->solving, c->net->scratch, fz);
 }
 
@@ -61,23 +84,34 @@ enum status solve_fixed_point(struct network *net, const struct fp_problem *p,
   net->scratch.host.used += host;
   enum status s = net->solver->solve(net->m->be, p, o, free, z, r);
   net->scratch = free;
+  if (p->inverse)
+    net->scratch.device.used += solver_part(device);
   return s;
 }
 
 enum status implicit_solve(struct network *net, const struct parameter_set *p, int64_t rows,
-                           const struct fp_options *options, struct fp_result *r)
+                           const struct fp_options *options, const struct solve_record *record,
+                           struct fp_result *r)
 {
+  const struct backend *be = net->m->be;
   struct fp_options chosen = fp_choose(options, net->length), *o = &chosen;
   bool window = o->window != FP_WINDOW_ALL;
-  struct forward_map ctx = {net, p, window ? &net->carried : NULL};
+  struct forward_map ctx = {.net = net, .p = p, .carried = window ? &net->carried : NULL};
   struct fp_problem problem = {.rows = rows, .length = net->length, .n = net->m->dims.D};
   problem.lengths = net->lengths;
   problem.ctx = &ctx;
   problem.f = forward_f;
   problem.retire = window ? forward_retire : NULL;
+  problem.inverse = record ? record->inverse : NULL;
+  ctx.rows = rows, ctx.max_iter = o->max_iter;
+  ctx.states = record ? record->states : 1;
+  CHECK(ctx.states == 1 || !window);
   if (window)
     carried_states_clear(net->m, rows, &net->carried);
-  return solve_fixed_point(net, &problem, o, net->z[0], r);
+  TRY(solve_fixed_point(net, &problem, o, net->z[0], r));
+  for (; ctx.states > 1 && ctx.kept < ctx.states; ctx.kept++) /* all had converged by then */
+    be->axpby(be->st, rows * net->length * net->m->dims.D, 1, net->z[0], 0, net->states[ctx.kept]);
+  return OK;
 }
 
 /* ---- a trajectory of damped evaluations ---- */

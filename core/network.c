@@ -1,4 +1,5 @@
-/* network.c: memory, loss and gradient of a model on a batch.  See network.h. */
+/* network.c: memory of a model at work on batches, its loss, and evaluating.  Learning: learning.c;
+ * see network.h. */
 #include "core/network.h"
 #include <string.h>
 
@@ -10,7 +11,21 @@ static int64_t steps_of(const struct deq_config *deq, bool learn, enum model_kin
     return 1;
   int64_t steps =
       deq->unroll_iterations > deq->phantom_steps ? deq->unroll_iterations : deq->phantom_steps;
-  return steps > 1 ? steps : 1;
+  int64_t least = deq->regularisation.weight > 0 ? 2 : 1; /* f at z + e w and at z - e w */
+  return steps > least ? steps : least;
+}
+
+int64_t correction_states(const struct deq_config *deq)
+{
+  int64_t states = deq->correction.states, most = deq->forward.max_iter;
+  return states < most ? states : most;
+}
+
+/* Whether a forward solve's inverse may be wanted behind it. */
+static bool keeps_inverse(const struct network *net)
+{
+  const struct deq_config *deq = net->deq;
+  return net->learn && (deq->gradient == GRADIENT_SHINE || deq->guess_shine);
 }
 
 static enum status carve_learning(struct network *net, int64_t M)
@@ -22,6 +37,15 @@ static enum status carve_learning(struct network *net, int64_t M)
   TRY(CARVE(dev, M * d->D, &net->fb));
   TRY(CARVE(dev, M * d->d_in_proj, &net->ub));
   TRY(CARVE(dev, M * d->D, &net->eb));
+  TRY(CARVE(dev, 1, &net->sum));
+  int64_t states = net->m->config.kind == MODEL_IMPLICIT ? correction_states(net->deq) : 1;
+  TRY(CARVE(&net->host, states, &net->states));
+  for (int64_t k = 0; states > 1 && k < states; k++) {
+    DEVICE real *z;
+    TRY(CARVE(dev, M * d->D, &z));
+    if (net->host.base)
+      net->states[k] = z;
+  }
   if (net->m->config.dropout > 0) {
     TRY(CARVE(dev, M * d->D, &net->keep));
     TRY(dropout_masks_carve(net->m, net->rows, dev, &net->masks));
@@ -89,6 +113,7 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   struct fp_options sequential = net->deq->evaluate, simultaneous = net->deq->evaluate;
   const struct fp_options *modes[] = {&sequential, &simultaneous};
   int64_t D = net->m->dims.D;
+  size_t forward = 0; /* of its inverse the backward solve keeps clear */
   sequential.window = 1;
   simultaneous.window = FP_WINDOW_ALL;
   struct span s = {.rows = net->rows, .T = net->length, .length = net->length, .u = net->u};
@@ -96,11 +121,13 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   dry.be = &backend_dry;
   for (int i = 0; i < 5 && net->m->config.kind == MODEL_IMPLICIT; i++) {
     const struct fp_options *o = i < 3 ? options[i] : modes[i - 3];
-    size_t device = 0, host = 0;
+    size_t device = 0, host = 0, before = i == 2 && keeps_inverse(net) ? forward : 0;
     struct scratch measure = {arena_measure(&device), arena_measure(&host)};
     TRY(net->solver->plan(net->rows, net->length, D, o, measure));
-    if (scratch.device.used + device > maps.device.used)
-      maps.device.used = scratch.device.used + device;
+    device = solver_part(device);
+    forward = i == 0 ? device : forward;
+    if (scratch.device.used + before + device > maps.device.used)
+      maps.device.used = scratch.device.used + before + device;
     if (scratch.host.used + host > maps.host.used)
       maps.host.used = scratch.host.used + host;
   }
@@ -220,7 +247,7 @@ void network_close(struct network *net)
 
 /* ---- loss ---- */
 
-static enum status upload_batch(struct network *net, const struct batch *b)
+enum status upload_batch(struct network *net, const struct batch *b)
 {
   const struct backend *be = net->m->be;
   size_t bytes = (size_t)(b->rows * net->length) * sizeof(int32_t);
@@ -231,8 +258,8 @@ static enum status upload_batch(struct network *net, const struct batch *b)
 }
 
 /* Logits from z, and with labels the losses. */
-static enum status output_fwd(struct network *net, const struct parameter_set *p,
-                              const struct batch *b, const DEVICE real *z, struct network_result *r)
+enum status output_fwd(struct network *net, const struct parameter_set *p, const struct batch *b,
+                       const DEVICE real *z, struct network_result *r)
 {
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
@@ -256,133 +283,10 @@ static enum status output_fwd(struct network *net, const struct parameter_set *p
   return OK;
 }
 
-static void output_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
-                       const DEVICE real *z, int64_t labels, const struct parameter_set *g)
-{
-  const struct backend *be = net->m->be;
-  const struct model_dims *d = &net->m->dims;
-  int64_t M = rows * net->length;
-  be->fill(be->st, M * d->V, 0, net->logitsb);
-  be->fill(be->st, M * d->D, 0, net->zb);
-  be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse,
-                        labels ? (real)1 / (real)labels : 0, net->logitsb);
-  be->linear_vjp(be->st, M, d->D, d->V, z, p->head, net->logitsb, net->zb, g->head, NULL);
-}
-
-/* ---- learning ---- */
-
-/* Draws the batch's masks, and drops embeddings. */
-static void drop(struct network *net, const struct batch *b)
-{
-  const struct backend *be = net->m->be;
-  int64_t D = net->m->dims.D, M = b->rows * net->length;
-  net->dropped = b->dropout && net->m->config.dropout > 0 ? &net->masks : NULL;
-  if (!net->dropped)
-    return;
-  dropout_masks_draw(net->m, b->rows, *b->dropout, &net->masks);
-  be->dropout_mask(be->st, b->rows, net->length * D, net->m->config.dropout, *b->dropout, 0,
-                   net->keep);
-  be->axpby(be->st, M * D, 1, net->e, 0, net->fb);
-  be->fill(be->st, M * D, 0, net->e);
-  be->residual_fwd(be->st, M, 1, D, net->e, net->fb, NULL, net->keep, net->e);
-}
-
-/* Adds to the embeddings' gradient, from the cotangent of e in net->eb. */
-static void embed_vjp(struct network *net, int64_t M, const struct parameter_set *g)
-{
-  const struct backend *be = net->m->be;
-  const struct model_dims *d = &net->m->dims;
-  const DEVICE real *eb = net->eb;
-  if (net->dropped) {
-    be->fill(be->st, M * d->D, 0, net->fb);
-    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, NULL, net->fb);
-    eb = net->fb;
-  }
-  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, eb, g->embedding);
-}
-
-/* The output of the mode, in z[*steps]; a solve first, unless unrolled. */
-static enum status implicit_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
-                                enum gradient_kind gradient, int64_t *steps, double *first,
-                                double *damping, struct network_result *r)
-{
-  const struct backend *be = net->m->be;
-  const struct deq_config *deq = net->deq;
-  be->fill(be->st, rows * net->length * net->m->dims.D, 0, net->z[0]);
-  *first = 1; /* unroll: z1 = f(0); ift: the activations at z* */
-  *damping = gradient == GRADIENT_UNROLL ? deq->unroll_damping : deq->phantom_damping;
-  *steps = gradient == GRADIENT_UNROLL    ? deq->unroll_iterations
-           : gradient == GRADIENT_PHANTOM ? deq->phantom_steps
-                                          : 1;
-  if (gradient == GRADIENT_PHANTOM)
-    *first = deq->phantom_damping;
-  if (gradient != GRADIENT_UNROLL)
-    TRY(implicit_solve(net, p, rows, &deq->forward, &r->forward));
-  return trajectory_fwd(net, p, rows, *steps, gradient == GRADIENT_UNROLL, *first, *damping);
-}
-
-/* From the cotangent of the output in net->zb. */
-static enum status implicit_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
-                                enum gradient_kind gradient, int64_t steps, double first,
-                                double damping, const struct parameter_set *g,
-                                struct network_result *r)
-{
-  const struct backend *be = net->m->be;
-  const struct model_dims *d = &net->m->dims;
-  int64_t M = rows * net->length;
-  be->fill(be->st, M * d->d_in_proj, 0, net->ub);
-  be->fill(be->st, M * d->D, 0, net->eb);
-  if (gradient == GRADIENT_IFT) {
-    TRY(adjoint_solve(net, p, rows, &net->deq->backward, &r->backward));
-    be->axpby(be->st, M * d->D, 1, net->fb, 0, net->zb);
-  }
-  TRY(trajectory_vjp(net, p, rows, steps, gradient == GRADIENT_UNROLL, first, damping, g));
-  return inject_vjp(net->m, p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb, g);
-}
-
-enum status network_learn(struct network *net, const struct parameter_set *p,
-                          enum gradient_kind gradient, const struct batch *b,
-                          const struct parameter_set *g, struct network_result *r)
-{
-  const struct sequence_model *m = net->m;
-  const struct backend *be = m->be;
-  int64_t rows = b->rows, M = rows * net->length, steps = 1;
-  double first = 1, damping = 1;
-  bool implicit = m->config.kind == MODEL_IMPLICIT;
-  *r = (struct network_result){.forward.exit = net->host_exit};
-  CHECK(net->learn && b->labels);
-  TRY(upload_batch(net, b));
-  embed_fwd(m, p, M, net->tokens, net->e);
-  drop(net, b);
-  if (implicit) {
-    inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
-    TRY(implicit_fwd(net, p, rows, gradient, &steps, &first, &damping, r));
-  } else {
-    be->axpby(be->st, M * m->dims.D, 1, net->e, 0, net->z[0]);
-    TRY(trajectory_fwd(net, p, rows, 1, false, 1, 1));
-  }
-  /* ift: the activations are those of z[0], which is the output */
-  const DEVICE real *z = implicit && gradient == GRADIENT_IFT ? net->z[0] : net->z[steps];
-  TRY(output_fwd(net, p, b, z, r));
-  if (!g)
-    return OK;
-  output_vjp(net, p, rows, z, b->labels_total ? b->labels_total : r->labels, g);
-  if (implicit) {
-    TRY(implicit_vjp(net, p, rows, gradient, steps, first, damping, g, r));
-  } else {
-    struct span s = whole_span(net, rows);
-    be->fill(be->st, M * m->dims.D, 0, net->eb);
-    TRY(block_vjp(m, p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, g));
-  }
-  embed_vjp(net, M, g);
-  gradients_derive(m, p, g);
-  return be->sync(be->st);
-}
-
 /* ---- evaluating ---- */
 
-static enum status upload_rows(struct network *net, int64_t rows, int64_t slope, int32_t start,
-                               DEVICE int32_t *to)
+enum status upload_rows(struct network *net, int64_t rows, int64_t slope, int32_t start,
+                        DEVICE int32_t *to)
 {
   for (int64_t r = 0; r < rows; r++)
     net->host_rows[r] = (int32_t)(slope * r) + start;
@@ -429,7 +333,7 @@ enum status network_evaluate(struct network *net, const struct parameter_set *p,
   if (m->config.kind == MODEL_IMPLICIT) {
     inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
     be->fill(be->st, M * m->dims.D, 0, net->z[0]);
-    TRY(implicit_solve(net, p, rows, o, &r->forward));
+    TRY(implicit_solve(net, p, rows, o, NULL, &r->forward));
   } else if (o->window == 1) {
     TRY(explicit_steps(net, p, rows));
   } else {

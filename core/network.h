@@ -14,7 +14,13 @@
 #define network_learn NAME(network_learn)
 #define network_evaluate NAME(network_evaluate)
 #define whole_span NAME(whole_span)
+#define solve_record NAME(solve_record)
 #define implicit_solve NAME(implicit_solve)
+#define regularise NAME(regularise)
+#define upload_batch NAME(upload_batch)
+#define upload_rows NAME(upload_rows)
+#define output_fwd NAME(output_fwd)
+#define correction_states NAME(correction_states)
 #define trajectory_fwd NAME(trajectory_fwd)
 #define trajectory_vjp NAME(trajectory_vjp)
 #define adjoint_solve NAME(adjoint_solve)
@@ -38,6 +44,8 @@ struct network {
   DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's */
   struct activations *acts;      /* (steps) of the trajectory */
   struct activations solving;    /* of the solver's evaluations; shares acts[0] where it can */
+  DEVICE real **states;          /* (correction's states) of (M,D): iterates, the last is z* */
+  DEVICE wide *sum;              /* (1) */
   struct carried_states carried; /* for windows */
   DEVICE int32_t *row, *first, *count; /* (rows) of the token that an explicit model steps on */
   DEVICE real *logits, *lse, *logitsb, *zb, *fb, *ub, *eb;
@@ -67,6 +75,10 @@ struct network_result {
   const wide *losses;                 /* (M) on the host, until the next call */
   const int32_t *best;                /* (M) the largest logit's index */
   struct fp_result forward, backward; /* samples = 0: no solve took place */
+  /* learning: what was differentiated: the mean loss, with correction and regularisation */
+  wide objective;
+  double jacobian;   /* estimate of |df/dz|^2/n, weighed as the batch is in its step; < 0: none */
+  int64_t fallbacks; /* sequences for which shine fell back to jfb */
 };
 
 /* Plans memory and takes it.  learn: with what gradients need, for every gradient that
@@ -102,9 +114,16 @@ MUST_USE enum status network_evaluate(struct network *net, const struct paramete
 /* All tokens of `rows` sequences, with what is injected and dropped. */
 struct span whole_span(const struct network *net, int64_t rows);
 
-/* z* = f(z*, u) for `rows` sequences from the guess in net->z[0]. */
+/* What learning keeps of a forward solve beside z*. */
+struct solve_record {
+  int64_t states;             /* iterates, evenly spaced: into net->states, the last z*; 1: none */
+  struct fp_inverse *inverse; /* in net->scratch, which is left shorter; NULL: not wanted */
+};
+
+/* z* = f(z*, u) for `rows` sequences from the guess in net->z[0]; record NULL: nothing is kept. */
 MUST_USE enum status implicit_solve(struct network *net, const struct parameter_set *p,
-                                    int64_t rows, const struct fp_options *o, struct fp_result *r);
+                                    int64_t rows, const struct fp_options *o,
+                                    const struct solve_record *record, struct fp_result *r);
 /* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first.
  * from_zero: z[0] is zeros, so that a quarter of four evaluations' largest products is not done. */
 MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_set *p,
@@ -114,15 +133,44 @@ MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, bool from_zero, double first,
                                     double damping, const struct parameter_set *g);
-/* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb; windows slide from the
- * end. */
+/* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb from the guess there;
+ * windows slide from the end. */
 MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
                                    const struct fp_options *o, struct fp_result *r);
+
+/* ---- regularise.c ---- */
+
+/* Adds weight * ||df/dz||_F^2 / n, estimated at z (constant), to r->objective, and with g its
+ * derivative to net->ub and g; of `labels` labels in the batch.  Overwrites the trajectory behind
+ * z[0], which may be z. */
+MUST_USE enum status regularise(struct network *net, const struct parameter_set *p,
+                                const struct batch *b, int64_t labels, const DEVICE real *z,
+                                const struct parameter_set *g, struct network_result *r);
+
+/* ---- network.c, for learning.c ---- */
+
+MUST_USE enum status upload_batch(struct network *net, const struct batch *b);
+/* to[r] = slope r + start */
+MUST_USE enum status upload_rows(struct network *net, int64_t rows, int64_t slope, int32_t start,
+                                 DEVICE int32_t *to);
+/* Logits from z, and with labels the losses: adds to r. */
+MUST_USE enum status output_fwd(struct network *net, const struct parameter_set *p,
+                                const struct batch *b, const DEVICE real *z,
+                                struct network_result *r);
+/* Iterates that have a loss when the solve is deq->forward. */
+int64_t correction_states(const struct deq_config *deq);
 
 /* Carves what adjoint_solve needs beside the solver's memory and the VJP's. */
 MUST_USE enum status adjoint_carve(const struct network *net, const struct fp_options *o,
                                    struct scratch *scratch);
-/* Solves with net->scratch split: the solver's own part first, the map's behind it. */
+/* What a solver's part of `bytes` takes of the scratch memory that others go on with. */
+static inline size_t solver_part(size_t bytes)
+{
+  return (bytes + 127) / 64 * 64; /* it may begin anywhere */
+}
+
+/* Solves with net->scratch split: the solver's own part first, the map's behind it.  The solver's
+ * part stays taken when p->inverse lies in it. */
 MUST_USE enum status solve_fixed_point(struct network *net, const struct fp_problem *p,
                                        const struct fp_options *o, DEVICE real *z,
                                        struct fp_result *r);

@@ -13,6 +13,7 @@ enum philox_stream {
   STREAM_JACOBIAN,
   STREAM_TEST,
   STREAM_LENGTH,
+  STREAM_REGULARISE,
 };
 
 #ifdef __CUDACC__

@@ -171,7 +171,7 @@ static enum status solve_model(void *ctx, const struct fp_options *o, struct fp_
   const struct sequence_model *m = p->net->m;
   *map = (double)NAN;
   m->be->fill(m->be->st, p->rows * p->net->length * m->dims.D, 0, p->net->z[0]);
-  return implicit_solve(p->net, p->p, p->rows, o, r);
+  return implicit_solve(p->net, p->p, p->rows, o, NULL, r);
 }
 
 static enum status time_model(const struct config *c, const struct weights *w,

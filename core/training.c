@@ -50,6 +50,8 @@ struct step_report {
   bool evaluated, spike, finite;
   int64_t sequence; /* the first whose loss or solve is not finite; -1: none */
   struct fp_result forward, backward;
+  double objective, jacobian; /* network_result's, of the whole step; jacobian < 0: none */
+  int64_t fallbacks;
 };
 
 #if REAL_BITS == 32
@@ -250,6 +252,9 @@ static enum status learn(struct trainer *t, struct step_report *r)
     if (bad >= 0 && r->sequence < 0)
       r->sequence = k * rows + bad;
     r->loss += result.loss_sum;
+    r->objective += result.objective;
+    r->fallbacks += result.fallbacks;
+    r->jacobian = result.jacobian < 0 ? -1 : r->jacobian + result.jacobian;
     correct += result.correct;
     add_result(&r->forward, &result.forward);
     add_result(&r->backward, &result.backward);
@@ -341,6 +346,20 @@ static void log_solve(struct trainer *t, const char *name, const struct fp_resul
   log_number(t, key, (double)r->exits[FP_CONVERGED] / (double)r->samples);
 }
 
+/* What stands for the gradient, or is added to the loss. */
+static void log_choices(struct trainer *t, const struct step_report *r)
+{
+  const struct deq_config *deq = &t->c->deq;
+  if (t->c->model.kind == MODEL_EXPLICIT)
+    return;
+  if ((deq->gradient == GRADIENT_SHINE || deq->guess_shine) && r->forward.samples)
+    metrics_int(&t->metrics, "shine_fallbacks", r->fallbacks);
+  if (deq->correction.states > 1 || deq->regularisation.weight > 0)
+    log_number(t, "objective", r->objective);
+  if (r->jacobian >= 0 && deq->regularisation.weight > 0)
+    log_number(t, "jacobian_norm", r->jacobian);
+}
+
 static enum status write_metrics(struct trainer *t, const struct step_report *r, double speed)
 {
   const struct train_config *c = &t->c->train;
@@ -360,6 +379,7 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
     log_number(t, "tokens_per_second", speed);
   log_solve(t, "forward", &r->forward);
   log_solve(t, "backward", &r->backward);
+  log_choices(t, r);
   if (r->spike)
     metrics_bool(&t->metrics, "spike", true);
   if (c->skip_nonfinite)
@@ -435,6 +455,27 @@ static enum status check_data(struct trainer *t)
   return OK;
 }
 
+/* Says by name what shine falls back to when the forward solve has nothing to tell it. */
+static void log_shine(struct trainer *t)
+{
+  char what[FP_DESCRIPTION];
+  const struct deq_config *deq = &t->c->deq;
+  struct fp_options o = fp_choose(&deq->forward, t->c->data.length);
+  bool knows = o.solver == FP_BROYDEN && o.window == FP_WINDOW_ALL;
+  if (t->c->model.kind == MODEL_EXPLICIT || knows)
+    return;
+  if (deq->gradient == GRADIENT_SHINE)
+    progress_log(&t->progress,
+                 "deq.gradient: shine falls back to jfb: deq.forward is %s, not "
+                 "broyden, window all",
+                 fp_describe(&o, what));
+  else if (deq->guess_shine)
+    progress_log(&t->progress,
+                 "deq.backward.guess: shine falls back to gradient: deq.forward is "
+                 "%s, not broyden, window all",
+                 fp_describe(&o, what));
+}
+
 static enum status begin_or_resume(struct trainer *t)
 {
   char latest[RUN_PATH], metrics[RUN_PATH];
@@ -451,6 +492,7 @@ static enum status begin_or_resume(struct trainer *t)
   TRY(check_data(t));
   log_choice(t, "deq.forward", &t->c->deq.forward);
   log_choice(t, "deq.backward", &t->c->deq.backward);
+  log_shine(t);
   TRY(metrics_truncate_after(metrics, s->step));
   TRY(metrics_open(metrics, &t->metrics));
   return t->c->train.tensorboard ? tensorboard_open(t->o->directory, s->step, &t->tensorboard) : OK;

@@ -1,7 +1,8 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
- *   fill, axpby: y = a, y = a x + b y      sum_squares: sum |x|^2 in float64
+ *   fill, axpby: y = a, y = a x + b y      sum_squares, dot: sum |x|^2, sum x y in float64
  *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
- * sum_squares adds PARTS equal parts one after the other, in an order that depends on n alone.
+ * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
+ * alone.
  */
 #include "kernels/operations.h"
 #include "kernels/rows.h"
@@ -26,14 +27,35 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
     y[i] = a * x[i] + b * y[i];
 }
 
+/* First and end of a part of n elements. */
+struct part {
+  int64_t first, end;
+};
+
+INLINE struct part part_of(int64_t n, int64_t part)
+{
+  int64_t length = (n + PARTS - 1) / PARTS;
+  struct part p = {part * length, (part + 1) * length < n ? (part + 1) * length : n};
+  return p;
+}
+
 INLINE double part_squares(int64_t n, const real *x, int64_t part)
 {
-  int64_t length = (n + PARTS - 1) / PARTS, first = part * length;
-  int64_t end = first + length < n ? first + length : n;
+  struct part p = part_of(n, part);
   double sum = 0;
   SIMD_SUM(sum)
-  for (int64_t i = first; i < end; i++)
+  for (int64_t i = p.first; i < p.end; i++)
     sum += square_norm(x[i]);
+  return sum;
+}
+
+INLINE wide part_dot(int64_t n, const real *x, const real *y, int64_t part)
+{
+  struct part p = part_of(n, part);
+  wide sum = 0;
+  SIMD_SUM(sum)
+  for (int64_t i = p.first; i < p.end; i++)
+    sum += (wide)x[i] * (wide)y[i];
   return sum;
 }
 
@@ -47,12 +69,32 @@ KERNEL squares(int64_t n, const real *x, double *out)
     out[one] = sum;
   }
 }
+
+KERNEL products(int64_t n, const real *x, const real *y, wide *out)
+{
+  FOR_EACH (one, 1) {
+    wide sum = 0;
+    for (int64_t p = 0; p < PARTS; p++)
+      sum += part_dot(n, x, y, p);
+    out[one] = sum;
+  }
+}
 #else
 KERNEL squares(int64_t n, const real *x, double *out)
 {
   double part[PARTS], sum = 0;
   FOR_EACH_COST (p, PARTS, n / PARTS)
     part[p] = part_squares(n, x, p);
+  for (int64_t p = 0; p < PARTS; p++)
+    sum += part[p];
+  *out = sum;
+}
+
+KERNEL products(int64_t n, const real *x, const real *y, wide *out)
+{
+  wide part[PARTS], sum = 0;
+  FOR_EACH_COST (p, PARTS, n / PARTS)
+    part[p] = part_dot(n, x, y, p);
   for (int64_t p = 0; p < PARTS; p++)
     sum += part[p];
   *out = sum;
@@ -117,6 +159,11 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
 {
   LAUNCH(st, 1, squares, n, x, out);
+}
+
+void OP(dot)(stream st, int64_t n, const DEVICE real *x, const DEVICE real *y, DEVICE wide *out)
+{
+  LAUNCH(st, 1, products, n, x, y, out);
 }
 
 void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,

@@ -15,10 +15,14 @@ void draw_tokens(int64_t n, int32_t *tokens, int32_t *labels);
 /* What a batch is beside its tokens. */
 struct gradient_case {
   enum gradient_kind kind;
-  const int32_t *lengths; /* (ROWS); NULL: all LENGTH */
-  bool dropout;
+  const int32_t *lengths;    /* (ROWS); NULL: all LENGTH */
+  bool dropout, unconverged; /* the forward solve need not converge */
+  bool direction;            /* also along a random direction */
+  bool detach;               /* set by check_gradient: the solver's iterates are constants */
   double tol;
 };
-/* Checks the gradient by every parameter against the complex step through the same computation. */
+/* Checks the gradient by every parameter against the complex step through the same computation, and
+ * along a random direction, if asked, against complex step (dot product) and central differences
+ * (1e-7). */
 void check_gradient(struct config c, struct gradient_case with);
 #endif

@@ -7,7 +7,7 @@
 /* What a program wrote, and how it ended: exit status, or 128 + signal. */
 struct spawned {
   int status;
-  char output[16384]; /* stdout and stderr together, as much as fits */
+  char output[32768]; /* stdout and stderr together, as much as fits */
 };
 
 /* Starts build/NAME, from beside this test, with the words given (NULL ends them); stdout and

@@ -237,7 +237,7 @@ static const struct {
     {"deq: {forward: {return: first}}", "must be best or last"},
     {"deq: {forward: {stop: relative}}", "must be rel, abs, rms or max, not 'relative'"},
     {"deq: {forward: {mode: sequential}}", "unknown key 'deq.forward.mode'"},
-    {"deq: {gradient: bptt}", "must be unroll, phantom, jfb or ift"},
+    {"deq: {gradient: bptt}", "must be unroll, phantom, jfb, ift or shine"},
     {"deq: {unroll: {damping: 2}}", "deq.unroll.damping must be a number in (0, 1]"},
     {"evaluate: {lengths: []}",
      "f.yaml:4:21: evaluate.lengths must be a list of 1 to 32 integers in "

@@ -118,6 +118,43 @@ static void lengths(void **state)
   check_same_steps("d", "c", 1e-12); /* padding of nothing */
 }
 
+/* What stands for the gradient is counted, what is added to the loss is told; a batch in parts is
+ * the batch for these, too. */
+static void backward_choices(void **state)
+{
+  (void)state;
+  check_ok(train(NULL, "s", false, "deq.gradient=shine"));
+  assert_true(isnan(number("s", 2, "shine_fallbacks"))); /* unrolled: no solve */
+  assert_int_equal(number("s", 3, "shine_fallbacks"), 8);
+  check_ok(train(NULL, "s", false,
+                 "deq.gradient=shine deq.forward.solver=broyden deq.forward.tol=1e-6"));
+  assert_true(number("s", 3, "shine_fallbacks") < 8);
+  check_ok(train(NULL, "s", false, "deq.backward.guess=shine deq.gradient=ift"));
+  assert_int_equal(number("s", 3, "shine_fallbacks"), 8);
+  static const char more[] = "deq.correction.states=2 deq.jacobian_regularisation.weight=0.5 "
+                             "deq.forward.damping=0.5 data.length_min=2 ";
+  char overrides[512];
+  check_ok(train(NULL, "whole", false, more));
+  assert_true(number("whole", 3, "objective") > number("whole", 3, "loss"));
+  assert_true(number("whole", 3, "jacobian_norm") > 0);
+  (void)snprintf(overrides, sizeof overrides, "%s train.batch_size=2 train.accumulate=4", more);
+  check_ok(train(NULL, "parts", false, overrides));
+  check_same_steps("whole", "parts", 1e-8);
+  for (int step = 1; step <= 3; step++) {
+    check_close(number("parts", step, "objective"), number("whole", step, "objective"), 1e-8,
+                "objective");
+    check_close(number("parts", step, "jacobian_norm"), number("whole", step, "jacobian_norm"),
+                1e-8, "jacobian_norm");
+  }
+  check_ok(train(NULL, "s", false,
+                 "deq.jacobian_regularisation.weight=1 train.steps=20 train.unroll_steps=20 "
+                 "deq.jacobian_regularisation.probability=0.5"));
+  int regularised = 0;
+  for (int step = 1; step <= 20; step++)
+    regularised += !isnan(number("s", step, "jacobian_norm"));
+  assert_in_range(regularised, 4, 16);
+}
+
 /* float32 and float64 train alike, and write what they are. */
 static void precisions(void **state)
 {
@@ -396,6 +433,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       TEST(accumulation),
       TEST(lengths),
+      TEST(backward_choices),
       TEST(precisions),
       TEST(everything_at_once),
       TEST(paper_recipes),

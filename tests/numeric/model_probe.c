@@ -22,13 +22,55 @@ struct probe {
   bool dropout;
 };
 
+/* What f gave in the solves of the first `learn`: in later ones it gives the same, so that the
+ * solver's iterates are constants, to differences as to the complex step. */
+struct recording {
+  real *values;
+  size_t used, size, at;
+  bool done;
+};
+
+struct detached {
+  const struct fp_problem *p;
+  struct recording *r;
+};
+
+static struct recording recording; /* of the probe that was opened last */
+
+static enum status detached_f(void *ctx, const struct fp_active *a, const real *z, real *fz)
+{
+  struct detached *d = ctx;
+  struct recording *r = d->r;
+  size_t n = (size_t)(a->rows * a->blocks * d->p->n);
+  TRY(d->p->f(d->p->ctx, a, z, fz));
+  if (r->done) {
+    assert_true(r->at + n <= r->used);
+    memcpy(fz, r->values + r->at, n * sizeof *fz);
+    r->at += n;
+    return OK;
+  }
+  if (r->used + n > r->size) {
+    r->size = 2 * (r->used + n);
+    r->values = realloc(r->values, r->size * sizeof *r->values);
+    assert_non_null(r->values);
+  }
+  for (size_t i = 0; i < n; i++)
+    r->values[r->used++] = fz[i] = re(fz[i]);
+  return OK;
+}
+
 static enum status solve_detached(const struct backend *be, const struct fp_problem *p,
                                   const struct fp_options *o, struct scratch scratch, real *z,
                                   struct fp_result *result)
 {
-  TRY(NAME(fixed_point_solvers_cpu).solve(be, p, o, scratch, z, result));
-  for (int64_t i = 0; i < p->rows * p->length * p->n; i++)
-    z[i] = re(z[i]);
+  struct fp_problem q = *p;
+  struct detached d = {p, &recording};
+  q.ctx = &d;
+  q.f = detached_f;
+  recording.at = 0;
+  assert_true(p->retire == NULL);
+  TRY(NAME(fixed_point_solvers_cpu).solve(be, &q, o, scratch, z, result));
+  recording.done = true;
   return OK;
 }
 
@@ -41,6 +83,7 @@ struct probe *PROBE_(open_on)(const struct config *c, const struct backend *be,
   p->c = *c;
   p->port = *port;
   check_ok(weights_open(&p->c.model, be, 2, &p->w));
+  recording.used = 0, recording.done = false;
   check_ok(network_open(&p->w.m, &p->c.deq, &p->port, rows, length, learn, &p->net));
   return p;
 }
@@ -58,6 +101,8 @@ void PROBE_(close)(struct probe *p)
 {
   network_close(&p->net);
   weights_close(&p->w);
+  free(recording.values);
+  recording = (struct recording){0};
   free(p);
 }
 
@@ -84,6 +129,15 @@ void PROBE_(set)(struct probe *p, const double *block, int64_t k)
   free(host);
   parameters_derive(&p->w.m, &p->w.set[0]);
 }
+
+#if REAL_BITS == 128
+void probe_direct_c64(struct probe *p, const double *block, const double *direction)
+{
+  for (int64_t i = 0; i < p->w.tensors.block; i++)
+    p->w.set[0].block[i] = CMPLX(block[i], COMPLEX_STEP * direction[i]);
+  parameters_derive(&p->w.m, &p->w.set[0]);
+}
+#endif
 
 static void copy_out(const struct probe *p, int64_t n, const real *from, double *to)
 {
@@ -128,6 +182,12 @@ void PROBE_(learn)(struct probe *p, enum gradient_kind g, const int32_t *tokens,
   check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n));
   copy_out(p, block, p->w.set[1].block, r->gradient);
   report(p, &n, r);
+  r->loss = re(n.objective);
+#if REAL_BITS == 128
+  r->loss_im = im(n.objective) / COMPLEX_STEP;
+#endif
+  r->jacobian = n.jacobian;
+  r->fallbacks = n.fallbacks;
 }
 
 void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
@@ -143,6 +203,20 @@ void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
 }
 
 #if REAL_BITS == 64
+void probe_jacobian_f64(struct probe *p, double *J)
+{
+  struct network *net = &p->net;
+  struct span s = whole_span(net, net->rows);
+  int64_t n = net->rows * net->length * p->w.m.dims.D;
+  for (int64_t i = 0; i < n; i++) {
+    memset(net->fb, 0, (size_t)n * sizeof *net->fb);
+    memset(J + i * n, 0, (size_t)n * sizeof *J);
+    net->fb[i] = 1;
+    check_ok(block_vjp(net->m, &p->w.set[0], &s, &net->acts[0], net->fb, net->scratch, J + i * n,
+                       NULL, NULL));
+  }
+}
+
 double *probe_parameters(const struct config *c, double in_proj, double injection, uint64_t seed,
                          struct tensor_list *list)
 {

@@ -5,14 +5,16 @@
 #include "core/config.h"
 #include "core/tensors.h"
 
-/* detach: the solver's answer counts as a constant (its imaginary part is dropped), as it does in
- * phantom gradients. */
+/* detach: the iterates of the first call's forward solve count as constants, in later calls too, as
+ * they do in phantom gradients. */
 
 /* What a call returns; arrays are the caller's or NULL. */
 struct probe_result {
-  double loss, loss_im; /* mean cross-entropy; imaginary part in units of the step */
-  double *gradient;     /* (block) in the tensor list's layout */
-  double *z, *logits;   /* (rows,length,D), (rows,length,V) */
+  double loss, loss_im; /* of learning: what is differentiated; imaginary part in steps */
+  double jacobian;      /* network_result */
+  int64_t fallbacks;
+  double *gradient;   /* (block) in the tensor list's layout */
+  double *z, *logits; /* (rows,length,D), (rows,length,V) */
   struct fp_result forward, backward;
   size_t device_bytes, host_bytes; /* what the network planned */
 };
@@ -42,6 +44,11 @@ struct solver_port_c64;
 PROBE(f32)
 PROBE(f64)
 PROBE(c64)
+
+/* df/dz at what the last `learn` by ift or shine solved: (M D, M D), M = rows*length */
+void probe_jacobian_f64(struct probe_f64 *p, double *J);
+/* parameters, with an imaginary step along `direction` (block) */
+void probe_direct_c64(struct probe_c64 *p, const double *block, const double *direction);
 
 /* Random parameters of c, in_proj scaled by `in_proj` and the injection by `injection` so that
  * Picard contracts (0.3 and 4 do); norms, D and biases perturbed away from ones and zeros.

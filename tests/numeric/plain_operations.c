@@ -119,6 +119,32 @@ void sum_squares_matches(const void *table)
   }
 }
 
+#define dot_matches NAME(dot_matches)
+void dot_matches(const void *table)
+{
+  const struct backend *be = table;
+  for (int k = 0; k < 6; k++) {
+    int64_t n = (int64_t[]){0, 1, 7, 129, 4096, 300007}[k];
+    real *x = reals(n, k), *y = reals(n, k + 50);
+    wide got, again, want = 0;
+    for (int64_t i = 0; i < n; i++)
+      want += (wide)x[i] * (wide)y[i];
+    omp_set_num_threads(1);
+    be->dot(be->st, n, x, y, &got);
+    omp_set_num_threads(3);
+    be->dot(be->st, n, x, y, &again);
+    assert_true(square_norm(got - want) <= 1e-20 * (double)(n + 1) * (double)(n + 1));
+    assert_memory_equal(&got, &again, sizeof got);
+#if REAL_BITS == 128 /* unconjugated: (i x) . y = i (x . y) */
+    for (int64_t i = 0; i < n; i++)
+      x[i] *= CMPLX(0, 1);
+    be->dot(be->st, n, x, y, &got);
+    assert_true(re(got) == 0 && im(got) * re(want) >= 0);
+#endif
+    free(x), free(y);
+  }
+}
+
 /* Ranges of three chains of six blocks, taken in another order and padded to four blocks. */
 static void check_blocks(const struct backend *be, int64_t n, const int32_t *row)
 {

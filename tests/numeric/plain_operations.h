@@ -8,6 +8,7 @@ typedef void plain_test(const void *be);
   TEST(memory_holds)                   \
   TEST(vectors_match)                  \
   TEST(sum_squares_matches)            \
+  TEST(dot_matches)                    \
   TEST(blocks_move)                    \
   TEST(embedding_marks_unknown_tokens) \
   TEST(linear_matches)                 \

@@ -1,0 +1,238 @@
+/* learning.c: the loss of a batch and its derivative by every parameter.
+ *
+ *   objective = sum_k w_k L(z^(k)) + weight R,    w_n = 1
+ *
+ * L is the mean cross-entropy and z^(n) the output that the gradient names (DESIGN.md 3).  With
+ * fixed-point correction n iterates of the forward solve, evenly spaced over max_iter, are
+ * differentiated, each on its own; the last is z*, by deq.gradient, the others by phantom's damped
+ * evaluations (jfb's one), as in TorchDEQ (Geng & Kolter 2023, arXiv 2310.18605; the weights: Bai
+ * et al. 2022, arXiv 2204.08442).  R: regularise.c. */
+#include "core/network.h"
+#include <string.h>
+
+#define learning NAME(learning)
+struct learning {
+  struct network *net;
+  const struct parameter_set *p, *g; /* g NULL: no derivative */
+  const struct batch *b;
+  int64_t labels, total; /* of the batch that count; that the loss is the mean over */
+  struct network_result *r;
+};
+
+/* Damped evaluations that are differentiated through: steps, damping of the first and of others. */
+struct damped {
+  int64_t steps;
+  double first, damping;
+};
+
+static struct damped damped_of(const struct deq_config *deq, enum gradient_kind gradient)
+{
+  struct damped t = {1, 1, 1};
+  if (gradient == GRADIENT_UNROLL) /* z1 = f(0) */
+    t = (struct damped){deq->unroll_iterations, 1, deq->unroll_damping};
+  if (gradient == GRADIENT_PHANTOM)
+    t = (struct damped){deq->phantom_steps, deq->phantom_damping, deq->phantom_damping};
+  return t;
+}
+
+static bool at_fixed_point(enum gradient_kind gradient)
+{
+  return gradient == GRADIENT_IFT || gradient == GRADIENT_SHINE;
+}
+
+/* ---- before and behind f ---- */
+
+/* Draws the batch's masks, and drops embeddings. */
+static void drop(struct network *net, const struct batch *b)
+{
+  const struct backend *be = net->m->be;
+  int64_t D = net->m->dims.D, M = b->rows * net->length;
+  net->dropped = b->dropout && net->m->config.dropout > 0 ? &net->masks : NULL;
+  if (!net->dropped)
+    return;
+  dropout_masks_draw(net->m, b->rows, *b->dropout, &net->masks);
+  be->dropout_mask(be->st, b->rows, net->length * D, net->m->config.dropout, *b->dropout, 0,
+                   net->keep);
+  be->axpby(be->st, M * D, 1, net->e, 0, net->fb);
+  be->fill(be->st, M * D, 0, net->e);
+  be->residual_fwd(be->st, M, 1, D, net->e, net->fb, NULL, net->keep, net->e);
+}
+
+/* Adds to the embeddings' gradient, from the cotangent of e in net->eb. */
+static void embed_vjp(struct network *net, int64_t M, const struct parameter_set *g)
+{
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  const DEVICE real *eb = net->eb;
+  if (net->dropped) {
+    be->fill(be->st, M * d->D, 0, net->fb);
+    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, NULL, net->fb);
+    eb = net->fb;
+  }
+  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, eb, g->embedding);
+}
+
+/* The loss at the output z, weighed by w, into r; with g its cotangent into net->zb. */
+static enum status output(const struct learning *l, const DEVICE real *z, double w, bool last)
+{
+  struct network *net = l->net;
+  const struct backend *be = net->m->be;
+  const struct model_dims *d = &net->m->dims;
+  int64_t M = l->b->rows * net->length;
+  double scale = l->total ? w / (double)l->total : 0;
+  struct network_result r = {0};
+  TRY(output_fwd(net, l->p, l->b, z, &r));
+  l->r->objective += scale * r.loss_sum;
+  if (last) {
+    l->r->loss_sum = r.loss_sum, l->r->losses = r.losses;
+    l->r->labels = r.labels, l->r->correct = r.correct, l->r->best = r.best;
+  }
+  if (!l->g)
+    return OK;
+  be->fill(be->st, M * d->V, 0, net->logitsb);
+  be->fill(be->st, M * d->D, 0, net->zb);
+  be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse, (real)scale,
+                        net->logitsb);
+  be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, net->zb, l->g->head, NULL);
+  return OK;
+}
+
+/* ---- implicit models ---- */
+
+/* Whether the forward solve's inverse is wanted. */
+static bool uses_inverse(const struct deq_config *deq, enum gradient_kind gradient)
+{
+  return gradient == GRADIENT_SHINE || (gradient == GRADIENT_IFT && deq->guess_shine);
+}
+
+/* v of (I - df/dz)' v = net->zb, or what stands for it, into net->zb. */
+static enum status adjoint(const struct learning *l, enum gradient_kind gradient,
+                           const struct fp_inverse *inverse)
+{
+  struct network *net = l->net;
+  const struct backend *be = net->m->be;
+  int64_t n = l->b->rows * net->length * net->m->dims.D;
+  if (uses_inverse(net->deq, gradient))
+    TRY(net->solver->transpose(be, inverse, net->deq->shine_limit, net->zb, net->fb,
+                               &l->r->fallbacks));
+  else
+    be->axpby(be->st, n, 1, net->zb, 0, net->fb);
+  if (gradient == GRADIENT_IFT)
+    TRY(adjoint_solve(net, l->p, l->b->rows, &net->deq->backward, &l->r->backward));
+  be->axpby(be->st, n, 1, net->fb, 0, net->zb);
+  return OK;
+}
+
+/* One iterate: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back. */
+static enum status learn_iterate(const struct learning *l, enum gradient_kind gradient, double w,
+                                 bool last, const DEVICE real *from,
+                                 const struct fp_inverse *inverse)
+{
+  struct network *net = l->net;
+  const struct backend *be = net->m->be;
+  int64_t rows = l->b->rows;
+  struct damped t = damped_of(net->deq, gradient);
+  bool zero = gradient == GRADIENT_UNROLL;
+  if (from)
+    be->axpby(be->st, rows * net->length * net->m->dims.D, 1, from, 0, net->z[0]);
+  TRY(trajectory_fwd(net, l->p, rows, t.steps, zero, t.first, t.damping));
+  /* at a fixed point the activations are those of z[0], which is the output */
+  TRY(output(l, at_fixed_point(gradient) ? net->z[0] : net->z[t.steps], w, last));
+  if (!l->g)
+    return OK;
+  if (at_fixed_point(gradient))
+    TRY(adjoint(l, gradient, inverse));
+  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, l->g);
+}
+
+/* Of iterate k of n. */
+static double correction_weight(const struct correction_config *c, int64_t k, int64_t n)
+{
+  double behind = (double)(n - 1 - k);
+  if (c->weights == CORRECTION_EXPONENTIAL)
+    return pow(c->gamma, behind);
+  return c->weights == CORRECTION_LINEAR ? 1 - c->gamma * behind / (double)n : 1;
+}
+
+static enum status learn_implicit(const struct learning *l, enum gradient_kind gradient)
+{
+  struct network *net = l->net;
+  const struct sequence_model *m = net->m;
+  const struct backend *be = m->be;
+  const struct deq_config *deq = net->deq;
+  int64_t rows = l->b->rows, M = rows * net->length;
+  bool solve = gradient != GRADIENT_UNROLL;
+  struct fp_inverse inverse;
+  struct solve_record record = {1, uses_inverse(deq, gradient) ? &inverse : NULL};
+  record.states = solve ? correction_states(deq) : 1;
+  inject_fwd(m, l->p, M, net->e, net->er, net->en, net->u);
+  be->fill(be->st, M * m->dims.D, 0, net->z[0]);
+  if (solve)
+    TRY(implicit_solve(net, l->p, rows, &deq->forward, &record, &l->r->forward));
+  if (l->g) {
+    be->fill(be->st, M * m->dims.d_in_proj, 0, net->ub);
+    be->fill(be->st, M * m->dims.D, 0, net->eb);
+  }
+  for (int64_t k = 0; k < record.states; k++) {
+    bool last = k + 1 == record.states;
+    enum gradient_kind of_k = last || gradient == GRADIENT_JFB ? gradient : GRADIENT_PHANTOM;
+    TRY(learn_iterate(l, of_k, correction_weight(&deq->correction, k, record.states), last,
+                      record.states > 1 ? net->states[k] : NULL, &inverse));
+  }
+  const DEVICE real *z = solve ? net->z[0] : net->z[damped_of(deq, gradient).steps];
+  TRY(regularise(net, l->p, l->b, l->labels, z, l->g, l->r));
+  return l->g ? inject_vjp(m, l->p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb,
+                           l->g)
+              : OK;
+}
+
+/* ---- explicit models ---- */
+
+static enum status learn_explicit(const struct learning *l)
+{
+  struct network *net = l->net;
+  const struct backend *be = net->m->be;
+  int64_t rows = l->b->rows, n = rows * net->length * net->m->dims.D;
+  struct span s = whole_span(net, rows);
+  be->axpby(be->st, n, 1, net->e, 0, net->z[0]);
+  TRY(trajectory_fwd(net, l->p, rows, 1, false, 1, 1));
+  TRY(output(l, net->z[1], 1, true));
+  if (!l->g)
+    return OK;
+  be->fill(be->st, n, 0, net->eb);
+  return block_vjp(net->m, l->p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, l->g);
+}
+
+static int64_t labels_that_count(const struct batch *b, int64_t M)
+{
+  int64_t count = 0;
+  for (int64_t i = 0; i < M; i++)
+    count += b->labels[i] != IGNORED_LABEL;
+  return count;
+}
+
+enum status network_learn(struct network *net, const struct parameter_set *p,
+                          enum gradient_kind gradient, const struct batch *b,
+                          const struct parameter_set *g, struct network_result *r)
+{
+  const struct sequence_model *m = net->m;
+  const struct scratch free = net->scratch;
+  int64_t M = b->rows * net->length;
+  struct learning l = {.net = net, .p = p, .g = g, .b = b, .r = r};
+  *r = (struct network_result){.forward.exit = net->host_exit, .jacobian = -1};
+  CHECK(net->learn && b->labels);
+  l.labels = labels_that_count(b, M);
+  l.total = b->labels_total ? b->labels_total : l.labels;
+  TRY(upload_batch(net, b));
+  embed_fwd(m, p, M, net->tokens, net->e);
+  drop(net, b);
+  enum status s =
+      m->config.kind == MODEL_IMPLICIT ? learn_implicit(&l, gradient) : learn_explicit(&l);
+  net->scratch = free;
+  TRY(s);
+  if (!g)
+    return OK;
+  embed_vjp(net, M, g);
+  gradients_derive(m, p, g);
+  return m->be->sync(m->be->st);
+}
