@@ -9,6 +9,7 @@
  * the word behind const, DEVICE and struct is cut in further rounds. */
 #include "core/backend.h"
 #include "core/profile.h"
+#include "core/profile_work.h"
 #include "core/progress.h"
 
 #if REAL_BITS == 32
@@ -94,11 +95,19 @@ static const struct backend *real_backend(stream st)
   return p->real->PORT;
 }
 
-static void record(stream st, enum profile_operation operation, double began)
+struct work {
+  double flops, reals;
+};
+#define WORK(flops, reals) \
+  (struct work) { (double)(flops), (double)(reals) }
+
+static void record(stream st, enum profile_operation operation, double began, struct work w)
 {
   struct profile_row *row = &((struct profile *)st)->row[operation];
   row->calls++;
   row->seconds += monotonic_seconds() - began;
+  row->flops += w.flops;
+  row->bytes += w.reals * sizeof(real);
 }
 
 /* DEVICE, which is empty, must be a word to be cut out: one that says nothing of a parameter */
@@ -108,42 +117,19 @@ static void record(stream st, enum profile_operation operation, double began)
 #endif
 #undef DEVICE
 #define DEVICE register
-#define OPERATION(name, ...)                       \
-  static void timed_##name(stream st, __VA_ARGS__) \
-  {                                                \
-    const struct backend *be = real_backend(st);   \
-    double began = monotonic_seconds();            \
-    be->name(be->st, NAMES(__VA_ARGS__));          \
-    record(st, PROFILE_##name, began);             \
+#define OPERATION(name, ...)                        \
+  static void timed_##name(stream st, __VA_ARGS__)  \
+  {                                                 \
+    const struct backend *be = real_backend(st);    \
+    double began = monotonic_seconds();             \
+    be->name(be->st, NAMES(__VA_ARGS__));           \
+    record(st, PROFILE_##name, began, WORK_##name); \
   }
 #include "core/operations.def"
 #undef OPERATION
 #undef DEVICE
 #define DEVICE
 #pragma GCC diagnostic pop
-
-static void count(stream st, enum profile_operation operation, int products, int64_t M, int64_t K,
-                  int64_t N)
-{
-  ((struct profile *)st)->row[operation].flops +=
-      2.0 * products * (double)M * (double)K * (double)N;
-}
-
-static void counted_linear_fwd(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
-                               const DEVICE real *W, const DEVICE real *b, real beta,
-                               DEVICE real *y)
-{
-  timed_linear_fwd(st, M, K, N, x, W, b, beta, y);
-  count(st, PROFILE_linear_fwd, 1, M, K, N);
-}
-
-static void counted_linear_vjp(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
-                               const DEVICE real *W, const DEVICE real *yb, DEVICE real *xb,
-                               DEVICE real *Wb, DEVICE real *bb)
-{
-  timed_linear_vjp(st, M, K, N, x, W, yb, xb, Wb, bb);
-  count(st, PROFILE_linear_vjp, (xb != NULL) + (Wb != NULL), M, K, N);
-}
 
 static enum status upload(stream st, size_t bytes, const void *host, DEVICE void *dev)
 {
@@ -174,7 +160,5 @@ void NAME(profile_backend)(struct profile *p, struct backend *out)
 #include "core/operations.def"
 #undef OPERATION
   };
-  out->linear_fwd = counted_linear_fwd;
-  out->linear_vjp = counted_linear_vjp;
 }
 #endif

@@ -1,5 +1,5 @@
-/* profile.h: a backend that measures the one it stands for: calls, seconds and floating-point
- * operations of every operation of operations.def.  For backends whose operations are done when
+/* profile.h: a backend that measures the one it stands for: calls, seconds, arithmetic and
+ * traffic of every operation of operations.def.  For backends whose operations are done when
  * they return (the CPU); its own cost is two looks at the clock a call. */
 #ifndef CORE_PROFILE_H
 #define CORE_PROFILE_H
@@ -15,7 +15,7 @@ enum profile_operation {
 struct profile_row {
   int64_t calls;
   double seconds;
-  double flops; /* of the matrix products of linear_*; 0 for all others: not counted */
+  double flops, bytes; /* as core/profile_work.h counts them */
 };
 
 struct profile {

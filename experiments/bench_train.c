@@ -40,30 +40,30 @@ static void print_profile(const struct profile *p, const struct train_timing *t,
                           const struct bench_limits *limits)
 {
   struct share share[PROFILE_OPERATIONS];
-  double all = 0, flops = 0, steps = (double)t->steps;
+  double all = 0, steps = (double)t->steps;
+  double products = p->row[PROFILE_linear_fwd].flops + p->row[PROFILE_linear_vjp].flops;
   for (int i = 0; i < PROFILE_OPERATIONS; i++) {
     share[i] = (struct share){i, p->row[i].seconds};
     all += p->row[i].seconds;
-    flops += p->row[i].flops;
   }
   qsort(share, PROFILE_OPERATIONS, sizeof *share, longest_first);
-  (void)printf("  %-20s %10s %10s %10s %7s %9s %8s\n", "operation", "calls/step", "us/call",
-               "ms/step", "share", "GFLOP/s", "of sgemm");
+  (void)printf("  %-18s %10s %9s %8s %6s %8s %8s %7s %8s\n", "operation", "calls/step", "us/call",
+               "ms/step", "share", "GFLOP/s", "of gemm", "GB/s", "of copy");
   for (int i = 0; i < PROFILE_OPERATIONS && share[i].seconds > 0; i++) {
     const struct profile_row *r = &p->row[share[i].operation];
-    double speed = r->flops / r->seconds;
-    (void)printf("  %-20s %10.1f %10.1f %10.3f %6.1f%%", profile_name(share[i].operation),
-                 (double)r->calls / steps, r->seconds / (double)r->calls * 1e6,
-                 r->seconds / steps * 1e3, 100 * r->seconds / t->total_seconds);
-    if (r->flops > 0)
-      (void)printf(" %9.1f %7.1f%%", speed * 1e-9, 100 * speed / limits->flops_per_second);
-    (void)printf("\n");
+    double speed = r->flops / r->seconds, traffic = r->bytes / r->seconds;
+    (void)printf("  %-18s %10.1f %9.1f %8.3f %5.1f%% %8.1f %7.1f%% %7.1f %7.1f%%\n",
+                 profile_name(share[i].operation), (double)r->calls / steps,
+                 r->seconds / (double)r->calls * 1e6, r->seconds / steps * 1e3,
+                 100 * r->seconds / t->total_seconds, speed * 1e-9,
+                 100 * speed / limits->flops_per_second, traffic * 1e-9,
+                 100 * traffic / limits->bytes_per_second);
   }
-  (void)printf("  %-20s %10s %10s %10.3f %6.1f%%\n", "outside operations", "", "",
+  (void)printf("  %-18s %10s %9s %8.3f %5.1f%%\n", "outside operations", "", "",
                (t->total_seconds - all) / steps * 1e3, 100 * (1 - all / t->total_seconds));
   (void)printf("  the step's linear products alone: %.1f GFLOP/s, %.1f%% of the sgemm limit\n",
-               flops / t->total_seconds * 1e-9,
-               100 * flops / t->total_seconds / limits->flops_per_second);
+               products / t->total_seconds * 1e-9,
+               100 * products / t->total_seconds / limits->flops_per_second);
 }
 
 /* ---- the peer ---- */
