@@ -340,7 +340,7 @@ static enum status loss_figure(struct plot *p, const struct compared_section *s,
   if (high > 10 * low)
     plot_line(p, "set logscale y; set format y '10^{%%T}'");
   plot_line(p, "set xlabel '%s';  set ylabel '%s'", xlabel,
-            compared_is_text(s) ? "training loss (bits a byte)" : "training loss (nats a token)");
+            compared_is_text(s) ? "training loss (bits per byte)" : "training loss (nats a token)");
   count_ticks(p, curve_end(s, column));
   plot_line(p, "plot \\");
   for (int bold = 0; bold < 2; bold++)
@@ -942,7 +942,7 @@ const struct compared_figure compared_figures[] = {
     {"accuracy", "By length, token by token",
      "Sequential mode: every token is solved before the next one. Bold: median over the seeds; "
      "thin: each seed; band: 95 % confidence interval over sequences; dashed: training length; "
-     "dotted: guessing.",
+     "dotted: guessing, where that is known.",
      always, accuracy},
     {"accuracy_simultaneous", "By length, all tokens at once",
      "Simultaneous mode: one fixed point over the whole sequence. Explicit models have one mode "

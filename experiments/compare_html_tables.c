@@ -192,7 +192,7 @@ static void length_tables(FILE *out, const struct compared_section *s)
       {"Loss (nats a token)", of_loss, NULL, NULL},
   };
   const struct measure judged = {m.higher_is_better ? "Accuracy over the last 10 tokens"
-                                                    : "Bits a byte",
+                                                    : "Bits per byte",
                                  m.value, m.low, m.high};
   length_table(out, s, &judged);
   if (m.higher_is_better)

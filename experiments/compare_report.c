@@ -31,8 +31,8 @@ struct compared_metric compared_metric_of(const struct compared_section *s)
 {
   const struct config *c = &s->run[0].config;
   if (compared_is_text(s))
-    return (struct compared_metric){"bits a byte", "bits a byte", false,  (double)NAN,
-                                    of_score,      unknown,       unknown};
+    return (struct compared_metric){"bits per byte", "bits per byte", false,  (double)NAN,
+                                    of_score,        unknown,         unknown};
   return (struct compared_metric){"accuracy over the last 10 tokens",
                                   "accuracy, last 10 tokens",
                                   true,

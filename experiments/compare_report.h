@@ -5,7 +5,7 @@
 
 struct plot;
 
-/* What a section is judged by: accuracy over the last 10 tokens, or bits a byte of a text.  Its
+/* What a section is judged by: accuracy over the last 10 tokens, or bits per byte of a text.  Its
  * functions are of_row's (compare_values.h); low and high are the ends of the 95 % confidence
  * interval, NaN where there is none. */
 struct compared_metric {

@@ -332,7 +332,48 @@ static void the_words_follow_the_numbers(void **state)
   check_words(s, "The fixed point loses 0.6600.");
   check_words(s, "the best of 3 explicit models, “explicit, 2 layers”");
   /* 62.5 s against 19.5 s */
-  check_words(s, "3.2 times the time of training");
+  check_words(s, "3.2 times the time of training, ");
+  check_words(s, "as many tokens of training");
+  sample_comparison_free(&c);
+}
+
+static void a_seed_that_differs_is_mentioned(void **state)
+{
+  (void)state;
+  struct comparison c;
+  sample_comparison_make(&c, 1, 3, "implicit");
+  struct compared_section *s = &c.section[0];
+  for (int g = 1; g < 4; g++)
+    set_scores(&s->group[g], 0.2, 0.15, 0.25);
+  set_scores(&s->group[0], 0.9, 0.85, 0.95);
+  check_words(s, "0.9000 (95 % interval 0.850 to 0.950; 3 seeds from 0.9000 to 0.9000)");
+  check_words(s, "The fixed point buys 0.7000.");
+  s->run[1].evaluation.row[MODE_SEQUENTIAL][s->lengths_count - 1].accuracy_last10 = 0.1;
+  check_words(s, "3 seeds from 0.1000 to 0.9000");
+  check_words(s, "The fixed point buys 0.7000, though some seeds do not show it.");
+  sample_comparison_free(&c);
+}
+
+static void texts_are_judged_by_bits_per_byte(void **state)
+{
+  (void)state;
+  struct comparison c;
+  bool drawn;
+  sample_comparison_make(&c, 1, 1, "implicit");
+  struct compared_section *s = &c.section[0];
+  for (int64_t r = 0; r < s->runs; r++) {
+    s->run[r].config.data.task = s->run[r].evaluation.task = TASK_TEXT;
+    s->run[r].evaluation.row[MODE_SEQUENTIAL][s->lengths_count - 1].loss =
+        (r == 0 ? 2 : 2.5) * 0.6931471805599453;
+  }
+  check_words(s, "a loss in bits per byte of 2.0000");
+  check_words(s, "The fixed point buys 0.5000 bits.");
+  check_ok(compare_figures(&c, scratch("figures"), &drawn));
+  char *text = written_page(&c);
+  check_well_formed(text);
+  assert_non_null(strstr(text, "Bits per byte"));
+  assert_null(strstr(text, "Accuracy over the last"));
+  free(text);
   sample_comparison_free(&c);
 }
 
@@ -350,6 +391,8 @@ int main(void)
       TEST(a_figure_shows_medians_intervals_and_seeds),
       TEST(figures_that_do_not_apply_are_not_shown),
       TEST(the_words_follow_the_numbers),
+      TEST(a_seed_that_differs_is_mentioned),
+      TEST(texts_are_judged_by_bits_per_byte),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
