@@ -19,6 +19,7 @@ BITS_f64 := 64
 BITS_c64 := 128
 CFLAGS_c64 = -O1 -Wno-maybe-uninitialized
 
+, := ,
 # as many jobs as there are cores, unless the user said how many
 ifeq ($(MAKELEVEL)$(filter -j%,$(MAKEFLAGS)),0)
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
@@ -39,10 +40,11 @@ CFLAGS_ALL := $(LANGUAGE) $(OPTIMISE) -g1 -fopenmp -ffp-contract=off \
               -fno-trapping-math -fno-math-errno $(WARNINGS) -Wno-unknown-pragmas -MMD -MP \
               $(SANITIZE) $(CFLAGS)
 LDLIBS_ALL := -lyaml -ljansson $(BLAS_LIBS) -lm -ldl $(LDLIBS)
-comma := ,
 # core/parallel.c
-WRAPPED := $(if $(filter Linux,$(shell uname -s)),-Wl$(comma)--wrap=GOMP_parallel)
-LDFLAGS_ALL := -fopenmp $(WRAPPED) $(SANITIZE) $(LDFLAGS)
+WRAPPED := $(if $(filter Linux,$(shell uname -s)),-Wl$(,)--wrap=GOMP_parallel)
+# libraries that lie in lib/ beside a program are taken: those of an unpacked bundle
+ORIGIN := $(if $(filter Linux,$(shell uname -s)),-Wl$(,)--disable-new-dtags$(,)-rpath$(,)'$$ORIGIN/lib:$$ORIGIN/../lib')
+LDFLAGS_ALL := -fopenmp $(WRAPPED) $(SANITIZE) $(ORIGIN) $(LDFLAGS)
 
 # core/ files that know a precision include a header that makes names by it; the rest is compiled once
 NUMERIC_HEADERS := $(shell grep -lw NAME core/*.h)
@@ -289,6 +291,24 @@ $(BUILD)/libdeqmamba_emulated.so: $(call plugin_objects,$(BUILD)/obj/emulated) \
                                   $(BUILD)/obj/emulated/plain/tests/emulation/emulation.o
 	@echo "  link $@"
 	@$(CXX) -shared -o $@.tmp $^ -Wl,-z,defs $(BLAS_LIBS) -lm && mv $@.tmp $@
+
+.PHONY: gpu-test gpu-bench gpu-bundle
+gpu-test: cuda $(BUILD)/tests/test_cuda $(PROGRAMS) ## on a machine with a GPU: every operation, models, training, CPU against GPU
+	tests/gpu/run test $(BUILD)
+gpu-bench: cuda $(BUILD)/bench ## on a machine with a GPU: operations beside its limits, training tokens/s, as JSON
+	tests/gpu/run bench $(BUILD)
+# for a machine with CUDA, but without our libraries: tar xf it there, then deqmamba/run test
+BUNDLE := $(BUILD)/bundle/deqmamba
+gpu-bundle: cuda $(BUILD)/tests/test_cuda $(PROGRAMS) ## all of that in one archive, with the libraries that it needs beside CUDA's
+	@rm -rf $(BUNDLE) && mkdir -p $(BUNDLE)/tests $(BUNDLE)/lib
+	@cp $(PROGRAMS) $(BUILD)/libdeqmamba_cuda.so tests/gpu/run $(BUNDLE)/
+	@cp $(BUILD)/tests/test_cuda $(BUNDLE)/tests/ && cp -R configs $(BUNDLE)/
+	@strip $(PROGRAMS:$(BUILD)/%=$(BUNDLE)/%) $(BUNDLE)/tests/test_cuda
+	@ldd $(PROGRAMS) $(BUILD)/tests/test_cuda | awk '$$2 == "=>" && $$3 ~ /^\// && \
+	  $$1 !~ /^(libc|libm|libdl|librt|libpthread|ld-linux.*)\.so/ { print $$3 }' | sort -u | \
+	  xargs -I{} cp -L {} $(BUNDLE)/lib/
+	@tar -C $(BUILD)/bundle -czf $(BUILD)/deqmamba-gpu.tar.gz deqmamba
+	@ls -l $(BUILD)/deqmamba-gpu.tar.gz | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1e6; exit $$5 > 60e6 }'
 
 # ---- housekeeping ----
 

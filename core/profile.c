@@ -103,7 +103,11 @@ struct work {
 
 static void record(stream st, enum profile_operation operation, double began, struct work w)
 {
-  struct profile_row *row = &((struct profile *)st)->row[operation];
+  struct profile *p = st;
+  struct profile_row *row = &p->row[operation];
+  const struct backend *be = real_backend(st);
+  if (be->st && p->failed == OK)
+    p->failed = be->sync(be->st);
   row->calls++;
   row->seconds += monotonic_seconds() - began;
   row->flops += w.flops;
@@ -134,24 +138,29 @@ static void record(stream st, enum profile_operation operation, double began, st
 static enum status upload(stream st, size_t bytes, const void *host, DEVICE void *dev)
 {
   const struct backend *be = real_backend(st);
+  TRY(((struct profile *)st)->failed);
   return be->upload(be->st, bytes, host, dev);
 }
 
 static enum status download(stream st, size_t bytes, const DEVICE void *dev, void *host)
 {
   const struct backend *be = real_backend(st);
+  TRY(((struct profile *)st)->failed);
   return be->download(be->st, bytes, dev, host);
 }
 
 static enum status sync(stream st)
 {
   const struct backend *be = real_backend(st);
+  TRY(((struct profile *)st)->failed);
   return be->sync(be->st);
 }
 
 void NAME(profile_backend)(struct profile *p, struct backend *out)
 {
   const struct backend *be = p->real->PORT;
+  p->device = be->st;
+  p->failed = OK;
   *out = (struct backend)
   {
     .name = be->name, .st = p, .dense = be->dense, .memory_alloc = be->memory_alloc,

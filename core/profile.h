@@ -1,6 +1,6 @@
 /* profile.h: a backend that measures the one it stands for: calls, seconds, arithmetic and
- * traffic of every operation of operations.def.  For backends whose operations are done when
- * they return (the CPU); its own cost is two looks at the clock a call. */
+ * traffic of every operation of operations.def.  Its own cost is two looks at the clock a call; of
+ * a GPU's operations, which are not done when they return, it waits for each. */
 #ifndef CORE_PROFILE_H
 #define CORE_PROFILE_H
 #include "core/run.h"
@@ -19,6 +19,8 @@ struct profile_row {
 };
 
 struct profile {
+  void *device;       /* first: a stream that points here is the device's (kernels/device_cuda.h) */
+  enum status failed; /* of the first operation that did, if one did */
   struct profile_row row[PROFILE_OPERATIONS];
   const struct runtime *real; /* whose backends do the work */
 };

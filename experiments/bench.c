@@ -56,15 +56,16 @@ static const struct bench_subject *subject_of(const char *name)
 
 static json_t *number(double x) { return x - x == 0 ? json_real(x) : json_null(); }
 
-static json_t *machine(void)
+static json_t *machine(const char *device)
 {
   json_t *m = json_object();
+  (void)json_object_set_new(m, "device", json_string(device));
   (void)json_object_set_new(m, "threads", json_integer(omp_get_max_threads()));
   (void)json_object_set_new(m, "blas", json_string(blas_describe()));
   return m;
 }
 
-static enum status write_json(const struct bench_results *r, const char *path)
+static enum status write_json(const struct bench_results *r, const char *device, const char *path)
 {
   json_t *root = json_object(), *list = json_array();
   for (const struct bench_result *b = r->result; b < r->result + r->count; b++) {
@@ -78,7 +79,7 @@ static enum status write_json(const struct bench_results *r, const char *path)
     (void)json_object_set_new(o, "peer", number(b->peer));
     (void)json_array_append_new(list, o);
   }
-  (void)json_object_set_new(root, "machine", machine());
+  (void)json_object_set_new(root, "machine", machine(device));
   (void)json_object_set_new(root, "results", list);
   return json_file_write(root, 0, path);
 }
@@ -102,14 +103,15 @@ static enum status measure(const struct bench_subject *subject, struct request *
   a->q.rt = &rt;
   a->q.jacobian = &jacobian;
   a->q.config = &a->config;
-  s = subject->run == bench_kernels || a->q.profile ? bench_measure_limits(&results, &a->q.limits)
-                                                    : OK;
+  s = subject->run == bench_kernels || a->q.profile
+          ? bench_measure_limits(&a->q, &results, &a->q.limits)
+          : OK;
   if (s == OK)
     s = subject->run(&a->q, &results);
   if (s == OK && a->against)
     s = bench_against(&results, a->against);
   if (s == OK && a->json)
-    s = write_json(&results, a->json);
+    s = write_json(&results, rt.device, a->json);
   free(results.result);
   return s;
 }

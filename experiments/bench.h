@@ -30,8 +30,12 @@ double bench_seconds(void); /* monotonic */
 struct bench_limits {
   double flops_per_second, bytes_per_second;
 };
-/* Adds both limits, and prints them (bench_limits.c). */
-MUST_USE enum status bench_measure_limits(struct bench_results *r, struct bench_limits *limits);
+struct bench_request;
+/* Adds both limits of the request's device, and prints them (bench_limits.c). */
+MUST_USE enum status bench_measure_limits(const struct bench_request *q, struct bench_results *r,
+                                          struct bench_limits *limits);
+/* Whether the request's device is a GPU. */
+bool bench_on_gpu(const struct bench_request *q);
 
 /* Runs `script` of this directory with python: it prints a JSON object that names its `version`;
  * answer[i] becomes the median of the list name[i].  A script or package that is missing leaves

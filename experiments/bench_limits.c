@@ -1,4 +1,5 @@
 /* bench_limits.c: what this machine can do at best: matrix products, and moving memory. */
+#include "core/device_limits.h"
 #include "experiments/bench.h"
 #include <cblas.h>
 #include <math.h>
@@ -53,8 +54,35 @@ static enum status measure(int threads, float *from, float *to, struct bench_res
   return OK;
 }
 
-enum status bench_measure_limits(struct bench_results *r, struct bench_limits *limits)
+bool bench_on_gpu(const struct bench_request *q) { return strncmp(q->rt->device, "cuda", 4) == 0; }
+
+/* A GPU's, through its backend. */
+static enum status device_limits(const struct bench_request *q, struct bench_results *r,
+                                 struct bench_limits *limits)
 {
+  enum { MIB = 512, ORDER = 8192, EMULATED = 64 };
+  struct device_limits d;
+  double flops[LIMIT_RUNS], bytes[LIMIT_RUNS];
+  char name[64];
+  bool emulated = strstr(q->rt->device, "emulated") != NULL;
+  int mib = emulated ? 1 : MIB, order = emulated ? EMULATED : ORDER;
+  TRY(q->config->dtype == DTYPE_F32 ? device_limits_f32(q->rt->f32, mib, order, &d)
+                                    : device_limits_f64(q->rt->f64, mib, order, &d));
+  for (int i = 0; i < LIMIT_RUNS; i++)
+    flops[i] = d.flops_per_second[i] * 1e-9, bytes[i] = d.bytes_per_second[i] * 1e-9;
+  (void)snprintf(name, sizeof name, "limit product of order %d, %s", order,
+                 dtype_name(q->config->dtype));
+  TRY(bench_add(r, name, "GFLOP/s", LIMIT_RUNS, flops, (double)NAN, (double)NAN));
+  TRY(bench_add(r, "limit copy", "GB/s", LIMIT_RUNS, bytes, (double)NAN, (double)NAN));
+  *limits = (struct bench_limits){flops[LIMIT_RUNS - 1] * 1e9, bytes[LIMIT_RUNS - 1] * 1e9};
+  return OK;
+}
+
+enum status bench_measure_limits(const struct bench_request *q, struct bench_results *r,
+                                 struct bench_limits *limits)
+{
+  if (bench_on_gpu(q))
+    return device_limits(q, r, limits);
   int threads = omp_get_max_threads();
   size_t out = (size_t)threads * SIDE * SIDE > COPIED ? (size_t)threads * SIDE * SIDE : COPIED;
   float *from = malloc(COPIED * sizeof *from), *to = malloc(out * sizeof *to);

@@ -123,7 +123,7 @@ static enum status measure_phase(const struct bench_request *q, const struct con
   TRY(train_timed(&c, q->rt, &t));
   struct bench_limits limits = q->limits, after;
   struct bench_results again = {0}; /* printed, not recorded: the names are taken */
-  enum status s = bench_measure_limits(&again, &after);
+  enum status s = bench_measure_limits(q, &again, &after);
   free(again.result);
   TRY(s);
   double change = after.flops_per_second / limits.flops_per_second;
@@ -154,6 +154,16 @@ enum status bench_train(const struct bench_request *q, struct bench_results *r)
 
 /* ---- bench kernels ---- */
 
+/* Microseconds that a call takes at least: the longer of its traffic's and its arithmetic's times.
+ */
+static double ideal_of(const struct bench_request *q, const struct profile_row *row)
+{
+  double arithmetic = row->flops / q->limits.flops_per_second;
+  double traffic = row->bytes / q->limits.bytes_per_second;
+  double least = (arithmetic > traffic ? arithmetic : traffic) / (double)row->calls * 1e6;
+  return least > 0 ? least : (double)NAN;
+}
+
 enum status bench_kernels(const struct bench_request *q, struct bench_results *r)
 {
   struct config c = of_phase(q->config, 1);
@@ -172,10 +182,8 @@ enum status bench_kernels(const struct bench_request *q, struct bench_results *r
     char name[NAME_SIZE];
     if (!p.row[k].calls)
       continue;
-    double ideal = p.row[k].flops / (double)p.row[k].calls / q->limits.flops_per_second * 1e6;
     (void)snprintf(name, sizeof name, "kernels %.40s %s", c.name, profile_name(k));
-    TRY(bench_add(r, name, "us/call", REPETITIONS, call[k], ideal > 0 ? ideal : (double)NAN,
-                  (double)NAN));
+    TRY(bench_add(r, name, "us/call", REPETITIONS, call[k], ideal_of(q, &p.row[k]), (double)NAN));
   }
   return OK;
 }

@@ -36,25 +36,25 @@ extern "C" void check_failed(const char *file, int line, const char *cond)
 
 extern "C" void device_note(stream st, const char *call, const char *why)
 {
-  struct device *d = (struct device *)st;
+  struct device *d = device_of(st);
   d->last = call;
   if (why && !*d->failure)
     (void)snprintf(d->failure, sizeof d->failure, "%s: %s", call, why);
 }
 
-extern "C" cudaStream_t launch_queue(stream st) { return ((struct device *)st)->queue; }
+extern "C" cudaStream_t launch_queue(stream st) { return device_of(st)->queue; }
 
 extern "C" void launch_check(stream st, const char *kernel, const char *file, int line)
 {
   cudaError_t e = cudaGetLastError();
   char where[256];
   if (e == cudaSuccess) {
-    ((struct device *)st)->last = kernel;
+    device_of(st)->last = kernel;
     return;
   }
   (void)snprintf(where, sizeof where, "%s (%s:%d)", kernel, file, line);
   device_note(st, where, cudaGetErrorString(e));
-  ((struct device *)st)->last = kernel;
+  device_of(st)->last = kernel;
 }
 
 static enum status failed(struct device *d, cudaError_t e, const char *doing)
@@ -94,7 +94,7 @@ extern "C" void device_free(void *p) { (void)cudaFree(p); }
 /* The host's memory is pageable: the call returns when it has been read. */
 extern "C" enum status device_upload(stream st, size_t bytes, const void *from, void *dev)
 {
-  struct device *d = (struct device *)st;
+  struct device *d = device_of(st);
   cudaError_t e = cudaSuccess;
   if (bytes)
     e = cudaMemcpyAsync(dev, from, bytes, cudaMemcpyHostToDevice, d->queue);
@@ -103,7 +103,7 @@ extern "C" enum status device_upload(stream st, size_t bytes, const void *from, 
 
 extern "C" enum status device_download(stream st, size_t bytes, const void *dev, void *to)
 {
-  struct device *d = (struct device *)st;
+  struct device *d = device_of(st);
   cudaError_t e = cudaSuccess;
   if (bytes)
     e = cudaMemcpyAsync(to, dev, bytes, cudaMemcpyDeviceToHost, d->queue);
@@ -114,7 +114,7 @@ extern "C" enum status device_download(stream st, size_t bytes, const void *dev,
 
 extern "C" enum status device_sync(stream st)
 {
-  struct device *d = (struct device *)st;
+  struct device *d = device_of(st);
   return failed(d, cudaStreamSynchronize(d->queue), "sync");
 }
 
@@ -175,6 +175,7 @@ EXPORTED enum status deqmamba_plugin_open(const struct plugin_host *from, enum p
 {
   static struct device d;
   host = *from;
+  d.self = &d;
   d.matmul = matmul;
   if (!d.queue)
     TRY(open_device(&d));

@@ -1,4 +1,5 @@
-/* device_cuda.h: the GPU that the plug-in works on; a `stream` of its backends points to one. */
+/* device_cuda.h: the GPU that the plug-in works on.  A `stream` of its backends points to a pointer
+ * to one: to the device's own, or to that of what measures a backend (core/profile.h). */
 #ifndef KERNELS_DEVICE_CUDA_H
 #define KERNELS_DEVICE_CUDA_H
 #include "core/status.h"
@@ -7,6 +8,7 @@
 #include <cusolverDn.h>
 
 struct device {
+  struct device *self;
   cudaStream_t queue;
   cublasHandle_t blas;
   cusolverDnHandle_t solver;
@@ -15,6 +17,8 @@ struct device {
   char failure[512]; /* the first that could not be started since the last sync; "": none */
   char name[320];
 };
+
+static inline struct device *device_of(stream st) { return *(struct device **)st; }
 
 extern "C" {
 /* Memory, copies and errors: members of struct backend. */

@@ -34,7 +34,7 @@ static cublasComputeType_t arithmetic(const struct device *d)
 void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
           int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc)
 {
-  struct device *d = (struct device *)st;
+  struct device *d = device_of(st);
   if (m == 0 || n == 0)
     return;
   if (k == 0) {

@@ -258,7 +258,7 @@ static bool take_emulation(void)
   return path_exists(path) && setenv("DEQMAMBA_CUDA", path, 1) == 0;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 #define LIST(name) cmocka_unit_test(name),
   const struct CMUnitTest tests[] = {
@@ -271,6 +271,8 @@ int main(void)
       cmocka_unit_test(failures_have_names),
       cmocka_unit_test(no_device),
   };
+  if (argc > 1) /* the names of some, by a pattern */
+    cmocka_set_test_filter(argv[1]);
   emulated = take_emulation();
   if (!emulated && !getenv("DEQMAMBA_CUDA")) {
     (void)printf(
