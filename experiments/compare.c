@@ -14,8 +14,8 @@
 #include <unistd.h>
 
 static const char usage[] =
-    "usage: compare RUN RUN... [key.path=value ...] [--output DIR]\n"
-    "       compare LIST.yaml [--output DIR]\n\n"
+    "usage: compare RUN RUN... [key.path=value ...] [--output DIR] [--json FILE]\n"
+    "       compare LIST.yaml [--output DIR] [--json FILE]\n\n"
     "Evaluates every run (a run, then its latest checkpoint, or a checkpoint) on the same task "
     "and\n"
     "shows them beside each other: cost of training, accuracy by length in both modes, "
@@ -64,6 +64,11 @@ static void describe(struct comparison *c, const char *title)
 
 /* ---- what is written ---- */
 
+/* Where the user wants it; NULL: nobody said. */
+struct places {
+  const char *output, *json;
+};
+
 static enum status write_files(const struct comparison *c, const char *dir)
 {
   static const struct {
@@ -96,10 +101,13 @@ static enum status write_report(const struct comparison *c, const char *dir)
   return OK;
 }
 
-static enum status write_all(const struct comparison *c, const char *dir)
+static enum status write_all(const struct comparison *c, struct places to, const char *otherwise)
 {
+  const char *dir = to.output ? to.output : otherwise;
   TRY(directory_make(dir));
   compare_print(c, stdout);
+  if (to.json)
+    TRY(compare_json(c, to.json));
   return write_report(c, dir);
 }
 
@@ -146,7 +154,7 @@ static enum status measure_all(struct comparison *c)
 }
 
 static enum status compare_runs(const struct command_line *line, struct comparison *c,
-                                const char *output)
+                                struct places to)
 {
   struct compare_settings settings = {.overrides = line->overrides, .override = line->override};
   for (int i = 0; i < line->words; i++)
@@ -159,7 +167,7 @@ static enum status compare_runs(const struct command_line *line, struct comparis
   TRY(s);
   TRY(comparison_group(c));
   describe(c, "Comparison");
-  return write_all(c, output ? output : "compare");
+  return write_all(c, to, "compare");
 }
 
 /* Measures one run and keeps that: what a list's processes do. */
@@ -208,7 +216,7 @@ static enum status add_listed(const struct compare_list *l, const struct list_ru
 }
 
 static enum status compare_listed(const struct compare_list *l, struct list_run *runs,
-                                  int64_t count, struct comparison *c, const char *output)
+                                  int64_t count, struct comparison *c, struct places to)
 {
   int64_t failed = 0;
   TRY(list_runs_work(l, runs, count));
@@ -220,7 +228,7 @@ static enum status compare_listed(const struct compare_list *l, struct list_run 
   if (c->sections > 0) {
     TRY(comparison_group(c));
     describe(c, l->title);
-    TRY(write_all(c, output ? output : l->output));
+    TRY(write_all(c, to, l->output));
   }
   if (failed)
     FAIL(ERR_NUMERIC, "%lld of %lld runs failed and are left out: see %s/*.log", (long long)failed,
@@ -229,7 +237,7 @@ static enum status compare_listed(const struct compare_list *l, struct list_run 
 }
 
 static enum status compare_list(const struct command_line *line, struct comparison *c,
-                                const char *output)
+                                struct places to)
 {
   struct compare_list l;
   struct list_run *runs = NULL;
@@ -240,7 +248,7 @@ static enum status compare_list(const struct command_line *line, struct comparis
   TRY(compare_list_read(line->target, &l));
   enum status s = list_runs_make(&l, &runs, &count);
   if (s == OK)
-    s = compare_listed(&l, runs, count, c, output);
+    s = compare_listed(&l, runs, count, c, to);
   list_runs_free(runs, count);
   compare_list_free(&l);
   return s;
@@ -254,13 +262,14 @@ static bool is_file(const char *path)
 
 static enum status run(int argc, char **argv)
 {
-  const char *output = NULL;
+  struct places to = {NULL, NULL};
   bool measure = false;
   struct command_line line;
   struct comparison c = {0};
   const char **typed = malloc((size_t)argc * sizeof *typed); /* parsing sorts argv */
   const struct option_spec options[] = {
-      {"output", "DIR", "where tables, figures and the report go", &output, NULL},
+      {"output", "DIR", "where tables, figures and the report go", &to.output, NULL},
+      {"json", "FILE", "write compare.json there, too", &to.json, NULL},
       {"measure", NULL, "only measure the one RUN, and keep that", NULL, &measure},
       {0}};
   for (int i = 0; typed && i < argc; i++)
@@ -272,8 +281,8 @@ static enum status run(int argc, char **argv)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__, "%s", usage);
   if (s == OK)
     s = measure                ? measure_one(&line)
-        : is_file(line.target) ? compare_list(&line, &c, output)
-                               : compare_runs(&line, &c, output);
+        : is_file(line.target) ? compare_list(&line, &c, to)
+                               : compare_runs(&line, &c, to);
   comparison_free(&c);
   free(typed);
   return s;

@@ -30,10 +30,11 @@ struct compared_run {
   char directory[COMPARE_PATH]; /* as the user gave it */
   char checkpoint[COMPARE_PATH];
   char label[COMPARE_LABEL]; /* what its group is called; "": nobody said */
-  struct config config; /* with the overrides: seed, name, model, data.length (of training), ... */
-  int64_t step;         /* of the checkpoint; config.train.steps when it is finished */
-  int64_t tokens;       /* trained on: labels that counted */
-  double flops;         /* of training, core/flops.h */
+  struct config config;      /* with the overrides that it is evaluated with */
+  struct config trained;     /* without */
+  int64_t step;              /* of the checkpoint; config.train.steps when it is finished */
+  int64_t tokens;            /* trained on: labels that counted */
+  double flops;              /* of training, core/flops.h */
   double seconds, tokens_per_second, peak_memory; /* of training; peak_memory in bytes */
   struct compared_curve curve;
   struct evaluation evaluation;

@@ -83,7 +83,7 @@ static void frame(struct plot *p, int64_t entries, size_t longest)
 static void mark_training_length(struct plot *p, const struct compared_section *s, double low,
                                  double high)
 {
-  double length = (double)s->run[0].config.data.length;
+  double length = (double)s->run[0].trained.data.length;
   if (length < low || length > high)
     return;
   bool right = length > sqrt(low * high) && length > (low + high) / 2;

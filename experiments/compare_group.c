@@ -113,7 +113,7 @@ int compared_difference(const struct config *a, const struct config *b, int from
 static bool belongs(const struct compared_group *g, const struct compared_run *run)
 {
   return strcmp(g->run[0]->label, run->label) == 0 &&
-         compared_difference(&g->run[0]->config, &run->config, 0) < 0;
+         compared_difference(&g->run[0]->trained, &run->trained, 0) < 0;
 }
 
 static enum status add_to_group(struct compared_section *s, const struct compared_run *run)
@@ -179,11 +179,11 @@ static void make_label(struct compared_section *s, struct compared_group *g)
 static void make_differs(const struct compared_section *s, struct compared_group *g)
 {
   size_t used = 0;
-  const struct config *mine = &g->run[0]->config;
+  const struct config *mine = &g->run[0]->trained;
   for (int key = 0;; key++) {
     int next = -1;
     for (int64_t i = 0; i < s->groups; i++) {
-      int k = compared_difference(&s->group[0].run[0]->config, &s->group[i].run[0]->config, key);
+      int k = compared_difference(&s->group[0].run[0]->trained, &s->group[i].run[0]->trained, key);
       next = k >= 0 && (next < 0 || k < next) ? k : next;
     }
     if (next < 0 || used + 1 >= sizeof g->differs)

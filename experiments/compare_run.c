@@ -30,6 +30,8 @@ static enum status load_config(const struct compare_settings *s, struct compared
   TRY(path_join(path, sizeof path, run->checkpoint, "config.yaml"));
   if (!path_exists(path))
     FAIL(ERR_DATA, "%s: missing, so this is no checkpoint", path);
+  TRY(config_load(path, 0, NULL, &run->trained));
+  TRY(config_resolve(&run->trained));
   TRY(config_load(path, s->overrides, s->override, &run->config));
   if (s->like)
     run->config.evaluate = s->like->config.evaluate;
@@ -172,7 +174,7 @@ void exchange_run(struct exchange *x, struct compared_run *run)
   exchange_text(x, "kind", kind, sizeof kind);
   exchange_int(x, "seed", &run->config.seed);
   exchange_int(x, "layers", &run->config.model.n_layer);
-  exchange_int(x, "training_length", &run->config.data.length);
+  exchange_int(x, "training_length", &run->trained.data.length);
   exchange_int(x, "step", &run->step);
   exchange_int(x, "steps", &run->config.train.steps);
   exchange_int(x, "tokens", &run->tokens);

@@ -187,7 +187,7 @@ static void group_scores(struct words *t, const struct compared_section *s,
                          const struct compared_group *g, enum evaluate_mode mode)
 {
   cell(t, "%s%s", g->label, g->count > 1 ? ", median" : "");
-  cell(t, "%lld", (long long)g->run[0]->config.data.length);
+  cell(t, "%lld", (long long)g->run[0]->trained.data.length);
   for (int64_t i = 0; i < s->lengths_count; i++)
     score(t, g, mode * CONFIG_LENGTHS + i);
   for (int64_t k = 0; g->count > 1 && k < g->count; k++) {
@@ -258,6 +258,50 @@ static void solves(struct words *t, const struct compared_section *s)
   print_words(t);
 }
 
+/* i: the type; token by token, at the longest length. */
+static double type_accuracy(const struct compared_run *r, int64_t i)
+{
+  return r->evaluation.detail[MODE_SEQUENTIAL].type[i].accuracy;
+}
+static double type_iterations(const struct compared_run *r, int64_t i)
+{
+  return r->evaluation.detail[MODE_SEQUENTIAL].type[i].solve.iterations_mean;
+}
+static double type_p95(const struct compared_run *r, int64_t i)
+{
+  return r->evaluation.detail[MODE_SEQUENTIAL].type[i].solve.iterations_p95;
+}
+static double type_residual(const struct compared_run *r, int64_t i)
+{
+  return r->evaluation.detail[MODE_SEQUENTIAL].type[i].solve.residual_mean;
+}
+
+static void types(struct words *t, const struct compared_section *s)
+{
+  static const char *const names[] = {"model", "type", "tokens",       "accuracy",
+                                      "mean",  "95 %", "mean residual"};
+  const struct evaluation_detail *d = &s->run[0].evaluation.detail[MODE_SEQUENTIAL];
+  if (d->types == 0 || !any_implicit(s))
+    return;
+  heading(t, "By type of token, sequential, length %lld: accuracy, evaluations of f",
+          (long long)d->length);
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    cell(t, "%s", names[i]);
+  head_done(t);
+  for (int64_t i = 0; i < s->groups * d->types; i++) {
+    const struct compared_group *g = &s->group[i / d->types];
+    int64_t k = i % d->types;
+    cell(t, "%s", g->label);
+    cell(t, "%s", d->type[k].name);
+    cell(t, "%lld", (long long)d->type[k].tokens);
+    number(t, "%.4f", compared_median(g, type_accuracy, k));
+    number(t, "%.1f", compared_median(g, type_iterations, k));
+    number(t, "%.0f", compared_median(g, type_p95, k));
+    number(t, "%.1e", compared_median(g, type_residual, k));
+  }
+  print_words(t);
+}
+
 /* What it all says; on a terminal in lines of at most 100 characters. */
 static void answer(struct words *t, const struct compared_section *s)
 {
@@ -296,6 +340,7 @@ static void tables(struct words *t, const struct compared_section *s)
   if (any_implicit(s))
     scores(t, s, MODE_SIMULTANEOUS);
   solves(t, s);
+  types(t, s);
 }
 
 void compare_print(const struct comparison *c, FILE *out)
@@ -376,7 +421,7 @@ static void csv_run(FILE *out, const struct compared_section *s, const struct co
   (void)fprintf(out, "%lld,%s,%lld,%lld,%lld,%lld,%lld,", (long long)r->config.seed,
                 model_kind_name(r->config.model.kind), (long long)r->config.model.n_layer,
                 (long long)r->evaluation.parameters, (long long)r->step,
-                (long long)r->config.data.length, (long long)r->tokens);
+                (long long)r->trained.data.length, (long long)r->tokens);
   value(out, r->flops);
   value(out, r->seconds);
   value(out, r->tokens_per_second);

@@ -80,7 +80,7 @@ static void say_at_training_length(FILE *out, const struct compared_section *s,
                                    const struct compared_metric *m)
 {
   for (int64_t i = 0; i + 1 < s->lengths_count; i++)
-    if (s->lengths[i] == implicit->run[0]->config.data.length) {
+    if (s->lengths[i] == implicit->run[0]->trained.data.length) {
       int64_t at = compared_at(MODE_SEQUENTIAL, i);
       (void)fprintf(out, " At the training length it was %.4f against %.4f.",
                     compared_median(implicit, m->value, at),
@@ -97,7 +97,8 @@ static void say_quality(FILE *out, const struct compared_section *s,
   const struct compared_group *first = implicit ? implicit : explicit_;
   (void)fprintf(out, "%s: Trained at length %lld on %s and asked at length %lld, ",
                 implicit && explicit_ ? "What it buys" : "What was reached",
-                (long long)first->run[0]->config.data.length, s->data, (long long)s->lengths[last]);
+                (long long)first->run[0]->trained.data.length, s->data,
+                (long long)s->lengths[last]);
   say_group(out, s, first);
   (void)fprintf(out, " reaches %s ",
                 m.higher_is_better ? "an accuracy over the last 10 tokens of"

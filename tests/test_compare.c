@@ -358,6 +358,16 @@ static void what_cannot_be_compared(void **state)
   (void)snprintf(out, sizeof out, "%s", scratch("out"));
   SPAWN(&r, "compare", a, b, "--output", out);
   check_spawned(&r, 2, "its data, word problem Z5, is not that of");
+  /* what they were trained on may differ, if they are evaluated on the same */
+  (void)snprintf(b, sizeof b, "%s",
+                 make_run("c", "explicit", "S3", "data.identity_probability=0.5"));
+  SPAWN(&r, "compare", a, b, "--output", out);
+  check_spawned(&r, 2, "word problem S3, identity probability 0.5, is not that of");
+  SPAWN(&r, "compare", a, b, "data.identity_probability=0.5", "--output", out);
+  check_spawned(&r, 0, "compare.html");
+  json_t *root = load("out/compare.json");
+  assert_string_equal(text(group_of(root, 0, 1), "differs"), "data.identity_probability: 0.5");
+  json_decref(root);
   SPAWN(&r, "compare", a, scratch("nowhere"), "--output", out);
   check_spawned(&r, 3, "nowhere: no such directory");
   SPAWN(&r, "compare", "--output", out);
