@@ -178,23 +178,47 @@ KERNEL convolve_all(struct conv1d_shape d, const real *x, const real *w, const r
   }
 }
 
+/* One channel: the last W of `before` (W; NULL: zeros) and n inputs, ld apart (NULL: zeros). */
+ELEMENTARY void shift_channel(int W, int64_t n, const real *in, int64_t ld, const real *before,
+                              real *after)
+{
+  if (n == 1 && before && in) { /* a token at a time */
+    for (int j = 0; j + 1 < W; j++)
+      after[j] = before[j + 1];
+    after[W - 1] = *in;
+    return;
+  }
+  for (int j = 0; j < W; j++) {
+    int64_t t = n - W + j;
+    if (t >= 0)
+      after[j] = in ? in[t * ld] : 0;
+    else
+      after[j] = before ? before[W + t] : 0;
+  }
+}
+
+ELEMENTARY void shift_strip(struct width n, int64_t tokens, const real *in, int64_t ld,
+                            const real *before, real *after)
+{
+  for (int l = 0; l < n.lanes; l++)
+    shift_channel(n.W, tokens, in ? in + l : NULL, ld, before ? before + l * n.W : NULL,
+                  after + l * n.W);
+}
+
 /* after[row[b]] = the last W of before[row[b]] and the first count[b] (NULL: T) tokens of x; in
  * place it moves entries towards the front.  x, before NULL: zeros. */
 KERNEL shift_state(struct conv1d_shape d, const real *x, const int32_t *row, const int32_t *count,
                    const real *before, real *after)
 {
   int64_t strips = lane_blocks(d.C);
-  FOR_EACH_COST (i, d.B * strips, LANES * d.W * 4) {
-    int64_t seq = i / strips, n = count ? count[seq] : d.T;
-    int64_t first = i % strips * LANES, end = first + LANES < d.C ? first + LANES : d.C;
-    for (int64_t c = first; c < end && n > 0; c++)
-      for (int64_t j = 0; j < d.W; j++) {
-        int64_t t = n - d.W + j, k = ((row ? row[seq] : seq) * d.C + c) * d.W;
-        if (t >= 0)
-          after[k + j] = x ? x[(seq * d.T + t) * d.ld + c] : 0;
-        else
-          after[k + j] = before ? before[k + d.W + t] : 0;
-      }
+  FOR_EACH_COST (i, d.B * strips, LANES * d.W * 2) {
+    int64_t seq = i / strips, n = count ? count[seq] : d.T, c = i % strips * LANES;
+    int64_t state = ((row ? row[seq] : seq) * d.C + c) * d.W;
+    const real *in = x ? x + seq * d.T * d.ld + c : NULL;
+    int lanes = at_most(d.C - c, LANES);
+    if (n > 0)
+      WITH_WIDTH(lanes, d.W, shift_strip, n, in, d.ld, before ? before + state : NULL,
+                 after + state);
   }
 }
 
