@@ -28,11 +28,11 @@ enum task { TASK_NONE, TASK_BEGIN, TASK_RESUME, TASK_MEASURE };
 struct worker {
   struct list_run *run;
   struct word_list evaluation;
-  double weight;         /* FLOPs of its training, roughly */
-  int64_t begun_at, now; /* steps when this session began, and when last looked at */
-  pid_t child;           /* 0: none */
-  enum task task;        /* of the child, or of the last one */
-  bool waits;            /* another process works on it; said so */
+  double weight, begun; /* FLOPs of its training, roughly; part done when this session began */
+  int64_t now;          /* steps when last looked at */
+  pid_t child;          /* 0: none */
+  enum task task;       /* of the child, or of the last one */
+  bool waits;           /* another process works on it; said so */
 };
 
 struct workshop {
@@ -289,7 +289,7 @@ static void say_progress(struct workshop *shop)
       w->now = logged_step(w->run);
     finished += done(w);
     all += w->weight;
-    done_before += w->weight * fraction(w, w->begun_at);
+    done_before += w->weight * w->begun;
     done_now += w->weight * fraction(w, w->now);
     if (w->child && used < sizeof busy - 1)
       used +=
@@ -414,7 +414,8 @@ static enum status hire(struct workshop *shop, struct list_run *runs, int64_t co
     struct worker *w = &shop->worker[shop->count++];
     w->run = &runs[i];
     w->weight = weigh(&runs[i].config);
-    w->begun_at = w->now = last_step(&runs[i]);
+    w->now = last_step(&runs[i]);
+    w->begun = fraction(w, w->now);
     TRY(list_run_evaluation(shop->l, runs, &runs[i], &w->evaluation));
   }
   qsort(shop->worker, (size_t)count, sizeof *shop->worker, heavier_first);
