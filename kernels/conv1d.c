@@ -136,6 +136,9 @@ INLINE int64_t block_count(struct conv1d_shape d)
   return (d.B + together(d) - 1) / together(d) * token_blocks(d) * lane_blocks(d.C);
 }
 
+/* Tokens of an index, at most. */
+INLINE int64_t tokens_together(struct conv1d_shape d) { return at_most(d.B * d.T, BLOCK_TOKENS); }
+
 INLINE struct block block_of(struct conv1d_shape d, int64_t i)
 {
   int64_t strips = lane_blocks(d.C), blocks = token_blocks(d);
@@ -172,7 +175,7 @@ ELEMENTARY void convolve_block(struct width n, struct conv1d_shape d, struct blo
 KERNEL convolve_all(struct conv1d_shape d, const real *x, const real *w, const real *b,
                     const int32_t *row, const real *state0, real *y)
 {
-  FOR_EACH_COST (i, block_count(d), (2 * d.W + 24) * BLOCK_TOKENS * LANES) {
+  FOR_EACH_COST (i, block_count(d), (2 * d.W + 24) * tokens_together(d) * LANES) {
     struct block k = block_of(d, i);
     WITH_WIDTH(k.lanes, d.W, convolve_block, d, k, row, x, w, b, state0, y);
   }
@@ -453,7 +456,7 @@ KERNEL differentiate_all(struct conv1d_shape d, const real *x, const real *w, co
                          const real *state0, const real *xd, const real *wd, const real *bd,
                          const real *state0d, real *yd)
 {
-  FOR_EACH_COST (i, block_count(d), (6 * d.W + 28) * BLOCK_TOKENS * LANES) {
+  FOR_EACH_COST (i, block_count(d), (6 * d.W + 28) * tokens_together(d) * LANES) {
     struct block k = block_of(d, i);
     const struct width n = {k.lanes, (int)d.W};
     struct strip_tangent g;
