@@ -207,7 +207,7 @@ MUTANT_OBJECTS = $(TEST_OBJECTS) $(call obj,plain,$(SHARED_EXPERIMENTS))
 MUTANT_LIBRARIES = $(BUILD)/libdeqmamba_complex.a $(BUILD)/libdeqmamba.a
 mutants: $(call obj,plain,$(MUTATED:%=tests/%.c)) $(MUTANT_OBJECTS) $(MUTANT_LIBRARIES) ## removes one remedy of the solvers at a time: its test must fail; MUTANTS="..." for some
 	@COMPILE='$(CC) $(CFLAGS_ALL) -w -MF /dev/null' LINK='$(CC) $(LDFLAGS_ALL)' OBJECTS='$(MUTANT_OBJECTS)' \
-	  LIBRARIES='$(MUTANT_LIBRARIES) -lcmocka $(LDLIBS_ALL)' BUILD=$(BUILD) tests/mutants/run $(MUTANTS)
+	  LIBRARIES='$(MUTANT_LIBRARIES) -lcmocka $(KINSOL_LIBS) $(LDLIBS_ALL)' BUILD=$(BUILD) tests/mutants/run $(MUTANTS)
 cover: | $(BUILD)/test.tools ## which lines of core/, kernels/ and solvers/ the tests reach
 	@find $(BUILD)/cover -name '*.gcda' -delete 2>/dev/null || true
 	+@$(MAKE) --no-print-directory ISAS=cpu BUILD=$(BUILD)/cover OPTIMISE='-O0 --coverage' WERROR=-Wno-maybe-uninitialized LDFLAGS=--coverage test

@@ -9,6 +9,7 @@ static const char *const model_kinds[] = {"implicit", "explicit", NULL};
 static const char *const mixers[] = {"mamba2", NULL};
 static const char *const solvers[] = {"picard", "anderson", "broyden", "gmres", "auto", NULL};
 static const char *const kinds[] = {"auto", "good", "bad", NULL};
+static const char *const limits[] = {"restart", "reduce", NULL};
 static const char *const stops[] = {"rel", "abs", "rms", "max", NULL};
 static const char *const returns[] = {"best", "last", NULL};
 static const char *const modes[] = {"sequential", "simultaneous", NULL};
@@ -63,6 +64,8 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
    "anderson: differences kept; 0: Picard"},                                                       \
   {path ".rank", KEY_INT, AT(to.rank), "[0, 1024]", NULL, "20",                                    \
    "broyden: updates kept; gmres: vectors between restarts; 0: Picard"},                           \
+  {path ".limit", KEY_WORD, AT(to.limit), NULL, limits, "restart",                                  \
+   "broyden, all updates taken: restart: begin anew; reduce: keep the half that matters most"},    \
   {path ".delay", KEY_INT, AT(to.delay), "[0, 1000000000]", NULL, "0",                             \
    "anderson, broyden: first steps, which are Picard's"},                                          \
   {path ".mix_every", KEY_INT, AT(to.mix_every), "[0, 1000000000]", NULL, "1",                     \

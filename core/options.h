@@ -10,6 +10,9 @@ enum fp_stop { FP_REL, FP_ABS, FP_RMS, FP_MAX };
 /* good: secants in z (Broyden's first method, Anderson type I); bad: secants in the residual
  * (Broyden's second, Anderson type II); auto: bad for Anderson, good for Broyden */
 enum fp_kind { FP_KIND_AUTO, FP_GOOD, FP_BAD };
+/* What Broyden does when all `rank` updates are taken: begins anew, or keeps the half of the rank
+ * that matters most. */
+enum fp_limit { FP_RESTART, FP_REDUCE };
 
 enum { FP_WINDOW_ALL = 0 };
 
@@ -28,8 +31,9 @@ struct fp_options {
 
   /* anderson, broyden, gmres */
   enum fp_kind kind;
-  int64_t memory;    /* anderson: differences kept; 0: Picard */
-  int64_t rank;      /* broyden: updates kept; gmres: vectors between restarts; 0: Picard */
+  int64_t memory; /* anderson: differences kept; 0: Picard */
+  int64_t rank;   /* broyden: updates kept; gmres: vectors between restarts; 0: Picard */
+  enum fp_limit limit;
   int64_t delay;     /* first steps, which are Picard's */
   int64_t mix_every; /* anderson: of so many steps one is accelerated; 0, 1: all */
   int64_t restart;   /* steps after which the history is dropped; 0: never */
@@ -72,6 +76,7 @@ enum fp_counter {
   FP_RESTARTS,   /* histories dropped: full, asked for, or no progress */
   FP_REJECTIONS, /* steps undone, by the safeguard or the line search */
   FP_FALLBACKS,  /* Picard steps where the method had nothing better */
+  FP_REDUCTIONS, /* Broyden's updates reduced to half their number */
   FP_COUNTERS
 };
 

@@ -2,6 +2,7 @@
  * left of a solve's time is the solver's own. */
 #include "core/solve_timing.h"
 #include "core/files.h"
+#include "core/interrupt.h"
 #include "core/network.h"
 #include "core/progress.h"
 #include "core/weights.h"
@@ -56,6 +57,8 @@ static enum status repeat(const struct repeated_solve *s, struct solve_timing *t
       memset(&t->result, 0, sizeof t->result);
       TRY(s->run(s->ctx, &t->options, &t->result, &map));
       solves++;
+      if (interrupted())
+        FAIL(ERR_INTERRUPTED, "interrupted");
       passed = monotonic_seconds() - began;
     } while (i >= 0 && passed < t->seconds);
     if (i >= 0) {

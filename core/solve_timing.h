@@ -25,7 +25,8 @@ struct solve_timing {
   struct fp_result result;        /* totals of the last; its arrays are NULL */
 };
 
-/* Solves from `guess` (n; NULL: 0); the last answer goes to z (n; NULL: not wanted). ERR_MEMORY. */
+/* Solves from `guess` (n; NULL: 0); the last answer goes to z (n; NULL: not wanted). ERR_MEMORY,
+ * ERR_INTERRUPTED. */
 MUST_USE enum status map_timed(const struct runtime *rt, enum dtype dtype,
                                const struct timed_map *map, const double *guess,
                                struct solve_timing *t, double *z);

@@ -8,24 +8,32 @@
  * H_k = damping I + sum u_j v_j'.  As H_k y_k = p_k - q with q = H_k r_{k+1}, a step takes one
  * product with H and, in the good method, one with its transpose; both share their passes over u
  * and v. t_k = 1, or with the line search halved until the residual falls.  An update whose
- * denominator is small against its factors is left out.  When all `rank` updates are taken, H
- * becomes damping I again: an update rests on all that came before it, so none may be overwritten
- * alone.
+ * denominator is small against its factors is left out.  An update rests on all that came before
+ * it, so none may be overwritten alone.  When all `rank` updates are taken, then (limit: restart) H
+ * becomes damping I again, or (reduce) sum u_j v_j' is replaced by its best approximation of half
+ * the rank before the next update is added, which thus keeps its secant:
+ *   U V' = (U S)(V T)', where V T has orthonormal columns and U S orthogonal ones, the singular
+ *   values; only those of the largest are kept.  S and T come from U'U and V'V, whose new rows are
+ *   taken along with the other products.  y is as before, so that H y = p~ - q with p~ = H r_k for
+ *   the new H: p~ = p_k - U (I - S T') V'r_k.
  *
- * Memory: a, b (slots,rank+1,stride): u, v; the one behind the last holds q, and (bad) r_k.
- * c, d (slots,stride): p_k; z_k + damping r_k, the Picard step to go back to.
- * small: v_j . r (M), u_j . s (M), then what `update` decides (struct broyden_update).
- * References: Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6; Kelley 2003, ch. 4. */
+ * Memory: a, b (slots,rank+1,stride): u, v; the one behind the last holds q, and (bad) r_k.  With
+ * reduce a has one more, for p_k beside p~.
+ * c, d (slots,stride): p_k (p~); z_k + damping r_k, the Picard step to go back to.
+ * small: v_j . r (M), u_j . s (M), then what `update` decides (struct broyden_update), then struct
+ * broyden_rank.
+ * References: Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6; Kelley 2003, ch. 4; van de
+ * Rotten & Verduyn Lunel 2005, A limited memory Broyden method (rank reduction). */
 #include "solvers/samples.h"
 #include "solvers/small.h"
 
 enum { BROYDEN_PLAIN, BROYDEN_UPDATE, BROYDEN_UNDO, BROYDEN_BACK };
-enum { HALVINGS = 6, SUMS = 5 };
+enum { HALVINGS = 6, SUMS = 5, CHUNK = 16 };
 
 struct broyden_settings {
   int64_t m, delay, restart;
   double damping, start, safeguard, guard;
-  bool bad, line_search;
+  bool bad, line_search, reduce;
 };
 
 /* u = up p + uq q;  p <- q + pu u; all 0 but uq: no update */
@@ -44,25 +52,52 @@ INLINE struct broyden_update update_of(const struct fp_memory *m, int64_t slot)
   return u;
 }
 
+/* What a reduction takes, M = rank: U'U, V'V; S, T; and room for two eigenproblems. */
+struct broyden_rank {
+  wide *uu, *vv, *S, *T, *A, *X, *E;
+  wide *before, *gone, *left; /* V'r_k; (I - S T') of it; T' of it */
+};
+
+INLINE struct broyden_rank rank_of(const struct fp_memory *m, int64_t slot, int64_t M)
+{
+  struct broyden_rank k;
+  k.before = update_of(m, slot).up + 3;
+  k.gone = k.before + M;
+  k.left = k.gone + M;
+  k.uu = k.left + M;
+  k.vv = k.uu + M * M;
+  k.S = k.vv + M * M;
+  k.T = k.S + M * M;
+  k.A = k.T + M * M;
+  k.X = k.A + M * M;
+  k.E = k.X + M * M;
+  return k;
+}
+
 static enum status broyden_carve(struct arena *device, const struct fp_samples *s,
                                  const struct fp_options *o, struct fp_memory *m)
 {
   m->stride = s->blocks / s->per_row * s->n;
-  m->m = o->rank + 1;
-  m->sums = 2 * o->rank > SUMS ? 2 * o->rank : SUMS;
-  m->small_size = 2 * m->m + 3;
+  bool reduce = o->limit == FP_REDUCE && o->rank > 0;
+  int64_t M = o->rank, sums = (reduce ? 4 : 2) * M;
+  m->m = M + (reduce ? 2 : 1);
+  m->sums = sums > SUMS ? sums : SUMS;
+  m->small_size = 2 * m->m + 3 + (reduce ? 3 * M + 7 * M * M : 0);
   TRY(CARVE(device, s->slots * m->m * m->stride, &m->a));
   TRY(CARVE(device, s->slots * m->m * m->stride, &m->b));
   TRY(CARVE(device, s->slots * m->stride, &m->c));
   TRY(CARVE(device, s->slots * m->stride, &m->d));
   TRY(CARVE(device, fp_tiles(s) * m->sums, &m->part));
   TRY(CARVE(device, s->slots * m->small_size, &m->small));
+  if (reduce)
+    TRY(CARVE(device, fp_tiles(s) * M * CHUNK, &m->work));
   return OK;
 }
 
 /* ---- what the new residual says of the last step ---- */
 
-/* count: updates in H; -1: nor is there a last step to learn from. */
+/* count: updates in H; -1: nor is there a last step to learn from.  stalls: updates before they
+ * were reduced in this step; 0: they were not. */
 INLINE void plain(struct fp_slot *q)
 {
   q->phase = BROYDEN_PLAIN;
@@ -112,15 +147,19 @@ KERNEL prepare(struct fp_samples s, struct broyden_settings o)
     bool fresh =
         q->count < 0 || o.m == 0 || p->iterations <= o.delay || (o.start > 0 && p->now > o.start);
     bool stale = p->stale > 0 && p->stale % (2 * o.m + 8) == 0;
-    bool over = q->count >= o.m || (o.restart > 0 && q->age >= o.restart) || stale;
+    bool asked = (o.restart > 0 && q->age >= o.restart) || stale;
+    bool over = q->count >= o.m || asked;
+    bool reduces = o.reduce && over && !asked && !fresh;
     q->phase = BROYDEN_UPDATE;
     q->rest = 0;
     q->age++;
-    if (!fresh && over) {
+    q->stalls = reduces ? q->count : 0;
+    q->counter[FP_REDUCTIONS] += reduces;
+    if (!fresh && over && !reduces) {
       q->counter[FP_RESTARTS]++;
       q->age = 0;
     }
-    if (fresh || over)
+    if (fresh || (over && !reduces))
       plain(q);
     q->last = p->now;
   }
@@ -157,7 +196,8 @@ INLINE bool works(const struct fp_samples *s, const struct fp_tile *t, const str
   return t->active && s->sample[t->sample].action == FP_STEP && q->phase == phase;
 }
 
-/* sum[j] = v_j . r, sum[M+j] = u_j . s */
+/* sum[j] = v_j . r, sum[M+j] = u_j . s; reduce: sum[2M+j] = u_j . u, sum[3M+j] = v_j . v of the
+ * newest update */
 KERNEL dots(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
   FOR_EACH_COST (i, fp_tiles(&s), 2 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
@@ -167,7 +207,7 @@ KERNEL dots(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
     if (!works(&s, &t, q, BROYDEN_UPDATE))
       continue;
     wide *sum = m.part + i * m.sums;
-    for (int64_t k = 0; k < 2 * o.m; k++)
+    for (int64_t k = 0; k < m.sums; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct fp_strip v = strip_of(&m, &t, slot, first);
@@ -177,6 +217,11 @@ KERNEL dots(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
         sum[k] += dot(v.n, m.b + v.at + k * m.stride, r);
         if (!o.bad)
           sum[o.m + k] += dot(v.n, m.a + v.at + k * m.stride, m.c + v.in) * q->length;
+      }
+      for (int64_t k = 0; o.reduce && k < q->count; k++) {
+        int64_t at = v.at + k * m.stride, newest = v.at + (q->count - 1) * m.stride;
+        sum[2 * o.m + k] += dot(v.n, m.a + at, m.a + newest);
+        sum[3 * o.m + k] += dot(v.n, m.b + at, m.b + newest);
       }
     }
   }
@@ -193,6 +238,17 @@ INLINE wide total(const struct fp_samples *s, const struct fp_memory *m, int64_t
   return sum;
 }
 
+/* U'U and V'V have a new row, of the newest update; V'r_k is kept for when they are reduced. */
+INLINE void keep_gram(const struct fp_samples *s, const struct fp_memory *m, int64_t i,
+                      int64_t newest, int64_t k, int64_t M, wide before)
+{
+  struct broyden_rank g = rank_of(m, s->sample[i].slot, M);
+  wide uu = total(s, m, i, 2 * M + k), vv = total(s, m, i, 3 * M + k);
+  g.uu[k * M + newest] = g.uu[newest * M + k] = uu;
+  g.vv[k * M + newest] = g.vv[newest * M + k] = vv;
+  g.before[k] = before;
+}
+
 KERNEL add_dots(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
   FOR_EACH_COST (i, s.rows * s.per_row, 2 * m.m * tiles_of_sample(&s)) {
@@ -201,14 +257,154 @@ KERNEL add_dots(struct fp_samples s, struct fp_memory m, struct broyden_settings
     struct broyden_update u = update_of(&m, slot);
     if (s.sample[i].action == FP_STEP && q->phase == BROYDEN_UPDATE)
       for (int64_t k = 0; k < q->count; k++) {
+        if (o.reduce)
+          keep_gram(&s, &m, i, q->count - 1, k, o.m, u.vr[k]);
         u.vr[k] = total(&s, &m, i, k);
         u.us[k] = o.bad ? 0 : total(&s, &m, i, o.m + k);
       }
   }
 }
 
-/* q = H r, and v = H' s (good) or y (bad); sums of p.(p-q), |p-q|^2, p.q, |p|^2 (good) or of |y|^2,
- * y.r, |r|^2 (bad). */
+/* ---- fewer updates ---- */
+
+/* S (M,K) and T (M,K) of the K largest singular values of U V', from U'U and V'V. */
+INLINE void dominant(int64_t M, int64_t K, const struct broyden_rank *k)
+{
+  /* V'V, scaled to a unit diagonal, = X A X'; Q = V X A^-1/2 is orthonormal, V = Q L', L = X A^1/2
+   */
+  for (int64_t i = 0; i < M * M; i++) {
+    wide scale = sqrt(k->vv[i / M * (M + 1)]) * sqrt(k->vv[i % M * (M + 1)]);
+    k->A[i] = re(scale) > 0 ? k->vv[i] / scale : 0;
+  }
+  symmetric_eigen(M, k->A, k->X);
+  for (int64_t j = 0; j < M; j++) {
+    wide root = sqrt(k->A[j * (M + 1)]);
+    bool sound = re(k->A[j * (M + 1)]) > 1e-13 * re(k->A[0]); /* below, it is rounding */
+    for (int64_t i = 0; i < M; i++) {
+      wide length = sqrt(k->vv[i * (M + 1)]), x = k->X[i * M + j];
+      k->S[i * M + j] = sound ? length * x * root : 0;
+      k->T[i * M + j] = sound && re(length) > 0 ? x / (root * length) : 0;
+    }
+  }
+  /* (U L)'(U L) = E A E' */
+  for (int64_t i = 0; i < M; i++)
+    for (int64_t j = 0; j < M; j++) {
+      k->X[i * M + j] = 0;
+      for (int64_t r = 0; r < M; r++)
+        k->X[i * M + j] += k->uu[i * M + r] * k->S[r * M + j];
+    }
+  for (int64_t i = 0; i < M; i++)
+    for (int64_t j = 0; j < M; j++) {
+      k->A[i * M + j] = 0;
+      for (int64_t r = 0; r < M; r++)
+        k->A[i * M + j] += k->S[r * M + i] * k->X[r * M + j];
+    }
+  symmetric_eigen(M, k->A, k->E);
+  times_leading(M, K, k->S, k->E, k->X);
+  times_leading(M, K, k->T, k->E, k->X);
+}
+
+/* x (K) <- A' x, A (M,K) */
+INLINE void transform(int64_t M, int64_t K, const wide *A, wide *x, wide *room)
+{
+  for (int64_t j = 0; j < K; j++) {
+    room[j] = 0;
+    for (int64_t i = 0; i < M; i++)
+      room[j] += A[i * M + j] * x[i];
+  }
+  for (int64_t j = 0; j < K; j++)
+    x[j] = room[j];
+}
+
+KERNEL reduce(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
+{
+  FOR_EACH_COST (i, s.rows * s.per_row, 64 * o.m * o.m * o.m) {
+    int64_t slot = s.sample[i].slot, M = o.m, K = M / 2;
+    struct fp_slot *q = &s.slot[slot];
+    if (s.sample[i].action != FP_STEP || q->phase != BROYDEN_UPDATE || q->stalls == 0)
+      continue;
+    struct broyden_update u = update_of(&m, slot);
+    struct broyden_rank k = rank_of(&m, slot, M);
+    dominant(M, K, &k);
+    for (int64_t j = 0; j < M; j++)
+      k.left[j] = k.before[j];
+    transform(M, K, k.T, k.left, k.X);
+    for (int64_t j = 0; j < M; j++) {
+      k.gone[j] = k.before[j];
+      for (int64_t r = 0; r < K; r++)
+        k.gone[j] -= k.S[j * M + r] * k.left[r];
+    }
+    transform(M, K, k.T, u.vr, k.X);
+    transform(M, K, k.S, u.us, k.X);
+    for (int64_t r = 0; r < K; r++)
+      for (int64_t j = 0; j < K; j++) {
+        k.uu[r * M + j] = r == j ? k.A[r * (M + 1)] : 0;
+        k.vv[r * M + j] = r == j;
+      }
+    q->count = (int32_t)K;
+  }
+}
+
+/* n <= CHUNK elements of the M vectors x become those of the K vectors x A; old (M,CHUNK) */
+INLINE void recombine_chunk(int64_t M, int64_t K, const wide *A, int64_t n, int64_t stride, real *x,
+                            real *old)
+{
+  for (int64_t k = 0; k < M; k++)
+    for (int64_t j = 0; j < n; j++)
+      old[k * CHUNK + j] = x[k * stride + j];
+  for (int64_t k = 0; k < K; k++) {
+    wide sum[CHUNK];
+    for (int64_t j = 0; j < n; j++)
+      sum[j] = 0;
+    for (int64_t r = 0; r < M; r++)
+      for (int64_t j = 0; j < n; j++)
+        sum[j] += A[r * M + k] * (wide)old[r * CHUNK + j];
+    for (int64_t j = 0; j < n; j++)
+      x[k * stride + j] = (real)sum[j];
+  }
+}
+
+/* The K vectors u and v that are left, p_k put aside, and p~. */
+KERNEL recombine(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
+{
+  FOR_EACH_COST (i, fp_tiles(&s), 4 * m.m * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+    struct fp_tile t = tile_of(&s, i);
+    int64_t slot = s.sample[t.sample].slot, M = o.m;
+    const struct fp_slot *q = &s.slot[slot];
+    if (!works(&s, &t, q, BROYDEN_UPDATE) || q->stalls == 0)
+      continue;
+    struct broyden_rank k = rank_of(&m, slot, M);
+    real *old = m.work + i * M * CHUNK;
+    for (int64_t first = t.first; first < t.end; first += CHUNK) {
+      struct fp_strip v = strip_of(&m, &t, slot, first);
+      int64_t n = v.n < CHUNK ? v.n : CHUNK;
+      real *a = m.a + v.at, *b = m.b + v.at, *p = m.c + v.in;
+      recombine_chunk(M, q->count, k.S, n, m.stride, a, old);
+      for (int64_t j = 0; j < n; j++) {
+        wide gone = 0;
+        for (int64_t r = 0; r < M; r++)
+          gone += k.gone[r] * (wide)old[r * CHUNK + j];
+        a[(M + 1) * m.stride + j] = p[j];
+        p[j] -= (real)gone;
+      }
+      recombine_chunk(M, q->count, k.T, n, m.stride, b, old);
+      for (int64_t j = 0; o.bad && j < n; j++)
+        b[q->count * m.stride + j] = b[M * m.stride + j];
+    }
+  }
+}
+
+/* ---- the update ---- */
+
+/* p_k, the step's direction: beside p~ where the updates were reduced. */
+INLINE const real *direction_of(const struct fp_memory *m, const struct broyden_settings *o,
+                                const struct fp_slot *q, const struct fp_strip *v)
+{
+  return q->stalls ? m->a + v->at + (o->m + 1) * m->stride : m->c + v->in;
+}
+
+/* q = H r, and v = H' s (good) or y (bad); sums of p.Hy, |Hy|^2, p.q, |p|^2 (good) or of |y|^2,
+ * y.r, |r|^2 (bad), where p is the direction of s, and Hy = p~ - q. */
 KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
   FOR_EACH_COST (i, fp_tiles(&s), 2 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
@@ -225,7 +421,7 @@ KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings
       struct fp_strip v = strip_of(&m, &t, slot, first);
       real r[FP_STRIP], hy[FP_STRIP];
       real *h = m.a + v.at + q->count * m.stride, *w = m.b + v.at + q->count * m.stride;
-      const real *p = m.c + v.in;
+      const real *p = direction_of(&m, &o, q, &v), *now = m.c + v.in;
       residual(&s, &v, r);
       SIMD
       for (int64_t j = 0; j < v.n; j++)
@@ -240,7 +436,7 @@ KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings
       }
       SIMD
       for (int64_t j = 0; j < v.n; j++)
-        hy[j] = p[j] - h[j];
+        hy[j] = now[j] - h[j];
       sum[0] += o.bad ? dot(v.n, w, w) : dot(v.n, p, hy);
       sum[1] += o.bad ? dot(v.n, w, r) : dot(v.n, hy, hy);
       sum[2] += o.bad ? dot(v.n, r, r) : dot(v.n, p, h);
@@ -271,6 +467,8 @@ KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o
     *u.uq = sound ? 1 / denominator : 0;
     *u.pu = sound ? along : 0;
     q->head = sound ? q->count + 1 : q->count; /* updates from now on */
+    if (sound)
+      u.vr[q->count] = along;
     q->counter[FP_FALLBACKS] += !sound;
   }
 }
@@ -297,8 +495,15 @@ INLINE void next_step(const struct fp_samples *s, const struct fp_memory *m,
   struct broyden_update u = update_of(m, slot);
   real up = (real)*u.up, uq = (real)*u.uq, pu = (real)*u.pu;
   real *p = m->c + v->in, *back = m->d + v->in, *z = s->z + v->first;
+  const real *d = direction_of(m, o, q, v);
   real *h = m->a + v->at + q->count * m->stride, *old = m->b + v->at + q->head * m->stride;
   const real *fz = s->fz + v->first;
+  if (q->stalls) { /* u = (t d - p~ + q) / denominator; else d = p~ = p */
+    up = 1;
+    SIMD
+    for (int64_t j = 0; j < v->n; j++)
+      p[j] = uq * ((real)q->length * d[j] - p[j]);
+  }
   SIMD
   for (int64_t j = 0; j < v->n; j++) {
     real direction = h[j];
@@ -365,9 +570,14 @@ static void broyden_step(stream st, const struct fp_samples *s, const struct fp_
   c.guard = sqrt((double)EPSILON);
   c.bad = o->kind == FP_BAD;
   c.line_search = o->line_search;
+  c.reduce = o->limit == FP_REDUCE && o->rank > 0;
   LAUNCH(st, samples, prepare, *s, c);
   LAUNCH(st, fp_tiles(s), dots, *s, *m, c);
   LAUNCH(st, samples, add_dots, *s, *m, c);
+  if (c.reduce) {
+    LAUNCH(st, samples, reduce, *s, *m, c);
+    LAUNCH(st, fp_tiles(s), recombine, *s, *m, c);
+  }
   LAUNCH(st, fp_tiles(s), products, *s, *m, c);
   LAUNCH(st, samples, update, *s, *m, c);
   LAUNCH(st, fp_tiles(s), advance, *s, *m, c);

@@ -79,6 +79,7 @@ struct fp_memory {
   DEVICE wide *part;        /* (rows,blocks,tiles,sums) */
   DEVICE wide *small;       /* (slots,small_size) */
   DEVICE int32_t *order;    /* (slots,2,m) pivots */
+  DEVICE real *work;        /* as the method says */
 };
 
 /* A method: carve (NULL: nothing to keep) takes its memory for the samples in s; step makes z of

@@ -110,6 +110,49 @@ static void modes_agree(void **state)
   free(block), free(z);
 }
 
+/* A row among others is what it is alone, iteration by iteration: its bits may change with the
+ * shapes of the matrix products, no more.  Memory is below the four unknowns of a token: as many
+ * directions would leave a least-squares problem that magnifies any rounding. */
+static void rows_are_independent(void **state)
+{
+  (void)state;
+  struct config c = small_model("", "");
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  int64_t row = MODE_LENGTH * c.model.d_model, n = MODE_ROWS * row;
+  int32_t tokens[MODE_ROWS * MODE_LENGTH];
+  double *z = calloc((size_t)(n + row), sizeof *z), *one = z + n;
+  const int64_t windows[] = {FP_WINDOW_ALL, 1, 8};
+  draw_tokens(MODE_ROWS * MODE_LENGTH, tokens, NULL);
+  c.deq.evaluate = c.deq.forward;
+  c.deq.evaluate.tol = 0;
+  c.deq.evaluate.max_iter = 8;
+  c.deq.evaluate.memory = c.deq.evaluate.rank = 2;
+  c.deq.evaluate.return_last = true;
+  for (int i = 0; i < 3 * FP_GMRES; i++) {
+    int32_t iterations[MODE_ROWS * MODE_LENGTH] = {0}, own[MODE_LENGTH] = {0};
+    struct fp_options *o = &c.deq.evaluate;
+    o->solver = (enum fp_solver)(i / 3), o->window = windows[i % 3];
+    struct probe_f64 *p = probe_open_f64(&c, MODE_ROWS, MODE_LENGTH, false, false);
+    struct probe_result all = {.z = z};
+    all.forward.iterations = iterations;
+    probe_set_f64(p, block, -1);
+    probe_evaluate_f64(p, o, MODE_ROWS, tokens, &all);
+    for (int64_t r = 0; r < MODE_ROWS; r++) {
+      struct probe_result alone = {.z = one};
+      int64_t samples = all.forward.samples / MODE_ROWS;
+      alone.forward.iterations = own;
+      probe_evaluate_f64(p, o, 1, tokens + r * MODE_LENGTH, &alone);
+      assert_memory_equal(own, iterations + r * samples, (size_t)samples * sizeof *own);
+      check_arrays_close(row, one, z + r * row, 1e-12, "solver %d, window %d, row %d", i / 3,
+                         (int)o->window, (int)r);
+    }
+    probe_close_f64(p);
+  }
+  tensor_list_free(&list);
+  free(block), free(z);
+}
+
 /* The explicit model token by token is the explicit model at once, whatever the chunk. */
 static void explicit_forms_agree(void **state)
 {
@@ -242,6 +285,7 @@ int main(void)
       cmocka_unit_test(ift_gradient_by_any_solver),
       cmocka_unit_test(explicit_gradient),
       cmocka_unit_test(modes_agree),
+      cmocka_unit_test(rows_are_independent),
       cmocka_unit_test(explicit_forms_agree),
       cmocka_unit_test(memory_is_planned),
       cmocka_unit_test(adjoint_windows_agree),

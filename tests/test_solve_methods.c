@@ -263,34 +263,60 @@ static void curved(void *ctx, int64_t row, int64_t t, const double *z, double *s
     fz[i] = sin(fz[i]) + 0.1 * z[i];
 }
 
-/* z after `steps` steps of Broyden with a dense H, which satisfies H y = s after each. */
-static void dense_broyden(struct affine *c, bool bad, double damping, int steps, double *z)
+enum { DENSE = 8 };
+
+/* H - damping I becomes its best approximation of rank `keep`. */
+static void reduce_rank(double H[DENSE][DENSE], double damping, int keep)
 {
-  enum { SIZE = 8 };
-  double H[SIZE][SIZE] = {{0}}, r[SIZE], old[SIZE], p[SIZE], y[SIZE], Hy[SIZE], fz[SIZE];
-  for (int i = 0; i < SIZE; i++)
+  double A[DENSE * DENSE], U[DENSE * DENSE], V[DENSE * DENSE], sigma[DENSE], superb[DENSE];
+  for (int i = 0; i < DENSE * DENSE; i++)
+    A[i] = H[i / DENSE][i % DENSE] - (i % (DENSE + 1) == 0 ? damping : 0);
+  assert_int_equal(LAPACKE_dgesvd(LAPACK_ROW_MAJOR, 'A', 'A', DENSE, DENSE, A, DENSE, sigma, U,
+                                  DENSE, V, DENSE, superb),
+                   0);
+  for (int i = 0; i < DENSE; i++)
+    for (int j = 0; j < DENSE; j++) {
+      H[i][j] = i == j ? damping : 0;
+      for (int k = 0; k < keep; k++)
+        H[i][j] += U[i * DENSE + k] * sigma[k] * V[k * DENSE + j];
+    }
+}
+
+/* z after `steps` steps of Broyden with a dense H, which satisfies H y = s after each; of at most
+ * `rank` updates, half of which are kept when they are too many. */
+static void dense_broyden(struct affine *c, bool bad, double damping, int rank, int steps,
+                          double *z)
+{
+  double H[DENSE][DENSE] = {{0}}, r[DENSE], old[DENSE], p[DENSE], y[DENSE], Hy[DENSE], fz[DENSE];
+  int updates = 0;
+  for (int i = 0; i < DENSE; i++)
     H[i][i] = damping;
   for (int k = 0; k < steps; k++) {
     curved(c, 0, 0, z, NULL, fz);
-    for (int i = 0; i < SIZE; i++)
+    for (int i = 0; i < DENSE; i++)
       r[i] = fz[i] - z[i], y[i] = k ? old[i] - r[i] : 0;
+    if (k && updates == rank) {
+      updates = rank / 2;
+      reduce_rank(H, damping, updates);
+    }
+    updates += k > 0;
     if (k) {
-      double v[SIZE] = {0};
-      for (int i = 0; i < SIZE; i++) {
-        Hy[i] = dot(SIZE, H[i], y);
-        for (int j = 0; j < SIZE; j++)
+      double v[DENSE] = {0};
+      for (int i = 0; i < DENSE; i++) {
+        Hy[i] = dot(DENSE, H[i], y);
+        for (int j = 0; j < DENSE; j++)
           v[j] += bad ? (i == j) * y[i] : H[i][j] * p[i];
       }
-      double denominator = dot(SIZE, v, y);
-      for (int i = 0; i < SIZE; i++)
-        for (int j = 0; j < SIZE; j++)
+      double denominator = dot(DENSE, v, y);
+      for (int i = 0; i < DENSE; i++)
+        for (int j = 0; j < DENSE; j++)
           H[i][j] += (p[i] - Hy[i]) * v[j] / denominator;
-      for (int i = 0; i < SIZE; i++)
-        check_close(dot(SIZE, H[i], y), p[i], 1e-6, "secant condition");
+      for (int i = 0; i < DENSE; i++)
+        check_close(dot(DENSE, H[i], y), p[i], 1e-6, "secant condition");
     }
-    for (int i = 0; i < SIZE; i++)
-      p[i] = dot(SIZE, H[i], r), old[i] = r[i];
-    for (int i = 0; i < SIZE; i++)
+    for (int i = 0; i < DENSE; i++)
+      p[i] = dot(DENSE, H[i], r), old[i] = r[i];
+    for (int i = 0; i < DENSE; i++)
       z[i] += p[i];
   }
 }
@@ -306,9 +332,30 @@ static void broyden_is_broyden(void **state)
       struct fp_options o = solver_options(FP_BROYDEN, steps + 1, 1e-14);
       o.kind = bad ? FP_BAD : FP_GOOD, o.return_last = true, o.damping = 0.8;
       solve(curved, &c, 8, &o, z);
-      dense_broyden(&c, bad == 1, 0.8, steps, want);
+      dense_broyden(&c, bad == 1, 0.8, 2 * DENSE, steps, want);
       check_arrays_close(8, z, want, 1e-9, "bad %d, %d steps", bad, steps);
     }
+}
+
+/* Of its updates Broyden keeps the dominant half, by singular values. */
+static void broyden_reduces_its_rank(void **state)
+{
+  (void)state;
+  static struct affine c;
+  for (int rank = 1; rank <= 6; rank++)
+    for (int bad = 0; bad < 2; bad++)
+      for (int steps = 2; steps < 13; steps++) {
+        double z[DENSE] = {0}, want[DENSE] = {0};
+        make_affine(DENSE, 0.7, 0, &c);
+        struct fp_options o = solver_options(FP_BROYDEN, steps + 1, 1e-14);
+        o.kind = bad ? FP_BAD : FP_GOOD, o.return_last = true, o.damping = 0.8;
+        o.rank = rank, o.limit = FP_REDUCE;
+        struct fp_result r = solve(curved, &c, DENSE, &o, z);
+        dense_broyden(&c, bad == 1, 0.8, rank, steps, want);
+        check_arrays_close(DENSE, z, want, 1e-8, "rank %d, bad %d, %d steps", rank, bad, steps);
+        assert_true(steps <= rank + 1 || r.counters[FP_REDUCTIONS] > 0);
+        assert_int_equal(r.counters[FP_RESTARTS], 0);
+      }
 }
 
 /* x of min |M x - b|, M (n,m) row-major, by LAPACK. */
@@ -563,6 +610,7 @@ int main(void)
       cmocka_unit_test(petsc_bratu),
       cmocka_unit_test(scipy_linear),
       cmocka_unit_test(broyden_is_broyden),
+      cmocka_unit_test(broyden_reduces_its_rank),
       cmocka_unit_test(anderson_is_anderson),
       cmocka_unit_test(rotation_converges),
       cmocka_unit_test(slow_diagonal_converges),

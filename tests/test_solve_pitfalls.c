@@ -248,9 +248,8 @@ static void coupled(void *ctx, int64_t row, int64_t t, const double *z, double *
 }
 
 /* A ring of factors, the oldest overwritten, grew to 1e40: later factors rest on earlier ones. */
-static void broyden_of_little_rank(void **state)
+static void little_rank(enum fp_limit limit, enum fp_counter counter)
 {
-  (void)state;
   for (int bad = 0; bad < 2; bad++)
     for (int64_t rank = 1; rank <= 8; rank++) {
       struct fp_options o = solver_options(FP_BROYDEN, 300, 1e-10);
@@ -259,12 +258,20 @@ static void broyden_of_little_rank(void **state)
       struct solver_map m = {.rows = 1, .length = 1, .n = MIDDLE, .ctx = &rate, .block = coupled};
       struct fp_result r = {.trace = trace};
       o.rank = rank, o.kind = bad ? FP_BAD : FP_GOOD, o.trace = true, o.stop = FP_ABS;
+      o.limit = limit;
       solver_run_f64(&m, &o, 1, z, &r, NULL);
       assert_int_equal(r.exits[FP_CONVERGED], 1);
-      assert_true(r.counters[FP_RESTARTS] > 0);
+      assert_true(r.counters[counter] > 0);
       for (int k = 0; k < r.max_iterations; k++)
         assert_true(trace[k] < 100 * trace[0]);
     }
+}
+
+static void broyden_of_little_rank(void **state)
+{
+  (void)state;
+  little_rank(FP_RESTART, FP_RESTARTS);
+  little_rank(FP_REDUCE, FP_REDUCTIONS);
 }
 
 /* r(z) = R z with a quarter turn R: y is orthogonal to s, the good denominator is 0. */
@@ -466,6 +473,7 @@ static struct fp_options any_options(void)
   o.worst_token = dice(2), o.stop_together = dice(2), o.return_last = dice(2);
   o.poll_every = dice(4), o.kind = (enum fp_kind)dice(3);
   o.memory = dice(2) ? dice(4) : dice(40), o.rank = dice(2) ? dice(4) : dice(40);
+  o.limit = (enum fp_limit)dice(2);
   o.delay = dice(5), o.mix_every = dice(4), o.restart = dice(2) ? 0 : dice(6);
   o.start = pick(start, 3), o.ridge = pick(ridge, 4), o.condition = pick(condition, 4);
   o.safeguard = pick(guard, 4), o.max_weight = pick(weight, 4), o.line_search = dice(2);
