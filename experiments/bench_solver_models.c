@@ -8,11 +8,11 @@
 #include <string.h>
 
 enum { SEQUENCES = 8, REPETITIONS = 3, LENGTHS = 2, TOLERANCES = 2, PRECISIONS = 2 };
-enum { SOLVERS = 3, WINDOWS = 4, METHODS = SOLVERS * WINDOWS + 1, AUTO = METHODS - 1 };
+enum { SOLVERS = 3, WINDOWS = 5, METHODS = SOLVERS * WINDOWS + 1, AUTO = METHODS - 1 };
 static const int64_t lengths[LENGTHS] = {128, 256};
 static const double tolerances[TOLERANCES] = {1e-2, 1e-6};
 static const enum fp_solver solvers[SOLVERS] = {FP_PICARD, FP_ANDERSON, FP_BROYDEN};
-static const int64_t windows[WINDOWS] = {1, 8, 16, FP_WINDOW_ALL};
+static const int64_t windows[WINDOWS] = {1, 4, 8, 16, FP_WINDOW_ALL};
 
 struct cell {
   double evaluations, serial, ms; /* a token; calls; a solve of all sequences */
