@@ -783,7 +783,7 @@ static void recipes(void **state)
   check_ok(config_load("configs/word_problem/a5_implicit.yaml", 0, NULL, &implicit));
   check_ok(config_load("configs/word_problem/a5_explicit.yaml", 0, NULL, &explicit));
   assert_true(implicit.model.d_model == 128 && implicit.model.mamba2.d_state == 32);
-  assert_true(implicit.train.lr == 2e-3 && implicit.train.steps == 2000);
+  assert_true(implicit.train.lr == 2e-3 && implicit.train.steps == 5000);
   assert_true(implicit.train.unroll_steps == 300 && implicit.deq.forward.window == 8);
   assert_string_equal(implicit.data.group, "A5");
   assert_string_equal(explicit.name, "a5-explicit");
