@@ -202,7 +202,7 @@ $(BUILD)/noderef/%.ok: %.c $(HEADERS) | $(BUILD)/dev.tools
 asan: | $(BUILD)/test.tools ## all tests under the address and undefined-behaviour sanitizers
 	+@$(MAKE) --no-print-directory ISAS=cpu BUILD=$(BUILD)/asan OPTIMISE='-O1 -DDEBUG -fno-omit-frame-pointer' WERROR=-Wno-maybe-uninitialized \
 	  SANITIZE='-fsanitize=address,undefined -fno-sanitize-recover=all' test
-MUTATED := test_solve test_solve_methods test_solve_pitfalls test_model test_shine test_backward
+MUTATED := test_solve test_solve_methods test_solve_pitfalls test_model test_shine test_backward test_spectrum
 MUTANT_OBJECTS = $(TEST_OBJECTS) $(call obj,plain,$(SHARED_EXPERIMENTS))
 MUTANT_LIBRARIES = $(BUILD)/libdeqmamba_complex.a $(BUILD)/libdeqmamba.a
 mutants: $(call obj,plain,$(MUTATED:%=tests/%.c)) $(MUTANT_OBJECTS) $(MUTANT_LIBRARIES) ## removes one remedy of the solvers at a time: its test must fail; MUTANTS="..." for some

@@ -88,6 +88,7 @@ struct train_config {
   double spike_factor;
   double lr, betas[2], eps, weight_decay, clip, decay_fraction;
   enum schedule_kind schedule;
+  int64_t report_spectral_radius, report_gradient_cosine; /* steps apart; 0: never */
 };
 
 struct evaluate_config {

@@ -14,6 +14,7 @@ enum philox_stream {
   STREAM_TEST,
   STREAM_LENGTH,
   STREAM_REGULARISE,
+  STREAM_SPECTRUM,
 };
 
 #ifdef __CUDACC__

@@ -10,6 +10,7 @@
 #include "core/flops.h"
 #include "core/interrupt.h"
 #include "core/metrics.h"
+#include "core/gradient_report.h"
 #include "core/network.h"
 #include "core/profile.h"
 #include "core/progress.h"
@@ -30,6 +31,8 @@ struct trainer {
   const struct train_options *o;
   struct weights w;
   struct network net, evaluation; /* evaluation: only where evaluate_every asks for it */
+  struct gradient_report exact;   /* only where train.report asks for it */
+  int64_t drawn;                  /* labels of the step that count */
   struct task_data data;
   struct metrics metrics;
   struct tensorboard tensorboard;
@@ -52,6 +55,8 @@ struct step_report {
   struct fp_result forward, backward;
   double objective, jacobian; /* network_result's, of the whole step; jacobian < 0: none */
   int64_t fallbacks;
+  bool radius_reported, cosine_reported;
+  double radius, radius_max, cosine, exact_norm, exact_converged;
 };
 
 #if REAL_BITS == 32
@@ -226,6 +231,19 @@ static int64_t differentiated(const struct config *c, bool unroll)
                                                       : 1;
 }
 
+/* Batch k of the step that was drawn; `draw` is what it points to. */
+static struct batch batch_of_step(const struct trainer *t, int64_t k, struct dropout_draw *draw)
+{
+  const struct config *c = t->c;
+  int64_t rows = c->train.batch_size, length = t->net.length;
+  struct batch b = {.rows = rows, .labels_total = t->drawn, .dropout = draw};
+  *draw = (struct dropout_draw){(uint64_t)c->seed, (uint32_t)t->state.step, (uint32_t)(k * rows)};
+  b.tokens = t->tokens + k * rows * length;
+  b.labels = t->labels + k * rows * length;
+  b.lengths = c->data.length_min ? t->lengths + k * rows : NULL;
+  return b;
+}
+
 /* The gradient of the mean loss of all the step's batches. */
 static enum status learn(struct trainer *t, struct step_report *r)
 {
@@ -234,17 +252,14 @@ static enum status learn(struct trainer *t, struct step_report *r)
   int64_t rows = c->train.batch_size, length = length_of_step(c, t->state.step);
   int64_t labels = draw_step(t, rows * c->train.accumulate, length), correct = 0;
   bool unroll = t->state.step < c->train.unroll_steps;
+  t->drawn = labels;
   network_set_length(&t->net, length);
   be->fill(be->st, t->w.tensors.block, 0, t->w.set[SET_GRADIENT].block);
   r->loss = 0;
   for (int64_t k = 0; k < c->train.accumulate; k++) {
     struct network_result result;
-    struct batch b = {.rows = rows, .labels_total = labels};
-    b.tokens = t->tokens + k * rows * length;
-    b.labels = t->labels + k * rows * length;
-    struct dropout_draw draw = {(uint64_t)c->seed, (uint32_t)t->state.step, (uint32_t)(k * rows)};
-    b.dropout = &draw;
-    b.lengths = c->data.length_min ? t->lengths + k * rows : NULL;
+    struct dropout_draw draw;
+    struct batch b = batch_of_step(t, k, &draw);
     TRY(network_learn(&t->net, &t->w.set[SET_PARAMETERS],
                       unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
                       &result));
@@ -283,10 +298,39 @@ static void update(struct trainer *t, double lr, double norm)
   parameters_derive(&t->w.m, &t->w.set[SET_PARAMETERS]);
 }
 
+static bool due(const struct trainer *t, int64_t every)
+{
+  return every > 0 && (t->state.step + 1) % every == 0 && t->c->model.kind == MODEL_IMPLICIT;
+}
+
+/* What train.report asks to know of this step, before the update. */
+static enum status report_exact(struct trainer *t, struct step_report *r)
+{
+  const struct train_config *c = &t->c->train;
+  const struct parameter_set *p = &t->w.set[SET_PARAMETERS];
+  r->radius_reported = due(t, c->report_spectral_radius);
+  r->cosine_reported = due(t, c->report_gradient_cosine);
+  if (!r->radius_reported && !r->cosine_reported)
+    return OK;
+  gradient_report_begin(&t->exact, t->net.length, r->cosine_reported);
+  for (int64_t k = 0; k < c->accumulate; k++) {
+    struct dropout_draw draw;
+    struct batch b = batch_of_step(t, k, &draw);
+    TRY(gradient_report_add(&t->exact, p, &b));
+  }
+  r->exact_converged = (double)t->exact.converged / (double)t->exact.samples;
+  if (r->radius_reported)
+    TRY(network_spectral_radius(&t->exact.net, p, c->batch_size, &r->radius, &r->radius_max));
+  if (r->cosine_reported)
+    TRY(gradient_report_cosine(&t->exact, &t->w.set[SET_GRADIENT], &r->cosine, &r->exact_norm));
+  return OK;
+}
+
 static enum status train_step(struct trainer *t, struct step_report *r)
 {
   *r = (struct step_report){.sequence = -1, .lr = learning_rate(&t->c->train, t->state.step)};
   TRY(learn(t, r));
+  TRY(report_exact(t, r));
   bool adjoint = r->backward.exits[FP_NOT_FINITE] == 0;
   r->finite = isfinite(r->loss) && isfinite(r->gradient_norm) && r->sequence < 0 && adjoint;
   if (r->finite) {
@@ -358,6 +402,16 @@ static void log_choices(struct trainer *t, const struct step_report *r)
     log_number(t, "objective", r->objective);
   if (r->jacobian >= 0 && deq->regularisation.weight > 0)
     log_number(t, "jacobian_norm", r->jacobian);
+  if (r->radius_reported) {
+    log_number(t, "spectral_radius", r->radius);
+    log_number(t, "spectral_radius_max", r->radius_max);
+  }
+  if (r->cosine_reported) {
+    log_number(t, "gradient_cosine", r->cosine);
+    log_number(t, "exact_grad_norm", r->exact_norm);
+  }
+  if (r->radius_reported || r->cosine_reported)
+    log_number(t, "exact_converged", r->exact_converged);
 }
 
 static enum status write_metrics(struct trainer *t, const struct step_report *r, double speed)
@@ -422,7 +476,7 @@ static enum status report(struct trainer *t, const struct step_report *r)
   double elapsed = monotonic_seconds() - t->began;
   double speed = elapsed > 0 ? ((double)t->state.tokens - t->began_tokens) / elapsed : 0;
   if (t->state.step % c->log_every == 0 || t->state.step == c->steps || r->evaluated || r->spike ||
-      !r->finite)
+      r->radius_reported || r->cosine_reported || !r->finite)
     TRY(write_metrics(t, r, speed));
   show_progress(t, r, speed);
   return OK;
@@ -504,6 +558,12 @@ static int64_t evaluated_rows(const struct config *c)
   return rows < 1 ? 1 : rows < sequences ? rows : sequences;
 }
 
+static bool reports(const struct config *c)
+{
+  return c->model.kind == MODEL_IMPLICIT &&
+         (c->train.report_spectral_radius || c->train.report_gradient_cosine);
+}
+
 /* Bytes of the trainer's own arrays. */
 static size_t batch_bytes(const struct config *c)
 {
@@ -529,6 +589,8 @@ static enum status open_trainer(struct trainer *t, const struct backend *be,
   TRY(network_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, true, &t->net));
   if (c->train.evaluate_every)
     TRY(network_open(&t->w.m, &c->deq, solver, rows, c->data.length, false, &t->evaluation));
+  if (reports(c))
+    TRY(gradient_report_open(c, be, solver, &t->exact));
   TRY(arena_init(&t->host, batch_bytes(c)));
   TRY(CARVE(&t->host, M, &t->tokens));
   TRY(CARVE(&t->host, M, &t->labels));
@@ -554,6 +616,7 @@ static void close_trainer(struct trainer *t)
     network_close(&t->net);
   if (t->evaluation.m)
     network_close(&t->evaluation);
+  gradient_report_close(&t->exact);
   if (t->w.m.be)
     weights_close(&t->w);
   data_close(&t->data);

@@ -32,7 +32,7 @@ static enum status train(const char *config, const char *name, bool resume, cons
   struct config c;
   struct runtime rt;
   char directory[512], words[1024], runs[512], named[256];
-  const char *override[32] = {runs, named};
+  const char *override[64] = {runs, named};
   int count = 2;
   struct train_options o = {.directory = directory, .resume = resume, .overwrite = !resume};
   (void)snprintf(runs, sizeof runs, "runs_dir=%s", scratch(""));
@@ -153,6 +153,56 @@ static void backward_choices(void **state)
   for (int step = 1; step <= 20; step++)
     regularised += !isnan(number("s", step, "jacobian_norm"));
   assert_in_range(regularised, 4, 16);
+}
+
+static void check_same_parameters(const char *a, const char *b)
+{
+  char *text[2];
+  size_t size[2];
+  for (int i = 0; i < 2; i++) {
+    char path[600];
+    (void)snprintf(path, sizeof path, "%s/latest/model.safetensors", scratch(i ? b : a));
+    check_ok(file_read(path, &text[i], &size[i]));
+  }
+  assert_int_equal(size[0], size[1]);
+  assert_memory_equal(text[0], text[1], size[0]);
+  free(text[0]), free(text[1]);
+}
+
+/* Reports are beside training: the same parameters, bit for bit, with and without. */
+static void reports(void **state)
+{
+  (void)state;
+  static const char asked[] = "train.report.spectral_radius=2 train.report.gradient_cosine=3 ";
+  static const char every[] = "train.report.gradient_cosine=1 ";
+  static const char exact[] =
+      "deq.gradient=ift deq.forward.solver=anderson deq.forward.window=4 deq.forward.tol=1e-11 "
+      "deq.forward.damping=0.8 deq.forward.max_iter=4000 deq.backward.solver=gmres "
+      "deq.backward.window=4 deq.backward.rank=40 deq.backward.tol=1e-11 "
+      "deq.backward.max_iter=4000 data.group=Z2 data.length=4 train.steps=41 "
+      "train.unroll_steps=40 train.lr=1e-2 ";
+  char overrides[1024];
+  static const char more[] = "model.dropout=0.1 data.length_min=3 train.accumulate=2 "
+                             "train.steps=4 train.log_every=1000 train.curriculum_steps=2 ";
+  check_ok(train(NULL, "without", false, more));
+  (void)snprintf(overrides, sizeof overrides, "%s%s", more, asked);
+  check_ok(train(NULL, "with", false, overrides));
+  check_same_parameters("without", "with");
+  assert_true(isnan(number("with", 1, "loss"))); /* not logged */
+  assert_true(number("with", 2, "spectral_radius") > 0 &&
+              number("with", 2, "spectral_radius_max") >= number("with", 2, "spectral_radius"));
+  assert_true(isnan(number("with", 2, "gradient_cosine")));
+  assert_true(fabs(number("with", 3, "gradient_cosine")) <= 1);
+  assert_true(isnan(number("with", 3, "spectral_radius")));
+
+  (void)snprintf(overrides, sizeof overrides, "%s%s", every, exact);
+  check_ok(train(NULL, "ift", false, overrides));
+  assert_true(number("ift", 41, "exact_converged") == 1);
+  check_close(number("ift", 41, "gradient_cosine"), 1, 1e-10, "of the exact gradient itself");
+  check_close(number("ift", 41, "exact_grad_norm"), number("ift", 41, "grad_norm"), 1e-6, "norm");
+  (void)snprintf(overrides, sizeof overrides, "%s%s deq.gradient=jfb", every, exact);
+  check_ok(train(NULL, "jfb", false, overrides));
+  assert_in_range((int)(1000 * number("jfb", 41, "gradient_cosine")), 1, 999);
 }
 
 /* float32 and float64 train alike, and write what they are. */
@@ -434,6 +484,7 @@ int main(void)
       TEST(accumulation),
       TEST(lengths),
       TEST(backward_choices),
+      TEST(reports),
       TEST(precisions),
       TEST(everything_at_once),
       TEST(paper_recipes),

@@ -1,5 +1,6 @@
 /* model_probe.c: see model_probe.h. */
 #include "tests/numeric/model_probe.h"
+#include "core/gradient_report.h"
 #include "core/network.h"
 #include "core/philox.h"
 #include "core/weights.h"
@@ -215,6 +216,11 @@ void probe_jacobian_f64(struct probe *p, double *J)
     check_ok(block_vjp(net->m, &p->w.set[0], &s, &net->acts[0], net->fb, net->scratch, J + i * n,
                        NULL, NULL));
   }
+}
+
+void probe_radius_f64(struct probe *p, double *mean, double *largest)
+{
+  check_ok(network_spectral_radius(&p->net, &p->w.set[0], p->net.rows, mean, largest));
 }
 
 double *probe_parameters(const struct config *c, double in_proj, double injection, uint64_t seed,

@@ -47,6 +47,8 @@ PROBE(c64)
 
 /* df/dz at what the last `learn` by ift or shine solved: (M D, M D), M = rows*length */
 void probe_jacobian_f64(struct probe_f64 *p, double *J);
+/* network_spectral_radius there */
+void probe_radius_f64(struct probe_f64 *p, double *mean, double *largest);
 /* parameters, with an imaginary step along `direction` (block) */
 void probe_direct_c64(struct probe_c64 *p, const double *block, const double *direction);
 
