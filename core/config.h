@@ -93,6 +93,7 @@ struct train_config {
 
 struct evaluate_config {
   int64_t lengths[CONFIG_LENGTHS], lengths_count, sequences;
+  int64_t spectral_radius; /* sequences; 0: not reported */
 };
 
 /* jacobian_check: core/verification.h */

@@ -255,6 +255,8 @@ const struct key keys[] = {
    "tokens of the evaluated sequences"},
   {"evaluate.sequences", KEY_INT, AT(evaluate.sequences), "[1, 1048576]", NULL, "256",
    "sequences of each length"},
+  {"evaluate.spectral_radius", KEY_INT, AT(evaluate.spectral_radius), "[0, 65536]", NULL, "0",
+   "sequences of the first length for a token of which df/dz's spectral radius is told; 0: none"},
 
   {"jacobian.parameters", KEY_WORD, AT(jacobian.parameters), NULL, parameters, "random",
    "jacobian_check: drawn, or those of the run that name and runs_dir say"},

@@ -75,6 +75,7 @@ struct evaluation {
   struct evaluation_detail detail[MODES];
   struct evaluation_knob knob[MODES];
   struct evaluation_trace trace[MODES][TRACED_SOLVERS];
+  double spectral_radius, spectral_radius_max; /* of df/dz, by token; NaN: not measured */
   double decode_tokens_per_second; /* one sequence, sequential mode; NaN: not measured */
 };
 void evaluation_free(struct evaluation *e);

@@ -5,6 +5,7 @@
  * one begins as the shorter one. */
 #include "core/data.h"
 #include "core/evaluated.h"
+#include "core/gradient_report.h"
 #include "core/evaluator.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
@@ -245,6 +246,39 @@ static enum status decode(const struct measurement *e, double *tokens_per_second
   return OK;
 }
 
+/* ---- df/dz ---- */
+
+/* At the fixed points of fresh sequences of the first length, solved tightly. */
+static enum status spectrum_of(const struct measurement *e, const struct config *c, int32_t *tokens,
+                               struct gradient_report *g, struct evaluation *to)
+{
+  int64_t rows = c->train.batch_size, length = c->data.length;
+  struct batch b = {.rows = rows, .tokens = tokens, .labels = tokens + rows * length};
+  const struct parameter_set *p = &e->e.w.set[0];
+  data_batch(&e->data, (uint64_t)c->seed, STREAM_EVALUATE, 0, 0, rows, length, tokens,
+             tokens + rows * length);
+  gradient_report_begin(g, length, false);
+  TRY(gradient_report_add(g, p, &b));
+  return network_spectral_radius(&g->net, p, rows, &to->spectral_radius, &to->spectral_radius_max);
+}
+
+static enum status spectrum(const struct measurement *e, struct evaluation *to)
+{
+  struct config c = *e->e.c;
+  struct gradient_report g;
+  c.train.batch_size = c.evaluate.spectral_radius;
+  c.data.length = c.evaluate.lengths[0];
+  int32_t *tokens = malloc((size_t)(2 * c.train.batch_size * c.data.length) * sizeof *tokens);
+  if (!tokens)
+    FAIL(ERR_MEMORY, "out of memory");
+  enum status s = gradient_report_open(&c, e->e.w.m.be, e->e.solver, &g);
+  if (s == OK)
+    s = spectrum_of(e, &c, tokens, &g, to);
+  gradient_report_close(&g);
+  free(tokens);
+  return s;
+}
+
 /* ---- all of it ---- */
 
 static enum status look_closely(const struct measurement *e, struct evaluation *to)
@@ -280,13 +314,15 @@ enum status NAME(measure)(const struct config *c, const struct backend *be,
 {
   struct measurement e = {0};
   *to = (struct evaluation){.kind = c->model.kind, .task = c->data.task};
-  to->decode_tokens_per_second = (double)NAN;
+  to->decode_tokens_per_second = to->spectral_radius = to->spectral_radius_max = (double)NAN;
   TRY(evaluator_open(c, be, solver, dir, 1, &e.e));
   enum status s = measure_open(&e, c, q, to);
   if (s == OK)
     s = rows(&e, q, to);
   if (s == OK && q->closely)
     s = look_closely(&e, to);
+  if (s == OK && c->evaluate.spectral_radius && to->kind == MODEL_IMPLICIT)
+    s = spectrum(&e, to);
   data_close(&e.data);
   weights_close(&e.e.w);
   return s;

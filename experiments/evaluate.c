@@ -5,6 +5,7 @@
 #include "experiments/evaluation_json.h"
 #include "experiments/json_file.h"
 #include "experiments/program.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -66,6 +67,9 @@ static enum status write_json(struct evaluation *e, const char *path)
   bool bad = false;
   struct exchange x = {.at = json_object(), .bad = &bad};
   exchange_evaluation(&x, false, e);
+  if (!bad && isfinite(e->spectral_radius))
+    bad = json_object_set_new(x.at, "spectral_radius", json_real(e->spectral_radius)) ||
+          json_object_set_new(x.at, "spectral_radius_max", json_real(e->spectral_radius_max));
   if (bad) {
     json_decref(x.at);
     FAIL(ERR_MEMORY, "%s: out of memory", path);
@@ -79,6 +83,12 @@ static enum status table(struct config *c, const struct runtime *rt, const char 
   struct evaluation e;
   struct evaluation_request q = {.begin = print_head, .say = print_row, .to = c};
   TRY(evaluate_run(c, rt, checkpoint, &q, &e));
+  if (c->evaluate.spectral_radius && e.kind == MODEL_IMPLICIT)
+    (void)printf(
+        "spectral radius of df/dz at length %lld, one token of each of %lld sequences: mean "
+        "%.4f, largest %.4f\n",
+        (long long)c->evaluate.lengths[0], (long long)c->evaluate.spectral_radius,
+        e.spectral_radius, e.spectral_radius_max);
   enum status s = json ? write_json(&e, json) : OK;
   evaluation_free(&e);
   return s;

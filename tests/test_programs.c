@@ -69,7 +69,7 @@ static json_t *evaluate_json(const char *override)
 static void tracks_state_beyond_its_training_length(void **state)
 {
   (void)state;
-  json_t *root = evaluate_json("seed=0");
+  json_t *root = evaluate_json("evaluate.spectral_radius=8");
   assert_string_equal(json_string_value(json_object_get(root, "kind")), "implicit");
   const char *modes[] = {"sequential", "simultaneous"};
   for (int m = 0; m < 2; m++)
@@ -84,6 +84,10 @@ static void tracks_state_beyond_its_training_length(void **state)
   /* sequential work is that of a token; simultaneous moves a front through the sequence */
   assert_true(json_number(root, "sequential", 1, "iterations_mean") < 12);
   assert_true(json_number(root, "simultaneous", 1, "iterations_mean") > 40);
+  /* a token's df/dz contracts, on average, by a half (a sequence's norm says nothing of it) */
+  double radius = json_number_value(json_object_get(root, "spectral_radius"));
+  double largest = json_number_value(json_object_get(root, "spectral_radius_max"));
+  assert_true(radius > 0.2 && radius < 0.8 && largest >= radius);
   json_decref(root);
 }
 
@@ -177,13 +181,13 @@ static void modes_agree_on_a_trained_model(void **state)
 static void gradients_have_the_parameters_names(void **state)
 {
   (void)state;
-  const char *kinds[] = {"unroll", "phantom", "jfb", "ift"};
+  const char *kinds[] = {"unroll", "phantom", "jfb", "ift", "shine"};
   char in[512], out[512];
   struct spawned r;
   put_tokens("in.safetensors", true);
   (void)snprintf(in, sizeof in, "%s", scratch("in.safetensors"));
   (void)snprintf(out, sizeof out, "%s", scratch("g.safetensors"));
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < 5; i++) {
     char kind[64];
     struct safetensors f, model;
     (void)snprintf(kind, sizeof kind, "deq.gradient=%s", kinds[i]);
