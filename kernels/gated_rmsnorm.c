@@ -70,10 +70,10 @@ struct channel {
   real yb, zb;
 };
 
-ELEMENTARY struct channel vjp_channel(bool norm_first, real y, real z, real r, real along, real ob)
+ELEMENTARY struct channel vjp_channel(bool norm_first, real y, struct silu_pair gate, real r,
+                                      real along, real ob)
 {
   struct channel c;
-  struct silu_pair gate = silu_with_slope(z);
   real q = gate.value, p = norm_first ? y : y * q;
   real pb = r * ((norm_first ? ob * q : ob) - p * along);
   c.yb = norm_first ? pb : pb * q;
@@ -81,28 +81,73 @@ ELEMENTARY struct channel vjp_channel(bool norm_first, real y, real z, real r, r
   return c;
 }
 
-ELEMENTARY void vjp_group(bool norm_first, struct group s, const real *y, const real *z,
-                          const real *w, real r, const real *outb, real *yb, real *zb)
+/* Channels of a group whose gates are kept between the two passes over it. */
+#ifdef __CUDACC__
+enum { KEPT = 1 };
+#else
+enum { KEPT = 1024 };
+#endif
+
+/* The gates of a group, kept or not. */
+struct gates {
+  const real *z;
+  real value[KEPT], slope[KEPT];
+};
+
+ELEMENTARY struct silu_pair gate_at(bool kept, const struct gates *g, int64_t j)
 {
+  struct silu_pair gate = {0, 0};
+  if (!kept)
+    return silu_with_slope(g->z[j]);
+  gate.value = g->value[j];
+  gate.slope = g->slope[j];
+  return gate;
+}
+
+/* kept, which is a constant where this is called: K <= KEPT */
+ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, const real *y,
+                                const real *z, const real *w, real r, const real *outb, real *yb,
+                                real *zb)
+{
+  struct gates g;
   wide dot = 0;
-  ADD_ROW_SUM(dot, s.K, j, w[j] * outb[j] * (y[j] * silu(z[j])));
+  g.z = z;
+  if (kept) {
+    SIMD
+    for (int64_t j = 0; j < s.K; j++) {
+      struct silu_pair gate = silu_with_slope(z[j]);
+      g.value[j] = gate.value;
+      g.slope[j] = gate.slope;
+    }
+  }
+  ADD_ROW_SUM(dot, s.K, j, w[j] * outb[j] * (y[j] * gate_at(kept, &g, j).value));
   real along = r * r * (real)(dot / (wide)s.K);
   if (yb && zb) {
     SIMD
     for (int64_t j = 0; j < s.K; j++) {
-      struct channel c = vjp_channel(norm_first, y[j], z[j], r, along, w[j] * outb[j]);
+      struct channel c =
+          vjp_channel(norm_first, y[j], gate_at(kept, &g, j), r, along, w[j] * outb[j]);
       yb[j] += c.yb;
       zb[j] += c.zb;
     }
   } else if (yb) {
     SIMD
     for (int64_t j = 0; j < s.K; j++)
-      yb[j] += vjp_channel(norm_first, y[j], z[j], r, along, w[j] * outb[j]).yb;
+      yb[j] += vjp_channel(norm_first, y[j], gate_at(kept, &g, j), r, along, w[j] * outb[j]).yb;
   } else {
     SIMD
     for (int64_t j = 0; j < s.K; j++)
-      zb[j] += vjp_channel(norm_first, y[j], z[j], r, along, w[j] * outb[j]).zb;
+      zb[j] += vjp_channel(norm_first, y[j], gate_at(kept, &g, j), r, along, w[j] * outb[j]).zb;
   }
+}
+
+ELEMENTARY void vjp_group(bool norm_first, struct group s, const real *y, const real *z,
+                          const real *w, real r, const real *outb, real *yb, real *zb)
+{
+  if (s.K <= KEPT)
+    vjp_group_gates(norm_first, true, s, y, z, w, r, outb, yb, zb);
+  else
+    vjp_group_gates(norm_first, false, s, y, z, w, r, outb, yb, zb);
 }
 
 KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *w,

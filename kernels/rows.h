@@ -45,17 +45,26 @@ enum { SUM_TILE = 512 };
     (sum) += (wide)part_;                                           \
   }
 
-/* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n. */
+/* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n: in real over
+ * SUM_ROWS rows, then in wide. */
+enum { SUM_ROWS = 64 };
 #define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                              \
   do {                                                                                \
     int64_t first_ = (strip)*STRIP, width_ = (n)-first_ < STRIP ? (n)-first_ : STRIP; \
     wide sums_[STRIP] = {0};                                                          \
-    for (int64_t i = 0; i < (rows); i++) {                                            \
-      SIMD                                                                            \
-      for (int64_t q_ = 0; q_ < width_; q_++) {                                       \
-        int64_t j = first_ + q_;                                                      \
-        sums_[q_] += (wide)(term);                                                    \
+    for (int64_t block_ = 0; block_ < (rows); block_ += SUM_ROWS) {                   \
+      int64_t end_ = block_ + SUM_ROWS < (rows) ? block_ + SUM_ROWS : (rows);         \
+      real part_[STRIP] = {0};                                                        \
+      for (int64_t i = block_; i < end_; i++) {                                       \
+        SIMD                                                                          \
+        for (int64_t q_ = 0; q_ < width_; q_++) {                                     \
+          int64_t j = first_ + q_;                                                    \
+          part_[q_] += (term);                                                        \
+        }                                                                             \
       }                                                                               \
+      SIMD                                                                            \
+      for (int64_t q_ = 0; q_ < STRIP; q_++)                                          \
+        sums_[q_] += (wide)part_[q_];                                                 \
     }                                                                                 \
     for (int64_t q_ = 0; q_ < width_; q_++)                                           \
       (out)[first_ + q_] += (real)sums_[q_];                                          \

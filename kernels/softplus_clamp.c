@@ -77,12 +77,36 @@ KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
   }
 }
 
+/* A strip of few heads is summed tile by tile; of many, column by column. */
+ELEMENTARY void sum_narrow(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
+                           double from, double to, const real *yb, real *biasb)
+{
+  wide sums[STRIP] = {0};
+  for (int64_t first = 0; first < M * H; first += TILE) {
+    real u[TILE];
+    int64_t count = pack(first, M, H, ldx, x, bias, u), h = first % H;
+    SIMD
+    for (int64_t i = 0; i < count; i++)
+      u[i] = yb[first + i] * slope(u[i], from, to);
+    for (int64_t i = 0; i < count; i++) {
+      sums[h] += (wide)u[i];
+      h = h + 1 == H ? 0 : h + 1;
+    }
+  }
+  for (int64_t h = 0; h < H; h++)
+    biasb[h] += (real)sums[h];
+}
+
 KERNEL vjp_bias(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
                 double to, const real *yb, real *biasb)
 {
-  FOR_EACH_COST (strip, strips(H), 32 * M * STRIP)
-    ADD_COLUMN_SUMS(strip, M, H, biasb, m, h,
-                    yb[m * H + h] * slope(x[m * ldx + h] + (bias ? bias[h] : 0), from, to));
+  FOR_EACH_COST (strip, strips(H), 32 * M * STRIP) {
+    if (H <= STRIP)
+      sum_narrow(M, H, ldx, x, bias, from, to, yb, biasb);
+    else
+      ADD_COLUMN_SUMS(strip, M, H, biasb, m, h,
+                      yb[m * H + h] * slope(x[m * ldx + h] + (bias ? bias[h] : 0), from, to));
+  }
 }
 
 KERNEL jvp(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
