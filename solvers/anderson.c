@@ -172,6 +172,26 @@ INLINE void row_bad(int64_t n, const real *r0, const real *r1, const struct stri
   sum[m] += right;
 }
 
+/* The same for two ages at a time, whose points are r0, r1, r2: twice the sums in flight. */
+INLINE void rows_bad(int64_t n, const real *r0, const real *r1, const real *r2,
+                     const struct strip *v, wide *sum, int64_t m)
+{
+  wide row = 0, right = 0, next_row = 0, next_right = 0;
+  SIMD_SUM(row, right, next_row, next_right)
+  for (int64_t j = 0; j < n; j++) {
+    wide d = (wide)(r0[j] - r1[j]), e = (wide)(r1[j] - r2[j]);
+    wide dr = (wide)v->dr[j], r = (wide)v->r[j];
+    row += d * dr;
+    right += d * r;
+    next_row += e * dr;
+    next_right += e * r;
+  }
+  sum[0] += row;
+  sum[1] += next_row;
+  sum[m] += right;
+  sum[m + 1] += next_right;
+}
+
 /* Adds <dz_a, dr>, <dz_a, r> and <dz, dr_a>. */
 INLINE void row_good(int64_t n, real damping, const real *r0, const real *r1, const real *g0,
                      const real *g1, const struct strip *v, wide *sum, int64_t m)
@@ -224,10 +244,15 @@ KERNEL accumulate(struct fp_samples s, struct fp_memory m, struct anderson_setti
       new_point(&s, (real)o.damping, o.good, first, n, r, g, r1, g1, &v);
       for (int64_t a = 0; a < q->count; a++) {
         int64_t p0 = at + place(&m, q, a) * m.stride, p1 = at + place(&m, q, a + 1) * m.stride;
-        if (o.good)
+        if (!o.good && a + 1 < q->count) {
+          const real *r2 = m.a + at + place(&m, q, a + 2) * m.stride;
+          rows_bad(n, m.a + p0, m.a + p1, r2, &v, sum + a, M);
+          a++;
+        } else if (o.good) {
           row_good(n, (real)o.damping, m.a + p0, m.a + p1, m.b + p0, m.b + p1, &v, sum + a, M);
-        else
+        } else {
           row_bad(n, m.a + p0, m.a + p1, &v, sum + a, M);
+        }
       }
       if (o.good && q->count > 0)
         row_norms(n, &v, sum + 3 * M);
@@ -348,6 +373,14 @@ KERNEL combine(struct fp_samples s, struct fp_memory m)
         const real *g0 = m.b + at + place(&m, q, a) * m.stride;
         const real *g1 = m.b + at + place(&m, q, a + 1) * m.stride;
         real gamma = (real)w.gamma[a];
+        if (a + 1 < count) { /* two at a time, in the same order */
+          const real *g2 = m.b + at + place(&m, q, a + 2) * m.stride;
+          real next = (real)w.gamma[++a];
+          SIMD
+          for (int64_t j = 0; j < n; j++)
+            z[j] = z[j] - gamma * (g0[j] - g1[j]) - next * (g1[j] - g2[j]);
+          continue;
+        }
         SIMD
         for (int64_t j = 0; j < n; j++)
           z[j] -= gamma * (g0[j] - g1[j]);
