@@ -11,16 +11,16 @@ enum { UNKNOWNS = 196608, EVALUATIONS = 50, REPETITIONS = 5, METHODS = 5, PRECIS
 struct cost_method {
   const char *name;
   const char *peer; /* as torchdeq_solvers.py calls it; NULL: not there */
+  int64_t memory;   /* or rank */
   enum fp_solver solver;
-  int64_t memory; /* or rank */
   bool kinsol;
 };
 static const struct cost_method methods[METHODS] = {
-    {"picard", "picard", FP_PICARD, 0, true},
-    {"anderson m=5", "anderson5", FP_ANDERSON, 5, true},
-    {"anderson m=10", "anderson10", FP_ANDERSON, 10, true},
-    {"broyden rank 20", "broyden20", FP_BROYDEN, 20, false},
-    {"gmres 20", NULL, FP_GMRES, 20, false},
+    {"picard", "picard", 0, FP_PICARD, true},
+    {"anderson m=5", "anderson5", 5, FP_ANDERSON, true},
+    {"anderson m=10", "anderson10", 10, FP_ANDERSON, true},
+    {"broyden rank 20", "broyden20", 20, FP_BROYDEN, false},
+    {"gmres 20", NULL, 20, FP_GMRES, false},
 };
 
 struct rates {
