@@ -19,7 +19,7 @@ struct token_flops token_flops(const struct model_config *c)
 double step_flops(const struct model_config *c, const struct step_work *w)
 {
   struct token_flops f = token_flops(c);
-  double tokens = (double)w->tokens;
-  return 3 * tokens * (f.injection + f.head + (double)w->differentiated * f.block) +
+  return 3 * ((double)w->tokens * f.injection + (double)w->outputs * f.head +
+              (double)w->differentiated * f.block) +
          (double)(w->solved + w->adjoint) * f.block;
 }

@@ -25,12 +25,13 @@ struct token_flops {
 };
 struct token_flops token_flops(const struct model_config *c);
 
-/* What a training step did, in tokens. */
+/* What a training step did: everything a token each, padding included. */
 struct step_work {
-  int64_t tokens;         /* of the batch, padding included */
-  int64_t solved;         /* evaluations of f by the forward solve, a token each */
-  int64_t differentiated; /* evaluations of f that are differentiated through, for each token */
-  int64_t adjoint;        /* iterations of the adjoint solve, a token each */
+  int64_t tokens;         /* of the batch */
+  int64_t solved;         /* evaluations of f by the forward solve */
+  int64_t differentiated; /* evaluations of f that are differentiated through */
+  int64_t outputs;        /* of the head, likewise */
+  int64_t adjoint;        /* iterations of the adjoint solve */
 };
 double step_flops(const struct model_config *c, const struct step_work *w);
 #endif

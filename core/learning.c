@@ -82,6 +82,7 @@ static enum status output(const struct learning *l, const DEVICE real *z, double
   double scale = l->total ? w / (double)l->total : 0;
   struct network_result r = {0};
   TRY(output_fwd(net, l->p, l->b, z, &r));
+  l->r->outputs += M;
   l->r->objective += scale * r.loss_sum;
   if (last) {
     l->r->loss_sum = r.loss_sum, l->r->losses = r.losses;
@@ -136,6 +137,7 @@ static enum status learn_iterate(const struct learning *l, enum gradient_kind gr
   if (from)
     be->axpby(be->st, rows * net->length * net->m->dims.D, 1, from, 0, net->z[0]);
   TRY(trajectory_fwd(net, l->p, rows, t.steps, zero, t.first, t.damping));
+  l->r->differentiated += rows * net->length * t.steps;
   /* at a fixed point the activations are those of z[0], which is the output */
   TRY(output(l, at_fixed_point(gradient) ? net->z[0] : net->z[t.steps], w, last));
   if (!l->g)
@@ -196,6 +198,7 @@ static enum status learn_explicit(const struct learning *l)
   struct span s = whole_span(net, rows);
   be->axpby(be->st, n, 1, net->e, 0, net->z[0]);
   TRY(trajectory_fwd(net, l->p, rows, 1, false, 1, 1));
+  l->r->differentiated += rows * net->length;
   TRY(output(l, net->z[1], 1, true));
   if (!l->g)
     return OK;

@@ -79,6 +79,7 @@ struct network_result {
   wide objective;
   double jacobian;   /* estimate of |df/dz|^2/n, weighed as the batch is in its step; < 0: none */
   int64_t fallbacks; /* sequences for which shine fell back to jfb */
+  int64_t differentiated, outputs; /* a token each: evaluations of f, and of the head, with VJP */
 };
 
 /* Plans memory and takes it.  learn: with what gradients need, for every gradient that

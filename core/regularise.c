@@ -105,6 +105,7 @@ enum status regularise(struct network *net, const struct parameter_set *p, const
       TRY(block_vjp(net->m, p, &s, &net->acts[side], net->fb, net->scratch, NULL, net->ub, g));
     }
   }
+  r->differentiated += 2 * c->vectors * rows * net->length;
   r->objective += c->weight * estimate;
   r->jacobian = re(estimate);
   return OK;

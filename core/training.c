@@ -221,16 +221,6 @@ static void add_result(struct fp_result *sum, const struct fp_result *r)
     sum->worst_residual = r->worst_residual;
 }
 
-/* Evaluations of f that a step differentiates through. */
-static int64_t differentiated(const struct config *c, bool unroll)
-{
-  if (c->model.kind == MODEL_EXPLICIT)
-    return 1;
-  return unroll || c->deq.gradient == GRADIENT_UNROLL ? c->deq.unroll_iterations
-         : c->deq.gradient == GRADIENT_PHANTOM        ? c->deq.phantom_steps
-                                                      : 1;
-}
-
 /* Batch k of the step that was drawn; `draw` is what it points to. */
 static struct batch batch_of_step(const struct trainer *t, int64_t k, struct dropout_draw *draw)
 {
@@ -273,8 +263,8 @@ static enum status learn(struct trainer *t, struct step_report *r)
     correct += result.correct;
     add_result(&r->forward, &result.forward);
     add_result(&r->backward, &result.backward);
-    struct step_work work = {rows * length, result.forward.block_evaluations,
-                             differentiated(c, unroll), result.backward.block_evaluations};
+    struct step_work work = {rows * length, result.forward.block_evaluations, result.differentiated,
+                             result.outputs, result.backward.block_evaluations};
     t->state.flops += step_flops(&c->model, &work);
   }
   r->loss /= (double)labels;

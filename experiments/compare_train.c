@@ -249,7 +249,10 @@ static double weigh(const struct config *c)
     int64_t tokens = c->train.batch_size * c->train.accumulate * c->data.length;
     int64_t most = c->deq.forward.max_iter < 64 ? c->deq.forward.max_iter : 64;
     struct step_work work = {.tokens = tokens, .solved = solves ? tokens * most : 0};
-    work.differentiated = !implicit ? 1 : solves ? c->deq.phantom_steps : c->deq.unroll_iterations;
+    work.outputs = tokens;
+    work.differentiated = tokens * (!implicit ? 1
+                                    : solves  ? c->deq.phantom_steps
+                                              : c->deq.unroll_iterations);
     sum +=
         step_flops(&c->model, &work) * (double)(phase == 0 ? unrolled : c->train.steps - unrolled);
   }
