@@ -24,7 +24,7 @@ const char *fp_solver_name(enum fp_solver s)
 struct fp_options fp_choose(const struct fp_options *o, int64_t length)
 {
   struct fp_options chosen = *o;
-  int64_t window = o->tol >= 1e-3 ? 4 : 8;
+  int64_t window = o->tol >= 1e-3 ? 4 : 6;
   if (o->solver != FP_AUTO)
     return chosen;
   chosen.solver = FP_ANDERSON;
