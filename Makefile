@@ -248,12 +248,12 @@ plugin_objects = $(CUDA_PLAIN:%.c=$(1)/plain/%.o) $(CUDA_HOST:%.c=$(1)/host/%.o)
                  $(CUDA_SOURCES:%.c=$(1)/f32/%.o) $(CUDA_SOURCES:%.c=$(1)/f64/%.o)
 $(BUILD)/cuda/f32/%.o: CUDA_BITS := 32
 $(BUILD)/cuda/f64/%.o: CUDA_BITS := 64
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden \
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden \
              $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
   $(NVCC) -x cu $(NVCC_FLAGS) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
 define plugin_rules
-$(BUILD)/cuda/$(1)/%.o: %.c $$(HEADERS)
+$(BUILD)/cuda/$(1)/%.o: %.c
 	$$(NVCC_COMPILE)
 $(BUILD)/obj/emulated/$(1)/%.o: %.c
 	$$(EMULATE)
@@ -269,7 +269,7 @@ $(foreach d,$(BUILD)/cuda $(BUILD)/obj/emulated,$(eval $(call plugin_host_rule,$
 CUDA_LIB = $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib targets/x86_64-linux/lib)))
 $(BUILD)/libdeqmamba_cuda.so: $(call plugin_objects,$(BUILD)/cuda)
 	@echo "  link $@"
-	@$(NVCC) -shared $(NVCC_FLAGS) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcusolver \
+	@$(NVCC) -shared $(filter-out -MMD -MP,$(NVCC_FLAGS)) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcusolver \
 	  -Xlinker -z,defs,-rpath,'$$ORIGIN',-rpath,$(abspath $(CUDA_LIB)) && mv $@.tmp $@
 .PHONY: cuda
 ifneq ($(NVCC),)
@@ -305,7 +305,7 @@ gpu-bundle: cuda $(BUILD)/tests/test_cuda $(PROGRAMS) ## all of that in one arch
 	@cp $(BUILD)/tests/test_cuda $(BUNDLE)/tests/ && cp -R configs $(BUNDLE)/
 	@strip $(PROGRAMS:$(BUILD)/%=$(BUNDLE)/%) $(BUNDLE)/tests/test_cuda
 	@ldd $(PROGRAMS) $(BUILD)/tests/test_cuda | awk '$$2 == "=>" && $$3 ~ /^\// && \
-	  $$1 !~ /^(libc|libm|libdl|librt|libpthread|ld-linux.*)\.so/ { print $$3 }' | sort -u | \
+	  $$1 !~ /^(libc|libm|libdl|librt|libpthread|libgcc_s|ld-linux.*)\.so/ { print $$3 }' | sort -u | \
 	  xargs -I{} cp -L {} $(BUNDLE)/lib/
 	@tar -C $(BUILD)/bundle -czf $(BUILD)/deqmamba-gpu.tar.gz deqmamba
 	@ls -l $(BUILD)/deqmamba-gpu.tar.gz | awk '{ printf "%s: %.1f MB\n", $$NF, $$5 / 1e6; exit $$5 > 60e6 }'
@@ -324,4 +324,4 @@ help:
 
 .DELETE_ON_ERROR:
 .SECONDARY:
--include $(shell find $(BUILD)/obj -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD)/obj $(BUILD)/cuda -name '*.d' 2>/dev/null)

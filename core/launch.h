@@ -24,25 +24,34 @@ typedef void *stream; /* the plug-in's device on the GPU (kernels/device_cuda.h)
        i += (int64_t)gridDim.x * blockDim.x)
 #define FOR_EACH_COST(i, n, cost) FOR_EACH (i, n)
 #define FOR_EACH_SIMD(i, n) FOR_EACH (i, n)
+/* Where the threads of a block work on one index together: BLOCK_KERNEL, FOR_EACH_BLOCK and
+ * LAUNCH_BLOCKS in the place of the others.  On the CPU they are the same. */
+#define BLOCK_KERNEL static __global__ void __launch_bounds__(BLOCK_THREADS)
+#define FOR_EACH_BLOCK(i, n, cost) for (int64_t i = blockIdx.x; i < (n); i += gridDim.x)
+enum { BLOCK_THREADS = 1024 };
 #define SIMD
 #define SIMD_SUM(...)
 #ifndef LAUNCH_KERNEL /* tests/emulation runs the same code on the CPU */
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) kernel<<<blocks, threads, 0, queue>>>
+#define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) kernel<<<blocks, threads, 0, queue>>>
 #endif
 /* The queue of a stream; and what records the first failed launch, which sync reports by its name.
  */
 extern "C" cudaStream_t launch_queue(stream st);
 extern "C" void launch_check(stream st, const char *kernel, const char *file, int line);
-#define LAUNCH(st, n, kernel, ...)                                                                 \
-  do {                                                                                             \
-    int64_t launch_n_ = (n);                                                                       \
-    if (launch_n_ > 0) {                                                                           \
-      int64_t blocks_ = (launch_n_ + 127) / 128;                                                   \
-      LAUNCH_KERNEL(kernel, (unsigned)(blocks_ < 65535 ? blocks_ : 65535), 128u, launch_queue(st)) \
-      (__VA_ARGS__);                                                                               \
-      launch_check(st, #kernel, __FILE__, __LINE__);                                               \
-    }                                                                                              \
+#define LAUNCH_AS_(how, per_block, threads, st, n, kernel, ...)                       \
+  do {                                                                                \
+    int64_t launch_n_ = (n);                                                          \
+    if (launch_n_ > 0) {                                                              \
+      int64_t blocks_ = (launch_n_ + (per_block)-1) / (per_block);                    \
+      how(kernel, (unsigned)(blocks_ < 65535 ? blocks_ : 65535), (unsigned)(threads), \
+          launch_queue(st))(__VA_ARGS__);                                             \
+      launch_check(st, #kernel, __FILE__, __LINE__);                                  \
+    }                                                                                 \
   } while (0)
+#define LAUNCH(st, n, kernel, ...) LAUNCH_AS_(LAUNCH_KERNEL, 128, 128, st, n, kernel, __VA_ARGS__)
+#define LAUNCH_BLOCKS(st, n, kernel, ...) \
+  LAUNCH_AS_(LAUNCH_BLOCK_KERNEL, 1, BLOCK_THREADS, st, n, kernel, __VA_ARGS__)
 #else
 #ifndef ISA
 #define ISA cpu
@@ -59,6 +68,9 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
 #define FOR_EACH_SIMD(i, n)                               \
   PRAGMA(omp parallel for simd if(parallel : (n) > 8192)) \
   for (int64_t i = 0; i < (n); i++)
+#define BLOCK_KERNEL KERNEL
+#define FOR_EACH_BLOCK(i, n, cost) FOR_EACH_COST (i, n, cost)
+#define LAUNCH_BLOCKS LAUNCH
 #define SIMD PRAGMA(omp simd)
 #define SIMD_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 #ifdef CHECK_DEVICE /* host code only: kernels may dereference */

@@ -13,6 +13,7 @@
  * Reference: Gu & Dao 2023, arXiv:2312.00752, section 3.4 (the local convolution before the SSM).
  */
 #include "kernels/operations.h"
+#include "kernels/rows.h"
 #include "kernels/tiles.h"
 
 enum { BLOCK_TOKENS = 64 }; /* tokens that one index convolves; terms of a sum kept in real */
@@ -393,6 +394,39 @@ KERNEL give(struct conv1d_shape d, int64_t parts, struct cotangents a)
   }
 }
 
+#ifdef __CUDACC__
+/* Of channel c, every step-th sequence. */
+ELEMENTARY void sum_channel(struct width n, struct conv1d_shape d, int64_t seq, int64_t step,
+                            int64_t c, const struct cotangents *a, struct sums *sums)
+{
+  struct strip s;
+  struct input_cotangents nowhere = {NULL, NULL, 0};
+  load_taps(d, n, c, a->w, a->b, &s);
+  for (; seq < d.B; seq += step) {
+    load_inputs(d, n, seq, c, seq, a->x, a->state0, &s);
+    give_sequence(n, &s, d.T, d.C, a->yb + seq * d.T * d.C + c, &nowhere, sums);
+  }
+}
+
+/* wb and bb: an index is STRIP channels, a warp has an interleaved part of their sequences. */
+BLOCK_KERNEL give_weights_of_strips(struct conv1d_shape d, struct cotangents a)
+{
+  FOR_EACH_BLOCK (i, strips(d.C), d.B * d.T) {
+    int64_t c = i * STRIP + own_column();
+    struct sums sums = {{{0}}, {0}, {{0}}, {0}};
+    if (c < d.C)
+      WITH_WIDTH(1, d.W, sum_channel, d, own_part(), row_parts(), c, &a, &sums);
+    for (int64_t k = 0; k <= d.W; k++) {
+      wide total = column_total(k < d.W ? sums.all_taps[k][0] : sums.all_bias[0]);
+      if (own_part() == 0 && c < d.C && k < d.W && a.wb)
+        a.wb[c * d.W + k] += (real)total;
+      if (own_part() == 0 && c < d.C && k == d.W && a.bb)
+        a.bb[c] += (real)total;
+    }
+  }
+}
+#endif
+
 /* xb, state0b += what state1b says of the copied inputs */
 KERNEL state_cotangents(struct conv1d_shape d, const real *state1b, real *xb, real *state0b)
 {
@@ -425,8 +459,13 @@ void OP(conv1d_vjp)(stream st, struct conv1d_shape d, const DEVICE real *x, cons
 #endif
   if (inputs.xb || inputs.state0b)
     LAUNCH(st, d.B * strips, give, d, d.B, inputs);
+#ifdef __CUDACC__
+  if (wb || bb)
+    LAUNCH_BLOCKS(st, (d.C + STRIP - 1) / STRIP, give_weights_of_strips, d, weights);
+#else
   if (wb || bb)
     LAUNCH(st, strips, give, d, 1, weights);
+#endif
   if (state1b && (xb || state0b))
     LAUNCH(st, d.B * d.C, state_cotangents, d, state1b, xb, state0b);
 }

@@ -18,6 +18,20 @@ KERNEL look_up(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const rea
   }
 }
 
+#ifdef __CUDACC__
+/* An index adds up one token's strip of columns, and reads all tokens for it. */
+enum { MOST_TOKENS = 4096 };
+BLOCK_KERNEL vjp_token(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const real *yb,
+                       real *Wb)
+{
+  FOR_EACH_BLOCK (i, V * strips(D), M * STRIP) {
+    int64_t token = i / strips(D);
+    real *row = Wb + token * D;
+    ADD_COLUMN_SUMS(i % strips(D), M, D, row, m, j, tokens[m] == token ? yb[m * D + j] : 0);
+  }
+}
+#endif
+
 KERNEL vjp(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const real *yb, real *Wb)
 {
   FOR_EACH_COST (strip, strips(D), M * STRIP) {
@@ -42,6 +56,12 @@ void OP(embedding_fwd)(stream st, int64_t M, int64_t V, int64_t D, const DEVICE 
 void OP(embedding_vjp)(stream st, int64_t M, int64_t V, int64_t D, const DEVICE int32_t *tokens,
                        const DEVICE real *yb, DEVICE real *Wb)
 {
+#ifdef __CUDACC__
+  if (Wb && V <= MOST_TOKENS) {
+    LAUNCH_BLOCKS(st, V * strips(D), vjp_token, M, V, D, tokens, yb, Wb);
+    return;
+  }
+#endif
   if (Wb)
     LAUNCH(st, strips(D), vjp, M, V, D, tokens, yb, Wb);
 }

@@ -163,12 +163,12 @@ KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const 
   }
 }
 
-KERNEL vjp_w(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *r,
-             const real *outb, real *wb)
+BLOCK_KERNEL vjp_w(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *r,
+                   const real *outb, real *wb)
 {
   int64_t E = d.E, ldz = d.ldz;
-  FOR_EACH_COST (strip, d.G * strips(E / d.G),
-                 16 * STRIP * d.rows) { /* a strip lies within one group */
+  FOR_EACH_BLOCK (strip, d.G * strips(E / d.G),
+                  16 * STRIP * d.rows) { /* a strip lies within one group */
     int64_t K = E / d.G, per_group = strips(K), g = strip / per_group;
     const real *yg = y + g * K, *zg = z + g * K, *ob = outb + g * K, *rg = r + g;
     real *wbg = wb + g * K;
@@ -245,7 +245,7 @@ void OP(gated_rmsnorm_vjp)(stream st, struct gated_rmsnorm_shape d, const DEVICE
   if (yb || zb)
     LAUNCH(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, yb, zb);
   if (wb)
-    LAUNCH(st, d.G * strips(d.E / d.G), vjp_w, d, y, z, r, outb, wb);
+    LAUNCH_BLOCKS(st, d.G * strips(d.E / d.G), vjp_w, d, y, z, r, outb, wb);
 }
 
 void OP(gated_rmsnorm_jvp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,

@@ -47,4 +47,25 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
                       (cudaDataType)REALS, ldc, arithmetic(d), CUBLAS_GEMM_DEFAULT);
   device_note(st, "gemm", s == CUBLAS_STATUS_SUCCESS ? NULL : cublasGetStatusString(s));
 }
+
+/* As ssd_batched_cuda.h says. */
+struct matrices {
+  const real *at;
+  int64_t ld, stride;
+  bool transposed;
+};
+
+extern "C" void OP(gemm_batched)(stream st, int64_t m, int64_t n, int64_t k, struct matrices A,
+                                 struct matrices B, real beta, real *C, int64_t ldc, int64_t stride,
+                                 int64_t count)
+{
+  struct device *d = device_of(st);
+  real one = 1;
+  cublasStatus_t s = cublasGemmStridedBatchedEx_64(
+      d->blas, B.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, A.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
+      n, m, k, &one, B.at, (cudaDataType)REALS, B.ld, B.stride, A.at, (cudaDataType)REALS, A.ld,
+      A.stride, &beta, C, (cudaDataType)REALS, ldc, stride, count, arithmetic(d),
+      CUBLAS_GEMM_DEFAULT);
+  device_note(st, "gemm_batched", s == CUBLAS_STATUS_SUCCESS ? NULL : cublasGetStatusString(s));
+}
 #endif

@@ -15,9 +15,9 @@ KERNEL add_bias(int64_t M, int64_t N, const real *b, real *y)
   }
 }
 
-KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
+BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
 {
-  FOR_EACH_COST (strip, strips(N), M * STRIP)
+  FOR_EACH_BLOCK (strip, strips(N), M * STRIP)
     ADD_COLUMN_SUMS(strip, M, N, bb, m, j, yb[m * N + j]);
 }
 
@@ -38,7 +38,7 @@ void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
   if (Wb)
     gemm(st, true, false, N, K, M, 1, yb, N, x, K, 1, Wb, K);
   if (bb)
-    LAUNCH(st, strips(N), vjp_bias, M, N, yb, bb);
+    LAUNCH_BLOCKS(st, strips(N), vjp_bias, M, N, yb, bb);
 }
 
 void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,

@@ -37,9 +37,9 @@ KERNEL vjp_x(int64_t M, int64_t D, const real *x, const real *w, const real *r, 
   }
 }
 
-KERNEL vjp_w(int64_t M, int64_t D, const real *x, const real *r, const real *yb, real *wb)
+BLOCK_KERNEL vjp_w(int64_t M, int64_t D, const real *x, const real *r, const real *yb, real *wb)
 {
-  FOR_EACH_COST (strip, strips(D), M * STRIP)
+  FOR_EACH_BLOCK (strip, strips(D), M * STRIP)
     ADD_COLUMN_SUMS(strip, M, D, wb, m, j, yb[m * D + j] * (x[m * D + j] * r[m]));
 }
 
@@ -78,7 +78,7 @@ void OP(rmsnorm_vjp)(stream st, int64_t M, int64_t D, const DEVICE real *x, cons
   if (xb)
     LAUNCH(st, M, vjp_x, M, D, x, w, r, yb, xb);
   if (wb)
-    LAUNCH(st, strips(D), vjp_w, M, D, x, r, yb, wb);
+    LAUNCH_BLOCKS(st, strips(D), vjp_w, M, D, x, r, yb, wb);
 }
 
 void OP(rmsnorm_jvp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,

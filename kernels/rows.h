@@ -4,14 +4,16 @@
  *   FOR_EACH (i, rows * spans(n)) { struct span s = span_of(i, n); SIMD for (j = s.first; ...) }
  * Sums over a row: tiles of real, added up in `wide`.
  * Sums over the rows, one a column: index i of strips(n) is STRIP columns, which one thread adds up
- * from the first row to the last.
+ * from the first row to the last; on the GPU a block does, a warp an interleaved part of the rows:
+ *   BLOCK_KERNEL k(...) { FOR_EACH_BLOCK (i, strips(n), cost) ADD_COLUMN_SUMS(i, ...); }
+ *   LAUNCH_BLOCKS(st, strips(n), k, ...);
  */
 #ifndef KERNELS_ROWS_H
 #define KERNELS_ROWS_H
 #include "core/launch.h"
 
 #ifdef __CUDACC__
-enum { SPAN = 1, STRIP = 1 };
+enum { SPAN = 1, STRIP = 32 };
 #else
 enum { SPAN = 1024, STRIP = 32 };
 #endif
@@ -45,6 +47,37 @@ enum { SUM_TILE = 512 };
     (sum) += (wide)part_;                                           \
   }
 
+#ifdef __CUDACC__
+/* This thread's column of a strip, and which part of the rows it adds up. */
+static __device__ inline int own_column(void) { return (int)(threadIdx.x % STRIP); }
+static __device__ inline int own_part(void) { return (int)(threadIdx.x / STRIP); }
+static __device__ inline int row_parts(void) { return (int)(blockDim.x / STRIP); }
+
+/* The sum of a column's parts, in order, for its thread of part 0; all threads of the block call.
+ */
+static __device__ inline wide column_total(wide sum)
+{
+  __shared__ wide part[BLOCK_THREADS / STRIP][STRIP + 1];
+  wide total = 0;
+  part[own_part()][own_column()] = sum;
+  __syncthreads();
+  for (int p = 0; own_part() == 0 && p < row_parts(); p++)
+    total += part[p][own_column()];
+  __syncthreads();
+  return total;
+}
+
+#define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                  \
+  do {                                                                    \
+    int64_t j = (strip)*STRIP + own_column();                             \
+    wide sum_ = 0;                                                        \
+    for (int64_t i = own_part(); j < (n) && i < (rows); i += row_parts()) \
+      sum_ += (wide)(term);                                               \
+    sum_ = column_total(sum_);                                            \
+    if (own_part() == 0 && j < (n))                                       \
+      (out)[j] += (real)sum_;                                             \
+  } while (0)
+#else
 /* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n: in real over
  * SUM_ROWS rows, then in wide. */
 enum { SUM_ROWS = 64 };
@@ -69,4 +102,5 @@ enum { SUM_ROWS = 64 };
     for (int64_t q_ = 0; q_ < width_; q_++)                                           \
       (out)[first_ + q_] += (real)sums_[q_];                                          \
   } while (0)
+#endif
 #endif

@@ -77,7 +77,13 @@ KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
   }
 }
 
-/* A strip of few heads is summed tile by tile; of many, column by column. */
+#ifdef __CUDACC__
+enum { NARROW = 0 };
+#else
+enum { NARROW = STRIP };
+#endif
+
+/* A strip of few heads is summed tile by tile; of many, and on the GPU, column by column. */
 ELEMENTARY void sum_narrow(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
                            double from, double to, const real *yb, real *biasb)
 {
@@ -97,11 +103,11 @@ ELEMENTARY void sum_narrow(int64_t M, int64_t H, int64_t ldx, const real *x, con
     biasb[h] += (real)sums[h];
 }
 
-KERNEL vjp_bias(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
-                double to, const real *yb, real *biasb)
+BLOCK_KERNEL vjp_bias(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
+                      double from, double to, const real *yb, real *biasb)
 {
-  FOR_EACH_COST (strip, strips(H), 32 * M * STRIP) {
-    if (H <= STRIP)
+  FOR_EACH_BLOCK (strip, strips(H), 32 * M * STRIP) {
+    if (H <= NARROW)
       sum_narrow(M, H, ldx, x, bias, from, to, yb, biasb);
     else
       ADD_COLUMN_SUMS(strip, M, H, biasb, m, h,
@@ -136,7 +142,7 @@ void OP(softplus_clamp_vjp)(stream st, int64_t M, int64_t H, int64_t ldx, const 
   if (xb)
     LAUNCH(st, tiles(M * H), vjp_x, M, H, ldx, x, bias, from, to, yb, xb);
   if (biasb)
-    LAUNCH(st, strips(H), vjp_bias, M, H, ldx, x, bias, from, to, yb, biasb);
+    LAUNCH_BLOCKS(st, strips(H), vjp_bias, M, H, ldx, x, bias, from, to, yb, biasb);
 }
 
 void OP(softplus_clamp_jvp)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,

@@ -355,6 +355,10 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
   }
 }
 
+#ifdef __CUDACC__
+#include "kernels/ssd_batched_cuda.h"
+#endif
+
 void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
                          const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
                          const DEVICE real *D, const DEVICE int32_t *row, const DEVICE real *S0,
@@ -372,6 +376,19 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
     LAUNCH(st, d.B * d.H * d.P, start_states, d, row, S0, states);
   if (S0 || passes)
     LAUNCH(st, heads, chunk_decays, d, dt, A_log, NULL, NULL, false, work);
+#ifdef __CUDACC__
+  if (one_length(d) && !(row && S1)) {
+    if (passes) {
+      LAUNCH(st, elements(d), scale_elements, d, s.leave, dt, x, d.ld, s.scaled);
+      multiply_onward(st, d, s.scaled, Bm, states, S1);
+      LAUNCH(st, d.B * d.H * d.P, pass_states, d, s.entry, NULL, NULL, row, states, S1);
+    }
+    if (y)
+      batched_outputs(st, d, x, Bm, C, dt, A_log, D, ssd_chunks(d) > 1 || S0 ? states : NULL, work,
+                      y);
+    return;
+  }
+#endif
   if (passes) {
     LAUNCH(st, heads, scale_tokens, d, s.leave, dt, x, d.ld, s.scaled);
     LAUNCH(st, heads * row_spans(d.P) * lane_blocks(d.N), sum_states, d, s.scaled, Bm, NULL, NULL,
@@ -646,6 +663,55 @@ KERNEL decay_cotangents(struct ssd_shape d, const real *dt, const real *A_log, c
   }
 }
 
+#ifdef __CUDACC__
+/* ssd_chunked_vjp by batched products: ssd_batched_cuda.h; A_logb and Db are the caller's. */
+static void batched_vjp(stream st, struct ssd_shape d, const real *x, const real *Bm, const real *C,
+                        const real *dt, const real *A_log, const real *D, const real *S,
+                        const real *yb, const real *S1b, real *work, real *xb, real *Bb, real *Cb,
+                        bool times, real *dtb, real *S0b)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d), HP = d.H * d.P, BC = all_chunks(d), width = HP / d.G;
+  bool summed = ssd_chunks(d) > 1 || S0b, leaves = ssd_chunks(d) > 1 || S1b;
+  LAUNCH(st, chunk_heads(d), chunk_decays, d, dt, A_log, NULL, NULL, false, work);
+  multiply_scores(st, d, C, Bm, s.scores);
+  for (int64_t h = 0; h < d.H; h++)
+    gemm_batched(st, Q, Q, d.P, tokens_of(d, yb, HP, h, false), tokens_of(d, x, d.ld, h, true), 0,
+                 s.weights2 + h * Q * Q, Q, d.H * Q * Q, BC);
+  LAUNCH(st, chunk_heads(d) * Q, weigh_squares, d, dt, A_log, true, work);
+  if (S || summed)
+    LAUNCH(st, elements(d), scale_elements, d, s.entry, NULL, yb, HP, s.scaled2);
+  for (int64_t g = 0; summed && g < d.G; g++)
+    gemm_batched(st, width, d.N, Q, tokens_of(d, s.scaled2, HP, g * (d.H / d.G), true),
+                 panel_of(d, C, g, false), 0, s.states + g * width * d.N, d.N, HP * d.N, BC);
+  if (summed || leaves)
+    LAUNCH(st, d.B * HP, pass_states_back, d, s.entry, S1b, summed, s.states, S0b);
+  if (leaves)
+    multiply_from_states(st, d, Bm, s.states, s.scaled);
+  for (int64_t h = 0; xb && h < d.H; h++)
+    gemm_batched(st, Q, d.P, Q, pairs_of(d, s.weights, h, d.H, true),
+                 tokens_of(d, yb, HP, h, false), 1, xb + h * d.P, d.ld, Q * d.ld, BC);
+  if (xb)
+    LAUNCH(st, elements(d), finish_inputs, d, s.leave, dt, leaves ? s.scaled : NULL, yb, D, xb);
+  if (times)
+    LAUNCH(st, d.B * d.T * d.H, dot_tokens, d, s.leave, x, d.ld, leaves ? s.scaled : NULL, s.b);
+  if (Bb || Cb)
+    LAUNCH(st, BC * d.G * Q * Q, sum_squares_over_heads, d, work);
+  if (Bb && leaves)
+    LAUNCH(st, elements(d), scale_elements, d, s.leave, dt, x, d.ld, s.scaled);
+  if (Bb)
+    multiply_panel(st, d, s.scaled, leaves ? s.states : NULL, s.scores2, true, C, Bb);
+  if (Cb)
+    multiply_panel(st, d, s.scaled2, S, s.scores2, false, Bm, Cb);
+  if (times && S)
+    multiply_from_states(st, d, C, S, s.scaled2);
+  if (times) {
+    LAUNCH(st, d.B * d.T * d.H, dot_tokens, d, s.entry, yb, HP, S ? s.scaled2 : NULL, s.a);
+    LAUNCH(st, chunk_heads(d), decay_cotangents, d, dt, A_log, S, S1b != NULL, work, dtb);
+  }
+}
+#endif
+
 void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
                          const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
                          const DEVICE real *D, const DEVICE real *S, const DEVICE real *yb,
@@ -662,6 +728,16 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
   int64_t Q = ssd_chunk_length(d), chunks = ssd_chunks(d), BC = d.B * chunks;
   int64_t heads = chunk_heads(d), groups = BC * d.G * row_spans(Q);
   bool summed = chunks > 1 || S0b, leaves = chunks > 1 || S1b, times = dtb || A_logb;
+#ifdef __CUDACC__
+  if (one_length(d)) {
+    batched_vjp(st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, times, dtb, S0b);
+    if (A_logb)
+      LAUNCH(st, d.H, add_over_blocks, BC, d.H, Q, s.c, A_logb);
+    if (Db)
+      skip_vjp(st, d, x, yb, 1, s.a, Db);
+    return;
+  }
+#endif
   LAUNCH(st, heads, chunk_decays, d, dt, A_log, NULL, NULL, false, work);
   LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
   LAUNCH(st, heads * lane_blocks(Q), pair_cotangents, d, x, dt, A_log, yb, work);

@@ -27,6 +27,41 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
     y[i] = a * x[i] + b * y[i];
 }
 
+#ifdef __CUDACC__
+/* A block's threads take every blockDim-th element each, then add up in order. */
+static __device__ inline wide block_total(wide sum)
+{
+  __shared__ wide part[STRIP];
+  wide total = column_total(sum);
+  if (own_part() == 0)
+    part[own_column()] = total;
+  __syncthreads();
+  total = 0;
+  for (int c = 0; c < STRIP; c++)
+    total += part[c];
+  return total;
+}
+
+BLOCK_KERNEL squares(int64_t n, const real *x, double *out)
+{
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+    sum += square_norm(x[i]);
+  sum = block_total(sum);
+  if (threadIdx.x == 0)
+    *out = sum;
+}
+
+BLOCK_KERNEL products(int64_t n, const real *x, const real *y, wide *out)
+{
+  wide sum = 0;
+  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+    sum += (wide)x[i] * (wide)y[i];
+  sum = block_total(sum);
+  if (threadIdx.x == 0)
+    *out = sum;
+}
+#else
 /* First and end of a part of n elements. */
 struct part {
   int64_t first, end;
@@ -59,27 +94,6 @@ INLINE wide part_dot(int64_t n, const real *x, const real *y, int64_t part)
   return sum;
 }
 
-#ifdef __CUDACC__
-KERNEL squares(int64_t n, const real *x, double *out)
-{
-  FOR_EACH (one, 1) {
-    double sum = 0;
-    for (int64_t p = 0; p < PARTS; p++)
-      sum += part_squares(n, x, p);
-    out[one] = sum;
-  }
-}
-
-KERNEL products(int64_t n, const real *x, const real *y, wide *out)
-{
-  FOR_EACH (one, 1) {
-    wide sum = 0;
-    for (int64_t p = 0; p < PARTS; p++)
-      sum += part_dot(n, x, y, p);
-    out[one] = sum;
-  }
-}
-#else
 KERNEL squares(int64_t n, const real *x, double *out)
 {
   double part[PARTS], sum = 0;
@@ -158,12 +172,12 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
 {
-  LAUNCH(st, 1, squares, n, x, out);
+  LAUNCH_BLOCKS(st, 1, squares, n, x, out);
 }
 
 void OP(dot)(stream st, int64_t n, const DEVICE real *x, const DEVICE real *y, DEVICE wide *out)
 {
-  LAUNCH(st, 1, products, n, x, y, out);
+  LAUNCH_BLOCKS(st, 1, products, n, x, y, out);
 }
 
 void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,

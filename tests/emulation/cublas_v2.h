@@ -23,5 +23,13 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOpe
                                cudaDataType At, int64_t lda, const void *B, cudaDataType Bt,
                                int64_t ldb, const void *beta, void *C, cudaDataType Ct, int64_t ldc,
                                cublasComputeType_t compute, cublasGemmAlgo_t algo);
+cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta,
+                                             cublasOperation_t tb, int64_t m, int64_t n, int64_t k,
+                                             const void *alpha, const void *A, cudaDataType At,
+                                             int64_t lda, long long strideA, const void *B,
+                                             cudaDataType Bt, int64_t ldb, long long strideB,
+                                             const void *beta, void *C, cudaDataType Ct,
+                                             int64_t ldc, long long strideC, int64_t count,
+                                             cublasComputeType_t compute, cublasGemmAlgo_t algo);
 }
 #endif

@@ -57,7 +57,8 @@ emulated_call<P...> emulate(void (*kernel)(P...), unsigned blocks, unsigned thre
   return {kernel, blocks, threads, together};
 }
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, false)
-#define LAUNCH_BLOCKS_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
+/* fewer threads: they are slow here */
+#define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, 96, true)
 
 /* ---- what is called of the runtime ---- */
 

@@ -296,6 +296,24 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t ta, cublasOpera
   return CUBLAS_STATUS_SUCCESS;
 }
 
+cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta,
+                                             cublasOperation_t tb, int64_t m, int64_t n, int64_t k,
+                                             const void *alpha, const void *A, cudaDataType At,
+                                             int64_t lda, long long strideA, const void *B,
+                                             cudaDataType Bt, int64_t ldb, long long strideB,
+                                             const void *beta, void *C, cudaDataType Ct,
+                                             int64_t ldc, long long strideC, int64_t count,
+                                             cublasComputeType_t compute, cublasGemmAlgo_t algo)
+{
+  int64_t size = At == CUDA_R_32F ? 4 : 8;
+  cublasStatus_t s = CUBLAS_STATUS_SUCCESS;
+  for (int64_t i = 0; i < count && s == CUBLAS_STATUS_SUCCESS; i++)
+    s = cublasGemmEx_64(h, ta, tb, m, n, k, alpha, (const char *)A + i * strideA * size, At, lda,
+                        (const char *)B + i * strideB * size, Bt, ldb, beta,
+                        (char *)C + i * strideC * size, Ct, ldc, compute, algo);
+  return s;
+}
+
 /* ---- cuSOLVER ---- */
 
 cusolverStatus_t cusolverDnCreate(cusolverDnHandle_t *h)

@@ -153,19 +153,22 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
     struct array *z = poison(&b, n, sizeof(real)), *f = poison(&b, n, sizeof(real));
-    struct array *sum = poison(&b, 1, sizeof(double)), *c = reals(&b, n * 5, -1, 1);
+    struct array *sum = poison(&b, 1, sizeof(double)), *dot = poison(&b, 1, sizeof(wide)),
+                 *c = reals(&b, n * 5, -1, 1);
     ON_BOTH(b)
     {
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
       be->fill(be->st, n, (real)3, f->at[k]);
       be->sum_squares(be->st, n, x->at[k], sum->at[k]);
+      be->dot(be->st, n, x->at[k], x->at[k], dot->at[k]);
       be->columns(be->st, n, 1, (real)2, 1, x->at[k], (real)0.5, 5, (real *)c->at[k] + 3);
     }
     same(&b, z, TOLERANCE, "axpby");
     same(&b, y, TOLERANCE, "axpby in place");
     same(&b, f, 0, "fill");
     same(&b, sum, 1e-13, "sum_squares");
+    same(&b, dot, 1e-13, "dot");
     same(&b, c, TOLERANCE, "columns");
     end(&b);
   }
