@@ -18,7 +18,7 @@ typedef void *stream; /* the plug-in's device on the GPU (kernels/device_cuda.h)
 #ifdef __CUDACC__
 #define OP(x) NAME(CONCAT(x, _cuda))
 #define KERNEL static __global__ void
-#define INLINE static __host__ __device__ inline
+#define INLINE static __host__ __device__ __attribute__((unused)) inline
 #define FOR_EACH(i, n)                                                      \
   for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); \
        i += (int64_t)gridDim.x * blockDim.x)

@@ -15,7 +15,7 @@
 #include <string.h>
 
 #ifdef __CUDACC__
-#define ELEMENTARY static __host__ __device__ __forceinline__
+#define ELEMENTARY static __host__ __device__ __attribute__((unused)) __forceinline__
 #else
 #define ELEMENTARY static inline __attribute__((always_inline))
 #endif
