@@ -72,6 +72,7 @@ static void cost_cells(FILE *out, const struct compared_group *g)
   double mebibytes = compared_median(g, of_memory, 0) / 1048576;
   count_cell(out, compared_median(g, parameters, 0));
   count_cell(out, compared_median(g, tokens, 0));
+  count_cell(out, compared_median(g, of_tokens_to_99, 0));
   count_cell(out, compared_median(g, of_flops, 0));
   duration_cell(out, compared_median(g, of_seconds, 0));
   count_cell(out, compared_median(g, of_speed, 0));
@@ -87,9 +88,10 @@ static struct compared_group only(const struct compared_run *const *run)
 
 static void cost_table(FILE *out, const struct compared_section *s)
 {
-  begin_table(out, "What training and decoding cost",
-              "<th>model</th><th>parameters</th><th>tokens</th><th>FLOPs</th><th>time</th>"
-              "<th>tokens/s</th><th>memory</th><th>decode tokens/s</th></tr></thead><tbody>\n");
+  begin_table(
+      out, "What training and decoding cost",
+      "<th>model</th><th>parameters</th><th>tokens</th><th>to 99 %</th><th>FLOPs</th><th>time</th>"
+      "<th>tokens/s</th><th>memory</th><th>decode tokens/s</th></tr></thead><tbody>\n");
   for (const struct compared_group *g = s->group; g < s->group + s->groups; g++) {
     group_head(out, s, g);
     cost_cells(out, g);

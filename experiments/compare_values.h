@@ -11,6 +11,14 @@ static inline double of_seconds(const struct compared_run *r, int64_t i)
 {
   return (void)i, r->seconds;
 }
+/* Tokens until a logged batch had 99 % of its tokens right. */
+static inline double of_tokens_to_99(const struct compared_run *r, int64_t i)
+{
+  for (i = 0; i < r->curve.points; i++)
+    if (r->curve.accuracy[i] >= 0.99)
+      return r->curve.tokens[i];
+  return (double)NAN;
+}
 static inline double of_speed(const struct compared_run *r, int64_t i)
 {
   return (void)i, r->tokens_per_second;
