@@ -262,7 +262,7 @@ $(foreach v,f32 f64 plain,$(eval $(call plugin_rules,$(v))))
 define plugin_host_rule
 $(1)/host/%.o: %.c $(BUILD)/flags
 	@mkdir -p $$(@D)
-	@$$(CC) $$(CFLAGS_ALL) -fPIC -fvisibility=hidden -c -o $$@ $$<
+	@$$(CC) $$(filter-out $$(SANITIZE) --coverage,$$(CFLAGS_ALL)) -fPIC -fvisibility=hidden -c -o $$@ $$<
 endef
 $(foreach d,$(BUILD)/cuda $(BUILD)/obj/emulated,$(eval $(call plugin_host_rule,$(d))))
 # the libraries of the toolkit that nvcc belongs to, wherever it stands on the machine that runs it
