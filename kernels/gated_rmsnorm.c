@@ -88,19 +88,15 @@ enum { KEPT = 1 };
 enum { KEPT = 1024 };
 #endif
 
-/* The gates of a group, kept or not. */
-struct gates {
-  const real *z;
-  real value[KEPT], slope[KEPT];
-};
-
-ELEMENTARY struct silu_pair gate_at(bool kept, const struct gates *g, int64_t j)
+/* The gate of channel j, kept or not. */
+ELEMENTARY struct silu_pair gate_at(bool kept, const real *value, const real *slope, const real *z,
+                                    int64_t j)
 {
-  struct silu_pair gate = {0, 0};
+  struct silu_pair gate;
   if (!kept)
-    return silu_with_slope(g->z[j]);
-  gate.value = g->value[j];
-  gate.slope = g->slope[j];
+    return silu_with_slope(z[j]);
+  gate.value = value[j];
+  gate.slope = slope[j];
   return gate;
 }
 
@@ -109,35 +105,38 @@ ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, cons
                                 const real *z, const real *w, real r, const real *outb, real *yb,
                                 real *zb)
 {
-  struct gates g;
+  real value[KEPT], slope[KEPT];
   wide dot = 0;
-  g.z = z;
   if (kept) {
     SIMD
     for (int64_t j = 0; j < s.K; j++) {
       struct silu_pair gate = silu_with_slope(z[j]);
-      g.value[j] = gate.value;
-      g.slope[j] = gate.slope;
+      value[j] = gate.value;
+      slope[j] = gate.slope;
     }
   }
-  ADD_ROW_SUM(dot, s.K, j, w[j] * outb[j] * (y[j] * gate_at(kept, &g, j).value));
+  ADD_ROW_SUM(dot, s.K, j, w[j] * outb[j] * (y[j] * gate_at(kept, value, slope, z, j).value));
   real along = r * r * (real)(dot / (wide)s.K);
   if (yb && zb) {
     SIMD
     for (int64_t j = 0; j < s.K; j++) {
-      struct channel c =
-          vjp_channel(norm_first, y[j], gate_at(kept, &g, j), r, along, w[j] * outb[j]);
+      struct channel c = vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along,
+                                     w[j] * outb[j]);
       yb[j] += c.yb;
       zb[j] += c.zb;
     }
   } else if (yb) {
     SIMD
     for (int64_t j = 0; j < s.K; j++)
-      yb[j] += vjp_channel(norm_first, y[j], gate_at(kept, &g, j), r, along, w[j] * outb[j]).yb;
+      yb[j] +=
+          vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along, w[j] * outb[j])
+              .yb;
   } else {
     SIMD
     for (int64_t j = 0; j < s.K; j++)
-      zb[j] += vjp_channel(norm_first, y[j], gate_at(kept, &g, j), r, along, w[j] * outb[j]).zb;
+      zb[j] +=
+          vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along, w[j] * outb[j])
+              .zb;
   }
 }
 

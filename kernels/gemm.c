@@ -91,7 +91,8 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   struct product p = {ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc};
   int64_t rows = m >= 4096 ? 256 : m >= 1024 ? 128 : 64, row_tiles = (m + rows - 1) / rows;
-  int64_t columns = row_tiles >= 16 ? n : n >= 2048 ? 256 : 128;
+  /* few rows (a gradient of weights): narrow tiles, so that several threads have equal work */
+  int64_t columns = row_tiles >= 16 ? n : n >= 2048 ? 256 : row_tiles < 8 && n <= 256 ? 32 : 128;
   (void)st;
   if (m == 0 || n == 0)
     return;
