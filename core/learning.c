@@ -206,7 +206,7 @@ static enum status learn_explicit(const struct learning *l)
   return block_vjp(net->m, l->p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, l->g);
 }
 
-static int64_t labels_that_count(const struct batch *b, int64_t M)
+int64_t labels_that_count(const struct batch *b, int64_t M)
 {
   int64_t count = 0;
   for (int64_t i = 0; i < M; i++)
@@ -214,9 +214,9 @@ static int64_t labels_that_count(const struct batch *b, int64_t M)
   return count;
 }
 
-enum status network_learn(struct network *net, const struct parameter_set *p,
-                          enum gradient_kind gradient, const struct batch *b,
-                          const struct parameter_set *g, struct network_result *r)
+enum status network_learn_part(struct network *net, const struct parameter_set *p,
+                               enum gradient_kind gradient, const struct batch *b,
+                               const struct parameter_set *g, struct network_result *r)
 {
   const struct sequence_model *m = net->m;
   const struct scratch free = net->scratch;
@@ -233,9 +233,22 @@ enum status network_learn(struct network *net, const struct parameter_set *p,
       m->config.kind == MODEL_IMPLICIT ? learn_implicit(&l, gradient) : learn_explicit(&l);
   net->scratch = free;
   TRY(s);
-  if (!g)
-    return OK;
-  embed_vjp(net, M, g);
+  if (g)
+    embed_vjp(net, M, g);
+  return OK;
+}
+
+enum status gradients_finish(const struct sequence_model *m, const struct parameter_set *p,
+                             const struct parameter_set *g)
+{
   gradients_derive(m, p, g);
   return m->be->sync(m->be->st);
+}
+
+enum status network_learn(struct network *net, const struct parameter_set *p,
+                          enum gradient_kind gradient, const struct batch *b,
+                          const struct parameter_set *g, struct network_result *r)
+{
+  TRY(network_learn_part(net, p, gradient, b, g, r));
+  return g ? gradients_finish(net->m, p, g) : OK;
 }

@@ -11,6 +11,27 @@ const char *fp_exit_name(enum fp_exit e)
   return names[e];
 }
 
+void fp_result_add(struct fp_result *sum, const struct fp_result *r)
+{
+  double samples = (double)(sum->samples + r->samples);
+  if (r->samples == 0)
+    return;
+  sum->mean_iterations =
+      (sum->mean_iterations * (double)sum->samples + r->mean_iterations * (double)r->samples) /
+      samples;
+  if (r->max_iterations > sum->max_iterations)
+    sum->max_iterations = r->max_iterations;
+  sum->samples += r->samples;
+  sum->evaluations += r->evaluations;
+  sum->block_evaluations += r->block_evaluations;
+  for (int i = 0; i < FP_EXITS; i++)
+    sum->exits[i] += r->exits[i];
+  for (int i = 0; i < FP_COUNTERS; i++)
+    sum->counters[i] += r->counters[i];
+  if (!(r->worst_residual <= sum->worst_residual)) /* a NaN stays */
+    sum->worst_residual = r->worst_residual;
+}
+
 const char *fp_solver_name(enum fp_solver s)
 {
   static const char *const names[FP_SOLVERS] = {"picard", "anderson", "broyden", "gmres", "auto"};

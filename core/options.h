@@ -96,6 +96,9 @@ struct fp_result {
   int64_t max_iterations;
 };
 
+/* The totals of `sum` take in those of r, a solve of other samples. */
+void fp_result_add(struct fp_result *sum, const struct fp_result *r);
+
 const char *fp_exit_name(enum fp_exit e);
 const char *fp_solver_name(enum fp_solver s);
 #ifdef __cplusplus

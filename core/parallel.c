@@ -1,11 +1,65 @@
-/* parallel.c: parallel regions of one thread without a team.
+/* parallel.c: parts that each have one thread (parallel.h), and parallel regions of one thread
+ * without a team.
  *
  * A loop that is too short for threads is a region of one (core/launch.h: `if`).  For each of them
  * gcc's libgomp makes a team and ends it with a system call, which costs more than the loops that
  * step on one token.  The programs are linked with --wrap=GOMP_parallel (Makefile): such a region,
  * outside of any other, becomes a call of its body, where OpenMP's functions answer as in a team of
- * one.  Other compilers' regions do not come here. */
+ * one.  Other compilers' regions do not come here.
+ *
+ * The threads of parallel_run are not OpenMP's for the same reason: a loop inside an OpenMP region
+ * would be a team again. */
+#include "core/parallel.h"
 #include <omp.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum { THREADS_MOST = 256 };
+
+struct work {
+  void (*f)(void *ctx, int64_t i);
+  void *ctx;
+  int64_t count;
+  atomic_int_fast64_t next;
+  int width;
+};
+
+static _Thread_local int width = 1;
+
+int parallel_width(void) { return width; }
+
+static void *take_parts(void *work)
+{
+  struct work *w = work;
+  int own = omp_get_max_threads();
+  omp_set_num_threads(1); /* of this thread only */
+  width = w->width;
+  for (int64_t i; (i = atomic_fetch_add(&w->next, 1)) < w->count;)
+    w->f(w->ctx, i);
+  width = 1;
+  omp_set_num_threads(own);
+  return NULL;
+}
+
+void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx)
+{
+  int threads = omp_get_max_threads(), started = 0;
+  pthread_t thread[THREADS_MOST];
+  threads = threads < THREADS_MOST ? threads : THREADS_MOST;
+  if (2 * count <= threads || threads == 1) {
+    for (int64_t i = 0; i < count; i++)
+      f(ctx, i);
+    return;
+  }
+  struct work w = {.f = f, .ctx = ctx, .count = count};
+  w.width = count < threads ? (int)count : threads;
+  atomic_init(&w.next, 0);
+  while (started + 1 < w.width && !pthread_create(&thread[started], NULL, take_parts, &w))
+    started++; /* where no more can be had, fewer do the work */
+  (void)take_parts(&w);
+  while (started > 0)
+    (void)pthread_join(thread[--started], NULL);
+}
 
 void __real_GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 void __wrap_GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);

@@ -8,6 +8,7 @@
  * out of the argument list by pasting a prefix to the first word of a type: SKIP_int64_t n is n;
  * the word behind const, DEVICE and struct is cut in further rounds. */
 #include "core/backend.h"
+#include "core/parallel.h"
 #include "core/profile.h"
 #include "core/profile_work.h"
 #include "core/progress.h"
@@ -108,10 +109,14 @@ static void record(stream st, enum profile_operation operation, double began, st
   const struct backend *be = real_backend(st);
   if (be->st && p->failed == OK)
     p->failed = be->sync(be->st);
-  row->calls++;
-  row->seconds += monotonic_seconds() - began;
-  row->flops += w.flops;
-  row->bytes += w.reals * sizeof(real);
+  double seconds = (monotonic_seconds() - began) / parallel_width();
+#pragma omp critical(profile_record)
+  {
+    row->calls++;
+    row->seconds += seconds;
+    row->flops += w.flops;
+    row->bytes += w.reals * sizeof(real);
+  }
 }
 
 /* DEVICE, which is empty, must be a word to be cut out: one that says nothing of a parameter */
@@ -163,8 +168,9 @@ void NAME(profile_backend)(struct profile *p, struct backend *out)
   p->failed = OK;
   *out = (struct backend)
   {
-    .name = be->name, .st = p, .dense = be->dense, .memory_alloc = be->memory_alloc,
-    .memory_free = be->memory_free, .upload = upload, .download = download, .sync = sync,
+    .name = be->name, .st = p, .concurrent = be->concurrent, .dense = be->dense,
+    .memory_alloc = be->memory_alloc, .memory_free = be->memory_free, .upload = upload,
+    .download = download, .sync = sync,
 #define OPERATION(name, ...) .name = timed_##name,
 #include "core/operations.def"
 #undef OPERATION

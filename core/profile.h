@@ -14,7 +14,7 @@ enum profile_operation {
 
 struct profile_row {
   int64_t calls;
-  double seconds;
+  double seconds;      /* of all threads that work beside each other, over their number */
   double flops, bytes; /* as core/profile_work.h counts them */
 };
 

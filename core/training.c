@@ -11,7 +11,7 @@
 #include "core/interrupt.h"
 #include "core/metrics.h"
 #include "core/gradient_report.h"
-#include "core/network.h"
+#include "core/learner.h"
 #include "core/profile.h"
 #include "core/progress.h"
 #include "core/tensorboard.h"
@@ -30,9 +30,10 @@ struct trainer {
   const struct config *c;
   const struct train_options *o;
   struct weights w;
-  struct network net, evaluation; /* evaluation: only where evaluate_every asks for it */
-  struct gradient_report exact;   /* only where train.report asks for it */
-  int64_t drawn;                  /* labels of the step that count */
+  struct learner learner;
+  struct network evaluation;    /* only where evaluate_every asks for it */
+  struct gradient_report exact; /* only where train.report asks for it */
+  int64_t drawn;                /* labels of the step that count */
   struct task_data data;
   struct metrics metrics;
   struct tensorboard tensorboard;
@@ -206,26 +207,11 @@ static int64_t draw_step(struct trainer *t, int64_t sequences, int64_t length)
   return labels;
 }
 
-static void add_result(struct fp_result *sum, const struct fp_result *r)
-{
-  double samples = (double)(sum->samples + r->samples);
-  if (r->samples == 0)
-    return;
-  sum->mean_iterations =
-      (sum->mean_iterations * (double)sum->samples + r->mean_iterations * (double)r->samples) /
-      samples;
-  sum->samples += r->samples;
-  for (int i = 0; i < FP_EXITS; i++)
-    sum->exits[i] += r->exits[i];
-  if (!(r->worst_residual <= sum->worst_residual))
-    sum->worst_residual = r->worst_residual;
-}
-
 /* Batch k of the step that was drawn; `draw` is what it points to. */
 static struct batch batch_of_step(const struct trainer *t, int64_t k, struct dropout_draw *draw)
 {
   const struct config *c = t->c;
-  int64_t rows = c->train.batch_size, length = t->net.length;
+  int64_t rows = c->train.batch_size, length = t->learner.length;
   struct batch b = {.rows = rows, .labels_total = t->drawn, .dropout = draw};
   *draw = (struct dropout_draw){(uint64_t)c->seed, (uint32_t)t->state.step, (uint32_t)(k * rows)};
   b.tokens = t->tokens + k * rows * length;
@@ -243,14 +229,14 @@ static enum status learn(struct trainer *t, struct step_report *r)
   int64_t labels = draw_step(t, rows * c->train.accumulate, length), correct = 0;
   bool unroll = t->state.step < c->train.unroll_steps;
   t->drawn = labels;
-  network_set_length(&t->net, length);
+  learner_set_length(&t->learner, length);
   be->fill(be->st, t->w.tensors.block, 0, t->w.set[SET_GRADIENT].block);
   r->loss = 0;
   for (int64_t k = 0; k < c->train.accumulate; k++) {
     struct network_result result;
     struct dropout_draw draw;
     struct batch b = batch_of_step(t, k, &draw);
-    TRY(network_learn(&t->net, &t->w.set[SET_PARAMETERS],
+    TRY(learner_learn(&t->learner, &t->w.set[SET_PARAMETERS],
                       unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
                       &result));
     int64_t bad = bad_sequence(&result, rows, length);
@@ -261,8 +247,8 @@ static enum status learn(struct trainer *t, struct step_report *r)
     r->fallbacks += result.fallbacks;
     r->jacobian = result.jacobian < 0 ? -1 : r->jacobian + result.jacobian;
     correct += result.correct;
-    add_result(&r->forward, &result.forward);
-    add_result(&r->backward, &result.backward);
+    fp_result_add(&r->forward, &result.forward);
+    fp_result_add(&r->backward, &result.backward);
     struct step_work work = {rows * length, result.forward.block_evaluations, result.differentiated,
                              result.outputs, result.backward.block_evaluations};
     t->state.flops += step_flops(&c->model, &work);
@@ -302,7 +288,7 @@ static enum status report_exact(struct trainer *t, struct step_report *r)
   r->cosine_reported = due(t, c->report_gradient_cosine);
   if (!r->radius_reported && !r->cosine_reported)
     return OK;
-  gradient_report_begin(&t->exact, t->net.length, r->cosine_reported);
+  gradient_report_begin(&t->exact, t->learner.length, r->cosine_reported);
   for (int64_t k = 0; k < c->accumulate; k++) {
     struct dropout_draw draw;
     struct batch b = batch_of_step(t, k, &draw);
@@ -576,7 +562,7 @@ static enum status open_trainer(struct trainer *t, const struct backend *be,
     TRY(data_require(&t->data, STREAM_EVALUATE, c->data.length,
                      "train.evaluate_every at data.length"));
   TRY(weights_open(&c->model, be, TRAINER_SETS, &t->w));
-  TRY(network_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, true, &t->net));
+  TRY(learner_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, &t->learner));
   if (c->train.evaluate_every)
     TRY(network_open(&t->w.m, &c->deq, solver, rows, c->data.length, false, &t->evaluation));
   if (reports(c))
@@ -602,8 +588,7 @@ static void close_trainer(struct trainer *t)
   if (t->square)
     t->w.m.be->memory_free(t->square);
   arena_free(&t->host);
-  if (t->net.m)
-    network_close(&t->net);
+  learner_close(&t->learner);
   if (t->evaluation.m)
     network_close(&t->evaluation);
   gradient_report_close(&t->exact);
@@ -697,9 +682,7 @@ static enum status measure_memory(const struct config *c, const struct weights *
   size_t device, host;
   m->parameters = w->device.size + w->host.size;
   m->batches = batch_bytes(c);
-  TRY(network_measure(&w->m, &c->deq, solver, c->train.batch_size, c->data.length, true, &device,
-                      &host));
-  m->network = device + host;
+  TRY(learner_measure(&w->m, &c->deq, solver, c->train.batch_size, c->data.length, &m->network));
   if (!c->train.evaluate_every)
     return OK;
   TRY(network_measure(&w->m, &c->deq, solver, evaluated_rows(c), c->data.length, false, &device,

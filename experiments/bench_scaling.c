@@ -9,6 +9,18 @@
 enum { REPETITIONS = 5, TOKENS = 16384, LENGTH = 256, SHAPES = 5 };
 #define WITHIN 1.15 /* cost a token, of that at the shortest length */
 
+/* Sequences that shards have memory for, `together` each. */
+static int64_t shards_of(const struct config *c, double copy, int64_t *together)
+{
+  int64_t B = c->train.batch_size, L = c->data.length, most = (int64_t)(268435456 / copy);
+  *together = L < 64 ? 64 / L : 1;
+  int64_t parts = (B + *together - 1) / *together;
+  if (parts >= 2 && most >= 2)
+    return parts < 16 && parts < most ? parts : most < 16 ? most : 16;
+  *together = B;
+  return 1;
+}
+
 double bench_memory_formula(const struct config *c)
 {
   struct model_dims d = model_dims(&c->model);
@@ -22,12 +34,15 @@ double bench_memory_formula(const struct config *c)
   double Q = L < (double)d.chunk ? L : (double)d.chunk;
   if (tensor_list_make(&c->model, &list) != OK)
     return (double)NAN;
-  double parameters = 4 * (double)list.block;
+  double block = (double)list.block;
   tensor_list_free(&list);
   double token = (2 * k + 12) * D + 2 * V + 11 * E + 8 * G * N + 9 * H + 2 * (G + H) * Q +
                  E * N / Q + k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + E * N / Q);
   double sequence = layers * (W * (E + 2 * G * N) + E * N);
-  return w * (parameters + M * token + M / L * sequence) + 90 * M;
+  int64_t together, shards = shards_of(c, w * block, &together);
+  double parameters = (shards > 1 ? 4 + (double)shards : 4) * block;
+  double T = (double)(shards * together) * L;
+  return w * (parameters + T * token + T / L * sequence) + 90 * T + 21 * M;
 }
 
 /* What is varied, and the shapes that come of it. */

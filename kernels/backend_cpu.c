@@ -55,6 +55,7 @@ static enum status sync(stream st)
 extern const struct backend TABLE;
 const struct backend TABLE = {
     .name = "cpu (" VECTORS ")",
+    .concurrent = true,
     .memory_alloc = memory_alloc,
     .memory_free = memory_free,
     .upload = upload,

@@ -1,10 +1,12 @@
 /* model_probe.c: see model_probe.h. */
 #include "tests/numeric/model_probe.h"
 #include "core/gradient_report.h"
+#include "core/learner.h"
 #include "core/network.h"
 #include "core/philox.h"
 #include "core/weights.h"
 #include "tests/check.h"
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +23,7 @@ struct probe {
   struct network net;
   const int32_t *lengths;
   bool dropout;
+  struct network_result last;
 };
 
 /* What f gave in the solves of the first `learn`: in later ones it gives the same, so that the
@@ -170,26 +173,87 @@ void PROBE_(batch)(struct probe *p, const int32_t *lengths, bool dropout)
   p->dropout = dropout;
 }
 
+/* The batch, with an empty gradient. */
+static struct batch batch_to_learn(struct probe *p, const int32_t *tokens, const int32_t *labels)
+{
+  static const struct dropout_draw draw = {.seed = 3, .step = 5};
+  struct batch b = {.rows = p->net.rows, .tokens = tokens, .labels = labels};
+  b.lengths = p->lengths;
+  b.dropout = p->dropout ? &draw : NULL;
+  p->w.m.be->fill(p->w.m.be->st, p->w.tensors.block, 0, p->w.set[1].block);
+  return b;
+}
+
+static void report_learnt(struct probe *p, const struct network_result *n, struct probe_result *r)
+{
+  copy_out(p, p->w.tensors.block, p->w.set[1].block, r->gradient);
+  report(p, n, r);
+  r->loss = re(n->objective);
+#if REAL_BITS == 128
+  r->loss_im = im(n->objective) / COMPLEX_STEP;
+#endif
+  r->jacobian = n->jacobian;
+  r->fallbacks = n->fallbacks;
+}
+
 void PROBE_(learn)(struct probe *p, enum gradient_kind g, const int32_t *tokens,
                    const int32_t *labels, struct probe_result *r)
 {
-  struct network_result n;
-  static const struct dropout_draw draw = {.seed = 3, .step = 5};
-  struct batch b = {.rows = p->net.rows, .tokens = tokens, .labels = labels};
-  int64_t block = p->w.tensors.block;
-  b.lengths = p->lengths;
-  b.dropout = p->dropout ? &draw : NULL;
-  p->w.m.be->fill(p->w.m.be->st, block, 0, p->w.set[1].block);
-  check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n));
-  copy_out(p, block, p->w.set[1].block, r->gradient);
-  report(p, &n, r);
-  r->loss = re(n.objective);
-#if REAL_BITS == 128
-  r->loss_im = im(n.objective) / COMPLEX_STEP;
-#endif
-  r->jacobian = n.jacobian;
-  r->fallbacks = n.fallbacks;
+  struct network_result *n = &p->last;
+  struct batch b = batch_to_learn(p, tokens, labels);
+  check_ok(network_learn(&p->net, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, n));
+  report_learnt(p, n, r);
 }
+
+#if REAL_BITS == 64
+static atomic_int solves_left;
+
+static enum status solve_or_fail(const struct backend *be, const struct fp_problem *p,
+                                 const struct fp_options *o, struct scratch scratch, real *z,
+                                 struct fp_result *result)
+{
+  if (atomic_fetch_sub(&solves_left, 1) == 0)
+    FAIL(ERR_MEMORY, "a solve is told to fail");
+  return NAME(fixed_point_solvers_cpu).solve(be, p, o, scratch, z, result);
+}
+
+static void copy_details(const struct probe *p, const struct network_result *n,
+                         struct probe_details *d)
+{
+  for (int64_t i = 0; i < p->net.rows * p->net.length; i++) {
+    d->losses[i] = n->losses[i];
+    d->best[i] = n->best[i];
+  }
+  if (n->forward.samples > p->net.rows) /* a window: by token, padding too */
+    memcpy(d->exit, n->forward.exit, (size_t)(p->net.rows * p->net.length));
+  else
+    memcpy(d->exit, n->forward.exit, (size_t)n->forward.samples);
+}
+
+void probe_details_f64(struct probe *p, struct probe_details *d) { copy_details(p, &p->last, d); }
+
+int probe_learn_in_shards_f64(struct probe *p, enum gradient_kind g, const int32_t *tokens,
+                              const int32_t *labels, int fail_at, struct probe_result *r,
+                              struct probe_details *d)
+{
+  struct learner l;
+  struct network_result n;
+  struct batch b = batch_to_learn(p, tokens, labels);
+  struct solver_port port = p->port;
+  atomic_store(&solves_left, fail_at);
+  if (fail_at >= 0)
+    port.solve = solve_or_fail;
+  check_ok(learner_open(&p->w.m, &p->c.deq, &port, p->net.rows, p->net.length, &l));
+  enum status s = learner_learn(&l, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n);
+  d->shards = l.count;
+  if (s == OK) {
+    report_learnt(p, &n, r);
+    copy_details(p, &n, d);
+  }
+  learner_close(&l);
+  return (int)s;
+}
+#endif
 
 void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
                       const int32_t *tokens, struct probe_result *r)

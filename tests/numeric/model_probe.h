@@ -45,6 +45,21 @@ PROBE(f32)
 PROBE(f64)
 PROBE(c64)
 
+/* What a batch's sequences were found to be, one after the other; arrays of rows*length. */
+struct probe_details {
+  double *losses;
+  int32_t *best;
+  uint8_t *exit; /* r->forward.samples of them */
+  int64_t shards;
+};
+/* `learn` of the same batch by a learner: in shards.  fail_at: the solve (from 0) that fails with
+ * "a solve is told to fail"; -1: none.  Returns the status. */
+int probe_learn_in_shards_f64(struct probe_f64 *p, enum gradient_kind g, const int32_t *tokens,
+                              const int32_t *labels, int fail_at, struct probe_result *r,
+                              struct probe_details *d);
+/* The details of the last `learn`. */
+void probe_details_f64(struct probe_f64 *p, struct probe_details *d);
+
 /* df/dz at what the last `learn` by ift or shine solved: (M D, M D), M = rows*length */
 void probe_jacobian_f64(struct probe_f64 *p, double *J);
 /* network_spectral_radius there */

@@ -1,0 +1,14 @@
+/* parallel.h: work side by side on the host, where each part is one thread's from end to end. */
+#ifndef CORE_PARALLEL_H
+#define CORE_PARALLEL_H
+#include <stdint.h>
+
+/* Calls f(ctx, i) for every i in 0..count-1, in no order, on as many threads as OpenMP would use;
+ * loops inside (core/launch.h) are their thread's own.  With less than half as many parts as
+ * threads, one part after the other has all the threads in its loops.  Either way what f computes
+ * is the same where loops do not depend on their number of threads. */
+void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);
+
+/* How many threads of parallel_run work beside each other, this one included; outside of it: 1. */
+int parallel_width(void);
+#endif
