@@ -14,6 +14,7 @@ struct dense_library;
 struct backend {
   const char *name; /* "cpu (AVX-512)", for the log */
   stream st;
+  bool transposes; /* a transpose of every weight is kept: its products are faster by it */
   bool concurrent; /* operations may be called by several threads at a time (core/learner.h) */
   const struct dense_library *dense; /* core/dense.h: for host matrices; NULL: LAPACKE */
   enum status (*memory_alloc)(size_t bytes, void *out); /* into *(DEVICE void **)out; ERR_MEMORY */

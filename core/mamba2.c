@@ -53,8 +53,8 @@ static void project_in(const struct sequence_model *m, const struct layer_parame
                       s->u, a->zxbcdt);
   else if (s->u)
     be->axpby(be->st, M * d->d_in_proj, 1, s->u, 0, a->zxbcdt);
-  be->linear_fwd(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, p->in_proj_bias,
-                 s->u ? 1 : 0, a->zxbcdt);
+  be->linear_fwd(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, p->in_proj_t,
+                 p->in_proj_bias, s->u ? 1 : 0, a->zxbcdt);
 }
 
 /* out = W_out yn, or of [x0 silu(z0), yn] */
@@ -72,8 +72,8 @@ static void project_out(const struct sequence_model *m, const struct layer_param
     be->columns(be->st, M, F, 1, F, a->hg0, 0, inner, a->inner);
     be->columns(be->st, M, d->E, 1, d->E, a->yn, 0, inner, a->inner + F);
   }
-  be->linear_fwd(be->st, M, inner, d->D, F ? a->inner : a->yn, p->out_proj, p->out_proj_bias, 0,
-                 out);
+  be->linear_fwd(be->st, M, inner, d->D, F ? a->inner : a->yn, p->out_proj, p->out_proj_t,
+                 p->out_proj_bias, 0, out);
 }
 
 /* ynb (zeros) becomes the cotangent of yn; adds to those of x0 and z0. */

@@ -75,6 +75,40 @@ enum status parameters_carve(const struct sequence_model *m, struct arena *devic
   return OK;
 }
 
+/* Where the transpose of a tensor is bound; NULL: it has none. */
+static DEVICE real **transpose_slot_of(struct parameter_set *p, const struct tensor_spec *t)
+{
+  struct layer_parameters *l = t->layer >= 0 ? &p->layer[t->layer] : NULL;
+  switch (t->slot) {
+  case P_EMBEDDING:
+    return p->head == p->embedding ? &p->head_t : NULL;
+  case P_HEAD:
+    return &p->head_t;
+  case P_INJECTION_WEIGHT:
+    return &p->injection_weight_t;
+  case P_IN_PROJ:
+    return &l->in_proj_t;
+  case P_OUT_PROJ:
+    return &l->out_proj_t;
+  case P_FC1:
+    return &l->fc1_t;
+  case P_FC2:
+    return &l->fc2_t;
+  default:
+    return NULL;
+  }
+}
+
+void transposes_bind(const struct sequence_model *m, DEVICE real *block, struct parameter_set *p)
+{
+  for (int64_t i = 0; i < m->tensors->count + m->tensors->derived; i++) {
+    const struct tensor_spec *t = &m->tensors->tensor[i];
+    DEVICE real **slot = transpose_slot_of(p, t);
+    if (slot)
+      *slot = block + t->offset;
+  }
+}
+
 enum status parameters_upload(const struct sequence_model *m, const double *block,
                               struct arena host, const struct parameter_set *p)
 {
@@ -90,10 +124,17 @@ enum status parameters_upload(const struct sequence_model *m, const double *bloc
 void parameters_derive(const struct sequence_model *m, const struct parameter_set *p)
 {
   const struct tensor_list *list = m->tensors;
+  struct parameter_set bound = *p;
   for (int64_t i = 0; i < list->derived; i++) {
     const struct tensor_spec *w = &list->tensor[list->count + i], *g = &list->tensor[w->g];
     m->be->weight_norm_fwd(m->be->st, tensor_rows(w), tensor_columns(w), p->block + g->offset,
                            p->block + g[1].offset, p->block + w->offset);
+  }
+  for (int64_t i = 0; i < list->count + list->derived; i++) {
+    const struct tensor_spec *t = &list->tensor[i];
+    DEVICE real **slot = transpose_slot_of(&bound, t);
+    if (slot && *slot)
+      m->be->transpose(m->be->st, tensor_rows(t), tensor_columns(t), p->block + t->offset, *slot);
   }
 }
 
@@ -248,9 +289,9 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
     add_branch(m, s, 2 * i, l->x, out, d->F ? l->x2 : next);
     if (d->F) {
       be->rmsnorm_fwd(be->st, M, d->D, eps, l->x2, w->norm2, l->r2, l->xn2);
-      be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, NULL, 0, l->h);
+      be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
-      be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, NULL, 0, out);
+      be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, out);
       add_branch(m, s, 2 * i + 1, l->x2, out, next);
     }
   }
@@ -399,7 +440,8 @@ void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, i
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   be->rmsnorm_fwd(be->st, M, d->D, (real)m->config.norm_eps, e, p->injection_norm, r, en);
-  be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_bias, 0, u);
+  be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_weight_t,
+                 p->injection_bias, 0, u);
 }
 
 enum status inject_vjp(const struct sequence_model *m, const struct parameter_set *p, int64_t M,

@@ -23,6 +23,7 @@
 #define carried_states NAME(carried_states)
 #define span NAME(span)
 #define parameters_carve NAME(parameters_carve)
+#define transposes_bind NAME(transposes_bind)
 #define parameters_upload NAME(parameters_upload)
 #define parameters_derive NAME(parameters_derive)
 #define gradients_derive NAME(gradients_derive)
@@ -48,11 +49,13 @@
 struct layer_parameters {
   DEVICE real *norm, *in_proj, *in_proj_bias, *conv_weight, *conv_bias, *dt_bias, *A_log, *D;
   DEVICE real *gate_norm, *out_proj, *out_proj_bias, *norm2, *fc1, *fc2;
+  DEVICE real *in_proj_t, *out_proj_t, *fc1_t, *fc2_t; /* transposes, or NULL */
 };
 struct parameter_set {
   DEVICE real *block; /* all tensors, in the order and at the offsets of the model's tensor list */
   DEVICE real *embedding, *injection_norm, *injection_weight, *injection_bias, *norm_f;
-  DEVICE real *head;              /* the embedding when tied */
+  DEVICE real *head; /* the embedding when tied */
+  DEVICE real *injection_weight_t, *head_t;
   struct layer_parameters *layer; /* (n_layer) */
 };
 
@@ -108,7 +111,10 @@ struct span {
 /* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */
 MUST_USE enum status parameters_carve(const struct sequence_model *m, struct arena *device,
                                       struct arena *host, struct parameter_set *p);
-/* Weight norm: the weights that follow from weight_g and weight_v; after these have changed. */
+/* p's linear weights get transposes in `block`, each at the offset of its tensor. */
+void transposes_bind(const struct sequence_model *m, DEVICE real *block, struct parameter_set *p);
+/* What follows from parameters that have changed: weights from weight_g and weight_v, transposes.
+ */
 void parameters_derive(const struct sequence_model *m, const struct parameter_set *p);
 /* Adds to the cotangents of weight_g and weight_v in g what those of the weights mean, once. */
 void gradients_derive(const struct sequence_model *m, const struct parameter_set *p,

@@ -264,7 +264,7 @@ enum status output_fwd(struct network *net, const struct parameter_set *p, const
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
   int64_t M = b->rows * net->length;
-  be->linear_fwd(be->st, M, d->D, d->V, z, p->head, NULL, 0, net->logits);
+  be->linear_fwd(be->st, M, d->D, d->V, z, p->head, p->head_t, NULL, 0, net->logits);
   be->argmax(be->st, M, d->V, net->logits, net->best);
   TRY(be->download(be->st, (size_t)M * sizeof *net->host_best, net->best, net->host_best));
   r->best = net->host_best;

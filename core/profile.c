@@ -168,9 +168,9 @@ void NAME(profile_backend)(struct profile *p, struct backend *out)
   p->failed = OK;
   *out = (struct backend)
   {
-    .name = be->name, .st = p, .concurrent = be->concurrent, .dense = be->dense,
-    .memory_alloc = be->memory_alloc, .memory_free = be->memory_free, .upload = upload,
-    .download = download, .sync = sync,
+    .name = be->name, .st = p, .concurrent = be->concurrent, .transposes = be->transposes,
+    .dense = be->dense, .memory_alloc = be->memory_alloc, .memory_free = be->memory_free,
+    .upload = upload, .download = download, .sync = sync,
 #define OPERATION(name, ...) .name = timed_##name,
 #include "core/operations.def"
 #undef OPERATION

@@ -18,6 +18,7 @@
 #define WORK_dot WORK(2 * n, 2 * n)
 #define WORK_gather_blocks WORK(0, 2 * rows * blocks * n)
 #define WORK_scatter_blocks WORK(0, 2 * rows * blocks * n)
+#define WORK_transpose WORK(0, 2 * rows * n)
 #define WORK_columns WORK(b == 0 ? M * n : 3 * M * n, (b == 0 ? 2 : 3) * M * n)
 #define WORK_dropout_mask WORK(0, rows *n)
 #define WORK_weight_norm_fwd WORK(3 * rows * n, 2 * rows * n)

@@ -10,7 +10,12 @@ static enum status carve(struct weights *w)
   TRY(CARVE(&w->host, w->sets, &w->set));
   for (int i = 0; i < w->sets; i++) {
     struct parameter_set p;
+    DEVICE real *transposes = NULL;
     TRY(parameters_carve(&w->m, &w->device, &w->host, &p));
+    if (i == 0 && w->m.be->transposes)
+      TRY(CARVE(&w->device, w->tensors.block, &transposes));
+    if (w->host.base && transposes)
+      transposes_bind(&w->m, transposes, &p);
     if (w->host.base)
       w->set[i] = p;
   }

@@ -40,7 +40,7 @@ double bench_memory_formula(const struct config *c)
                  E * N / Q + k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + E * N / Q);
   double sequence = layers * (W * (E + 2 * G * N) + E * N);
   int64_t together, shards = shards_of(c, w * block, &together);
-  double parameters = (shards > 1 ? 4 + (double)shards : 4) * block;
+  double parameters = (shards > 1 ? 5 + (double)shards : 5) * block; /* one of transposes */
   double T = (double)(shards * together) * L;
   return w * (parameters + T * token + T / L * sequence) + 90 * T + 21 * M;
 }

@@ -56,6 +56,7 @@ extern const struct backend TABLE;
 const struct backend TABLE = {
     .name = "cpu (" VECTORS ")",
     .concurrent = true,
+    .transposes = REAL_BITS != 128,
     .memory_alloc = memory_alloc,
     .memory_free = memory_free,
     .upload = upload,

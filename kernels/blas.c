@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <math.h>
 #include <omp.h>
+#include <pthread.h>
 #include <spawn.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -146,6 +147,21 @@ void blas_start(int argc, char **argv)
       blas_better_kernels(openblas_get_config(), openblas_get_corename(), this_cpu());
   if (better)
     blas_restart(better, argv);
+}
+
+static bool bare_kernels;
+
+static void look_for_bare_kernels(void)
+{
+  static const char *const known[] = {"SkylakeX", "Cooperlake", "SapphireRapids", NULL};
+  bare_kernels = openblas_get_corename && is_one_of(openblas_get_corename(), known);
+}
+
+bool blas_has_bare_kernels(void)
+{
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, look_for_bare_kernels);
+  return bare_kernels;
 }
 
 const char *blas_describe(void)

@@ -15,6 +15,10 @@ void blas_start(int argc, char **argv);
 /* "OpenBLAS 0.3.21, SkylakeX kernels, 1 thread in each of our 2", for the log; a static string. */
 const char *blas_describe(void);
 
+/* Whether the kernels in use multiply small matrices where they lie, without packing them first
+ * (OpenBLAS's AVX-512 kernels). */
+bool blas_has_bare_kernels(void);
+
 /* What follows is blas_start's parts, for tests. */
 struct blas_cpu {
   bool avx2, avx512; /* AVX2 and FMA; AVX-512 F, BW, CD, DQ and VL: present and usable */

@@ -1,12 +1,20 @@
 /* gemm: C = alpha op(A) op(B) + beta C, row-major, by CBLAS on tiles of C that our threads share.
  *
- * BLAS keeps to one thread.  Tiles depend on the shape alone and k is never split, so the result
- * does not depend on the number of threads.  A tile has 256 rows when there are many: that cost
- * OpenBLAS at most 8 % on the shapes of this model; one row is a matrix-vector product, which took
- * a fifth of gemm's time.
+ * BLAS keeps to one thread.  Tiles depend on the shape alone and no sum has two threads, so the
+ * result does not depend on the number of threads.  A tile has 256 rows when there are many: that
+ * cost OpenBLAS at most 8 % on the shapes of this model; one row is a matrix-vector product, which
+ * took a fifth of gemm's time.
+ *
+ * OpenBLAS's AVX-512 kernels take products of up to 10^6 terms as they lie, without packing, when B
+ * is not transposed: a Zen 4 core then makes 112 to 117 Gflop/s, where whole products make 78 to
+ * 105 (of m,n,k = 64,292,64: 111 in tiles, 93 whole, 82 with B transposed).  Tiles and runs of
+ * terms are cut to that size; this is what the transposes of weights are kept for (core/backend.h).
+ * Each sum then runs in order whatever the tile, but for columns behind a multiple of four: where n
+ * is one, a row does not depend on the rows beside it.
  */
 #ifndef __CUDACC__
 #include "core/status.h"
+#include "kernels/blas.h"
 #include "kernels/operations.h"
 #include <cblas.h>
 #include <limits.h>
@@ -27,9 +35,11 @@
 #endif
 
 enum { SMALL = 1 << 19 }; /* m n k below which one tile is fastest */
+/* A tile that is not packed, and how many terms of its sums are added at a time. */
+enum { BARE_ROWS = 48, BARE_COLUMNS = 64, BARE_STEP = 16, BARE_TERMS = 256 };
 
 struct product {
-  bool ta, tb;
+  bool ta, tb, bare; /* bare: without packing, see above */
   int64_t m, n, k;
   real alpha;
   const real *A;
@@ -65,7 +75,7 @@ static void multiply(struct product p)
   CHECK(p.lda <= INT_MAX && p.ldb <= INT_MAX && p.ldc <= INT_MAX && p.k <= INT_MAX);
   int m = (int)p.m, n = (int)p.n, k = (int)p.k;
   int lda = (int)p.lda, ldb = (int)p.ldb, ldc = (int)p.ldc;
-  if (m == 1) {
+  if (m == 1 && !p.bare) {
     /* the row of C is op(B)' times the row of op(A); gemv does not promise to overwrite NaN */
     for (int j = 0; p.beta == 0 && j < n; j++)
       p.C[j] = 0;
@@ -85,11 +95,43 @@ static void scale(struct product p)
       p.C[i * p.ldc + j] = p.beta == 0 ? 0 : p.beta * p.C[i * p.ldc + j];
 }
 
+/* A tile by runs of terms, in order. */
+static void multiply_bare(struct product p)
+{
+  int64_t runs = (p.k + BARE_TERMS - 1) / BARE_TERMS, all = p.k;
+  for (int64_t i = 0; i < runs; i++) {
+    int64_t first = all * i / runs;
+    struct product part = p;
+    part.k = all * (i + 1) / runs - first;
+    part.A += first * (p.ta ? p.lda : 1);
+    part.B += first * p.ldb;
+    part.beta = i ? 1 : p.beta;
+    multiply(part);
+  }
+}
+
+/* Where tile i of `tiles` begins; a narrow one would be slow. */
+static int64_t column_of(int64_t n, int64_t i, int64_t tiles)
+{
+  return i == tiles ? n : n * i / tiles / BARE_STEP * BARE_STEP;
+}
+
+static void gemm_bare(struct product p)
+{
+  int64_t row_tiles = (p.m + BARE_ROWS - 1) / BARE_ROWS, rows = (p.m + row_tiles - 1) / row_tiles;
+  int64_t column_tiles = (p.n + BARE_COLUMNS - 1) / BARE_COLUMNS;
+  FOR_EACH_COST (tile, row_tiles * column_tiles, rows * BARE_COLUMNS * p.k / 8) {
+    int64_t j = column_of(p.n, tile % column_tiles, column_tiles);
+    int64_t end = column_of(p.n, tile % column_tiles + 1, column_tiles);
+    multiply_bare(tile_of(p, tile / column_tiles * rows, rows, j, end - j));
+  }
+}
+
 void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
           int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc)
 {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
-  struct product p = {ta, tb, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc};
+  struct product p = {ta, tb, false, m, n, k, alpha, A, lda, B, ldb, beta, C, ldc};
   int64_t rows = m >= 4096 ? 256 : m >= 1024 ? 128 : 64, row_tiles = (m + rows - 1) / rows;
   /* few rows (a gradient of weights): narrow tiles, so that several threads have equal work */
   int64_t columns = row_tiles >= 16 ? n : n >= 2048 ? 256 : row_tiles < 8 && n <= 256 ? 32 : 128;
@@ -101,6 +143,11 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
     return;
   }
   pthread_once(&once, keep_to_one_thread);
+  p.bare = !tb && REAL_BITS != 128 && blas_has_bare_kernels();
+  if (p.bare) {
+    gemm_bare(p);
+    return;
+  }
   if (m * n < SMALL / k) {
     rows = m;
     columns = n;

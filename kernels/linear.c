@@ -22,9 +22,10 @@ BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
 }
 
 void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
-                    const DEVICE real *W, const DEVICE real *b, real beta, DEVICE real *y)
+                    const DEVICE real *W, const DEVICE real *Wt, const DEVICE real *b, real beta,
+                    DEVICE real *y)
 {
-  gemm(st, false, true, M, N, K, 1, x, K, W, K, beta, y, N);
+  gemm(st, false, Wt == NULL, M, N, K, 1, x, K, Wt ? Wt : W, Wt ? N : K, beta, y, N);
   if (b)
     LAUNCH(st, M * spans(N), add_bias, M, N, b, y);
 }

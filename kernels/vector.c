@@ -1,4 +1,5 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
+ *   transpose, by squares whose lines stay in the cache
  *   fill, axpby: y = a, y = a x + b y      sum_squares, dot: sum |x|^2, sum x y in float64
  *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
  * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
@@ -158,6 +159,23 @@ KERNEL scatter(int64_t rows, struct chains c, const real *src, real *dst)
     for (int64_t k = s.first; k < s.end; k++)
       to[k] = from[k];
   }
+}
+
+/* Rows of y, a few at a time: what is read then lies in neighbouring columns of x. */
+KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
+{
+  enum { COLUMNS = 16 };
+  FOR_EACH_COST (block, (n + COLUMNS - 1) / COLUMNS, rows * COLUMNS) {
+    int64_t first = block * COLUMNS, end = first + COLUMNS < n ? first + COLUMNS : n;
+    for (int64_t i = 0; i < rows; i++)
+      for (int64_t j = first; j < end; j++)
+        y[j * rows + i] = x[i * n + j];
+  }
+}
+
+void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
+{
+  LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
 }
 
 void OP(fill)(stream st, int64_t n, real a, DEVICE real *y) { LAUNCH(st, n, set, n, a, y); }

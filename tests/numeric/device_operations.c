@@ -255,10 +255,13 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
     struct array *x = reals(&b, M * K, -1, 1), *W = reals(&b, N * K, -1, 1);
     struct array *bias = reals(&b, N, -1, 1), *y = poison(&b, M * N, sizeof(real));
     struct array *xb = reals(&b, M * K, -1, 1), *Wb = reals(&b, N * K, -1, 1);
+    struct array *Wt = poison(&b, N * K, sizeof(real));
     struct array *bb = reals(&b, N, -1, 1), *yd = poison(&b, M * N, sizeof(real));
     ON_BOTH(b)
     {
-      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], bias->at[k], 0, y->at[k]);
+      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], NULL, bias->at[k], 0, y->at[k]);
+      be->transpose(be->st, N, K, W->at[k], Wt->at[k]);
+      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], Wt->at[k], NULL, 1, y->at[k]);
       be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], xb->at[k], Wb->at[k],
                      bb->at[k]);
       be->linear_jvp(be->st, M, K, N, x->at[k], W->at[k], NULL, W->at[k], NULL, yd->at[k]);
@@ -266,6 +269,7 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
     }
     same(&b, xb, TOLERANCE, "cotangent of x");
     same(&b, Wb, TOLERANCE, "cotangent of W");
+    same(&b, Wt, 0, "transpose");
     same(&b, bb, TOLERANCE, "cotangent of b");
     same(&b, yd, TOLERANCE, "tangent by W");
     same(&b, y, 0, "tangent of nothing");

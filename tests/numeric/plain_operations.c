@@ -1,6 +1,7 @@
 /* plain_operations.c: the tests of plain_operations.h. */
 #include "tests/numeric/plain_operations.h"
 #include "core/backend.h"
+#include "kernels/blas.h"
 #include "tests/check.h"
 #include <omp.h>
 #include <stdlib.h>
@@ -215,24 +216,64 @@ static void check_linear(const struct backend *be, int64_t M, int64_t K, int64_t
   double tol = (double)EPSILON * (16 + sqrt((double)(M + K + N)));
   real *x = reals(M * K, 0), *W = reals(N * K, 1), *b = reals(N, 2), *y = items(M * N, sizeof *y);
   real *xb = items(M * K, sizeof *xb), *Wb = items(N * K, sizeof *Wb);
+  real *Wt = items(N * K, sizeof *Wt);
   double *want = items(M * N, sizeof *want), *want_xb = items(M * K, sizeof *want_xb);
   double *want_Wb = items(N * K, sizeof *want_Wb);
   be->fill(be->st, M * N, (real)NAN, y);
-  be->linear_fwd(be->st, M, K, N, x, W, b, 0, y);
+  be->linear_fwd(be->st, M, K, N, x, W, NULL, b, 0, y);
   for (int64_t i = 0; i < M * N; i++)
     want[i] = value(2, i % N);
   multiply(M, N, K, x, K, 1, W, 1, K, want);
   check_reals(M * N, y, want, tol, "linear");
+  be->transpose(be->st, N, K, W, Wt);
+  for (int64_t i = 0; i < N * K; i++)
+    assert_true(Wt[i % K * N + i / K] == W[i]);
+  be->fill(be->st, M * N, (real)NAN, y);
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, b, 0, y);
+  check_reals(M * N, y, want, tol, "linear by the transpose");
   be->linear_vjp(be->st, M, K, N, x, W, y, xb, Wb, NULL);
   multiply(M, K, N, y, N, 1, W, K, 1, want_xb);
   multiply(N, K, M, y, 1, N, x, K, 1, want_Wb);
   check_reals(M * K, xb, want_xb, tol, "linear xb");
   check_reals(N * K, Wb, want_Wb, tol, "linear Wb");
-  be->linear_fwd(be->st, M, K, N, x, W, NULL, 3, y); /* 3 (x W' + b) + x W' */
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, NULL, 3, y); /* 3 (x W' + b) + x W' */
   for (int64_t i = 0; i < M * N; i++)
     want[i] = 4 * want[i] - value(2, i % N);
   check_reals(M * N, y, want, tol, "linear with beta");
-  free(x), free(W), free(b), free(y), free(xb), free(Wb), free(want), free(want_xb), free(want_Wb);
+  free(x), free(W), free(Wt), free(b), free(y), free(xb), free(Wb);
+  free(want), free(want_xb), free(want_Wb);
+}
+
+/* Rows alone give what they give among others, bit by bit: forwards by the transpose, and back. */
+static void check_rows_alone(const struct backend *be, int64_t K, int64_t N)
+{
+  enum { M = 131 };
+  real *x = reals(M * K, 0), *W = reals(N * K, 1), *Wt = items(N * K, sizeof *Wt);
+  real *y = items(M * N, sizeof *y), *xb = items(M * K, sizeof *xb);
+  real *own = items(M * N, sizeof *own), *ownb = items(M * K, sizeof *ownb);
+  be->transpose(be->st, N, K, W, Wt);
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, NULL, 0, y);
+  be->linear_vjp(be->st, M, K, N, x, W, y, xb, NULL, NULL);
+  for (int64_t i = 0, rows = 1; i < M; i += rows, rows = rows % 9 + 1) {
+    rows = rows < M - i ? rows : M - i;
+    be->linear_fwd(be->st, rows, K, N, x + i * K, W, Wt, NULL, 0, own + i * N);
+    be->linear_vjp(be->st, rows, K, N, x + i * K, W, own + i * N, ownb + i * K, NULL, NULL);
+  }
+  assert_memory_equal(own, y, (size_t)(M * N) * sizeof *y);
+  assert_memory_equal(ownb, xb, (size_t)(M * K) * sizeof *xb);
+  free(x), free(W), free(Wt), free(y), free(xb), free(own), free(ownb);
+}
+
+#define linear_rows_alone NAME(linear_rows_alone)
+void linear_rows_alone(const void *be)
+{
+  if (REAL_BITS == 128 || !blas_has_bare_kernels()) /* promised of these kernels only */
+    return;
+  check_rows_alone(be, 4, 20);
+  check_rows_alone(be, 64, 292);
+  check_rows_alone(be, 128, 64);
+  check_rows_alone(be, 300, 68);
+  check_rows_alone(be, 700, 164);
 }
 
 /* Shapes on every path of gemm: nothing, no terms, one row, one tile, tiles of rows and columns. */

@@ -12,6 +12,7 @@ typedef void plain_test(const void *be);
   TEST(blocks_move)                    \
   TEST(embedding_marks_unknown_tokens) \
   TEST(linear_matches)                 \
+  TEST(linear_rows_alone)              \
   TEST(norms_match)                    \
   TEST(residual_matches)               \
   TEST(softplus_clamps)                \

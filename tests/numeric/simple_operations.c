@@ -138,8 +138,8 @@ static void linear_fwd(const struct operation_case *c, const struct case_arrays 
   const struct backend *be = a->be;
   if (c->s[0] != 0)
     be->axpby(be->st, c->n[0] * c->n[2], 1, a->in[3], 0, a->out[0]);
-  be->linear_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->in[2], (real)c->s[0],
-                 a->out[0]);
+  be->linear_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], NULL, a->in[2],
+                 (real)c->s[0], a->out[0]);
 }
 
 static void linear_vjp(const struct operation_case *c, const struct case_arrays *a)
