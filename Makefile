@@ -18,6 +18,8 @@ BITS_f32 := 32
 BITS_f64 := 64
 BITS_c64 := 128
 CFLAGS_c64 = -O1 -Wno-maybe-uninitialized
+# a tile of zeros is a few vectors, not a call or a string instruction
+KERNEL_FLAGS := $(if $(filter gcc%,$(notdir $(firstword $(shell $(CC) --version 2>/dev/null)))),-fno-tree-loop-distribute-patterns)
 
 , := ,
 # as many jobs as there are cores, unless the user said how many
@@ -85,7 +87,7 @@ $(BUILD)/%.tools: .ci/deps
 	@.ci/deps --$* && mkdir -p $(@D) && touch $@
 
 # objects are made again when the flags have changed
-FLAGS := $(CC) $(KINSOL_CFLAGS) $(CFLAGS_ALL) $(CFLAGS_c64) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
+FLAGS := $(CC) $(KINSOL_CFLAGS) $(CFLAGS_ALL) $(CFLAGS_c64) $(KERNEL_FLAGS) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' >$@
@@ -107,7 +109,8 @@ define isa_rule
 $(BUILD)/obj/$(1)_$(2)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $$(@D)
 	@echo "  compile $$< ($(1) $(2))"
-	@$$(CC) $$(CFLAGS_ALL) $$(CFLAGS_$(2)) -Wc++-compat -DREAL_BITS=$(BITS_$(2)) -DISA=$(1) \
+	@$$(CC) $$(CFLAGS_ALL) $$(CFLAGS_$(2)) -Wc++-compat $(KERNEL_FLAGS) \
+	  -DREAL_BITS=$(BITS_$(2)) -DISA=$(1) \
 	  $(ISA_FLAGS_$(1)) -c -o $$@ $$<
 endef
 $(foreach p,f32 f64 c64,$(eval $(call precision_rule,$(p))))

@@ -13,3 +13,10 @@ const struct backend backend_dry = {
 #include "core/operations.def"
 #undef OPERATION
 };
+
+struct backend backend_dry_of(const struct backend *be)
+{
+  struct backend dry = backend_dry;
+  dry.ssd_by_blocks = be->ssd_by_blocks;
+  return dry;
+}

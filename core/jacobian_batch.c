@@ -67,7 +67,8 @@ static enum status measure_scratch(struct jacobian_batch *b, bool differentiate,
   struct scratch measure = {arena_measure(&device), arena_measure(&host)};
   struct span s = batch_span(b, b->capacity);
   const struct parameter_set *p = &b->w.set[0];
-  dry.be = &backend_dry;
+  struct backend nothing = backend_dry_of(b->w.m.be);
+  dry.be = &nothing;
   TRY(b->solver->plan(b->capacity, 1, dry.dims.D, &b->options, measure));
   scratch.device.used += device;
   scratch.host.used += host;

@@ -35,6 +35,16 @@ static struct gated_rmsnorm_shape gate_shape(const struct sequence_model *m, int
                                       m->config.mamba2.norm_before_gate};
 }
 
+/* The SSD over a span: in one chunk where no states were to be kept and that is cheaper. */
+static struct ssd_shape span_ssd(const struct sequence_model *m, const struct span *s,
+                                 const struct layer_activations *a)
+{
+  struct ssd_shape d = ssd_shape_of(m, s->rows, s->T);
+  if (!a->S && !s->carried && s->T > d.chunk && ssd_one_chunk(m, s->T))
+    d.chunk = s->T;
+  return d;
+}
+
 /* Terms of in_proj's products: none where layer l's xn is known to be zeros. */
 static int64_t inputs_of(const struct sequence_model *m, const struct span *s, int64_t l)
 {
@@ -135,7 +145,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   const struct model_dims *d = &m->dims;
   const struct mamba2_config *c = &m->config.mamba2;
   struct columns at = columns_of(d);
-  struct ssd_shape ssd = ssd_shape_of(m, s->rows, s->T);
+  struct ssd_shape ssd = span_ssd(m, s, a);
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
@@ -169,7 +179,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   const struct model_dims *d = &m->dims;
   const struct mamba2_config *c = &m->config.mamba2;
   struct columns at = columns_of(d);
-  struct ssd_shape ssd = ssd_shape_of(m, s->rows, s->T);
+  struct ssd_shape ssd = span_ssd(m, s, a);
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ynb, *yb, *zxbcdtb, *xBCb, *dtb, *work;
@@ -221,7 +231,7 @@ enum status mixer_jvp(const struct sequence_model *m, const struct layer_paramet
   int64_t M = s->rows * s->T;
   DEVICE real *work;
   CHECK(a->S);
-  TRY(CARVE(&scratch.device, 2 * ssd_chunked_work(ssd), &work));
+  TRY(CARVE(&scratch.device, ssd_chunked_jvp_work(ssd), &work));
   be->linear_jvp(be->st, M, d->D, d->d_in_proj, a->xn, p->in_proj, ad->xn, NULL, NULL, ad->zxbcdt);
   be->conv1d_jvp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias,
                  s->carried ? s->carried->conv[l] : NULL, ad->zxbcdt + at.xBC, NULL, NULL,

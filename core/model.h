@@ -68,10 +68,11 @@ struct sequence_model {
 
 /* What one evaluation of f keeps for its derivative and for block_advance. */
 struct layer_activations {
-  DEVICE real *x, *r, *xn;             /* (M,D) into the layer, (M), (M,D) normed */
-  DEVICE real *zxbcdt;                 /* (M,d_in_proj) */
-  DEVICE real *xBC, *dt;               /* (M,conv_dim) after conv and silu, (M,H) Delta */
-  DEVICE real *S;                      /* (rows,chunks,H,P,N) entering each chunk; NULL: not kept */
+  DEVICE real *x, *r, *xn; /* (M,D) into the layer, (M), (M,D) normed */
+  DEVICE real *zxbcdt;     /* (M,d_in_proj) */
+  DEVICE real *xBC, *dt;   /* (M,conv_dim) after conv and silu, (M,H) Delta */
+  DEVICE real *S; /* (rows,chunks,H,P,N) entering each chunk; NULL: not kept, and what starts from
+                     zeros is one chunk where ssd_one_chunk says so, which is differentiable */
   DEVICE real *y, *gr, *yn;            /* (M,E) out of the SSD, (M,G), (M,E) gated and normed */
   DEVICE real *x2, *r2, *xn2, *h, *hg; /* (M,D), (M), (M,D), (M,2F), (M,F); MLP only */
   /* d_mlp > 0 only: (M,2 d_mlp) x0, z0; (M,d_mlp) x0 silu(z0); (M,d_mlp+E) that and yn */
@@ -205,16 +206,17 @@ MUST_USE enum status inject_vjp(const struct sequence_model *m, const struct par
 INLINE struct ssd_shape ssd_shape_of(const struct sequence_model *m, int64_t rows, int64_t T)
 {
   const struct model_dims *d = &m->dims;
-  struct ssd_shape s = {rows,
-                        T,
-                        d->H,
-                        d->P,
-                        d->N,
-                        d->G,
-                        d->conv_dim,
-                        d->chunk,
-                        m->config.mamba2.D_has_hdim,
-                        m->config.mamba2.A_negative};
+  struct ssd_shape s = {rows,        T,        d->H,  d->P,  d->N, d->G,
+                        d->conv_dim, d->chunk, false, false, false};
+  s.D_has_hdim = m->config.mamba2.D_has_hdim;
+  s.A_negative = m->config.mamba2.A_negative;
+  s.by_blocks = m->be->ssd_by_blocks && !s.A_negative;
   return s;
+}
+
+/* Whether T tokens that start from zeros cost less as one chunk than states between chunks. */
+INLINE bool ssd_one_chunk(const struct sequence_model *m, int64_t T)
+{
+  return m->be->ssd_by_blocks && !m->config.mamba2.A_negative && T <= 4 * m->dims.N;
 }
 #endif

@@ -53,6 +53,15 @@ static enum status carve_learning(struct network *net, int64_t M)
   return OK;
 }
 
+/* Whether the states that enter chunks are kept: for several chunks' derivatives, and windows of
+ * the adjoint begin at them. */
+static bool keeps_states(const struct network *net)
+{
+  struct fp_options backward = fp_choose(&net->deq->backward, net->length);
+  bool windows = net->m->config.kind == MODEL_IMPLICIT && backward.window != FP_WINDOW_ALL;
+  return net->learn && (windows || !ssd_one_chunk(net->m, net->length));
+}
+
 static enum status carve(struct network *net)
 {
   const struct model_dims *d = &net->m->dims;
@@ -72,7 +81,7 @@ static enum status carve(struct network *net)
     struct activations a;
     TRY(CARVE(dev, M * d->D, &z));
     if (k < net->steps)
-      TRY(activations_carve(net->m, net->rows, net->length, net->learn, dev, host, &a));
+      TRY(activations_carve(net->m, net->rows, net->length, keeps_states(net), dev, host, &a));
     if (!host->base)
       continue;
     net->z[k] = z;
@@ -118,7 +127,8 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   simultaneous.window = FP_WINDOW_ALL;
   struct span s = {.rows = net->rows, .T = net->length, .length = net->length, .u = net->u};
   struct scratch maps = scratch;
-  dry.be = &backend_dry;
+  struct backend nothing = backend_dry_of(net->m->be);
+  dry.be = &nothing;
   for (int i = 0; i < 5 && net->m->config.kind == MODEL_IMPLICIT; i++) {
     const struct fp_options *o = i < 3 ? options[i] : modes[i - 3];
     size_t device = 0, host = 0, before = i == 2 && keeps_inverse(net) ? forward : 0;

@@ -30,6 +30,7 @@
 #define adjoint_carve NAME(adjoint_carve)
 #define solve_fixed_point NAME(solve_fixed_point)
 #define backend_dry NAME(backend_dry)
+#define backend_dry_of NAME(backend_dry_of)
 
 struct network {
   const struct sequence_model *m;
@@ -191,4 +192,6 @@ MUST_USE enum status solve_fixed_point(struct network *net, const struct fp_prob
 /* A backend whose operations do nothing: running a function on it and on measuring arenas tells the
  * memory that the function needs. */
 extern const struct backend backend_dry;
+/* backend_dry, for what is to run on `be`: memory that depends on the backend is planned as its. */
+struct backend backend_dry_of(const struct backend *be);
 #endif

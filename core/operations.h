@@ -18,6 +18,7 @@ struct ssd_shape {
   int64_t B, T, H, P, N, G, ld, chunk;
   bool D_has_hdim; /* D is (H,P) instead of (H) */
   bool A_negative; /* decays 2 exp(A dt) - 1 instead of exp(A dt) */
+  bool by_blocks;  /* ssd_chunked_fwd and _vjp of a CPU go by blocks (kernels/ssd_blocks_cpu.h) */
 };
 
 /* Number of chunks of the chunked form. */
@@ -26,15 +27,29 @@ INLINE int64_t ssd_chunks(struct ssd_shape d) { return (d.T + d.chunk - 1) / d.c
 /* Tokens of the longest chunk. */
 INLINE int64_t ssd_chunk_length(struct ssd_shape d) { return d.T < d.chunk ? d.T : d.chunk; }
 
-/* Scratch reals of the chunked form: a chunk's token pairs, for each group and each head, twice;
- * its tokens' channels twice; its state; five scalars a token. */
+/* Blocks of tokens of a chunk of q; what is kept by blocks has room for whole ones. */
+enum { SSD_BLOCK = 64 };
+INLINE int64_t ssd_blocks(int64_t q) { return (q + SSD_BLOCK - 1) / SSD_BLOCK; }
+
+/* Scratch reals of ssd_chunked_fwd and _vjp: a chunk's token pairs twice for each group; its
+ * tokens' channels twice, its state, eight scalars a token and two a block for each head; and the
+ * pairs twice for each head too, or (by_blocks) two blocks' channels for each group. */
 INLINE int64_t ssd_chunked_work(struct ssd_shape d)
 {
-  int64_t Q = ssd_chunk_length(d), state = d.H * d.P * d.N;
+  int64_t Q = ssd_chunk_length(d), state = d.H * d.P * d.N, blocks = ssd_blocks(Q);
   if (d.A_negative) /* kernels/ssd_products.h: a chunk's states and their cotangents, two more */
     return (2 * Q + 2) * state;
-  int64_t head = 2 * Q * Q + 2 * Q * d.P + d.P * d.N + 5 * Q;
-  return d.B * ssd_chunks(d) * (2 * d.G * Q * Q + d.H * head);
+  int64_t tokens = d.by_blocks ? blocks * SSD_BLOCK : Q;
+  int64_t head = 2 * tokens * d.P + d.P * d.N + 8 * Q + 2 * blocks;
+  int64_t pairs = d.by_blocks ? d.G * 2 * SSD_BLOCK * d.P : d.H * 2 * Q * Q;
+  return d.B * ssd_chunks(d) * (2 * d.G * Q * Q + d.H * head + pairs);
+}
+
+/* And of ssd_chunked_jvp. */
+INLINE int64_t ssd_chunked_jvp_work(struct ssd_shape d)
+{
+  d.by_blocks = false;
+  return 2 * ssd_chunked_work(d);
 }
 
 /* Which draw of masks: sequences first.. of a step, under a seed. */

@@ -31,13 +31,15 @@ double bench_memory_formula(const struct config *c)
   double L = (double)c->data.length, M = L * (double)c->train.batch_size;
   double D = (double)d.D, E = (double)d.E, H = (double)d.H, N = (double)d.N, G = (double)d.G;
   double V = (double)d.V, W = (double)d.W, layers = (double)d.layers;
-  double Q = L < (double)d.chunk ? L : (double)d.chunk;
+  double Q = L <= 4 * N || L < (double)d.chunk ? L : (double)d.chunk, t = 64 * ceil(Q / 64);
+  double kept = L <= 4 * N ? 0 : E * N / Q; /* states between chunks */
   if (tensor_list_make(&c->model, &list) != OK)
     return (double)NAN;
   double block = (double)list.block;
   tensor_list_free(&list);
-  double token = (2 * k + 12) * D + 2 * V + 11 * E + 8 * G * N + 9 * H + 2 * (G + H) * Q +
-                 E * N / Q + k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + E * N / Q);
+  double token = (2 * k + 12) * D + 2 * V + 9 * E + 8 * G * N + 12 * H + 2 * G * Q + E * N / Q +
+                 2 * E * t / Q + 128 * G * E / H / Q +
+                 k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + kept);
   double sequence = layers * (W * (E + 2 * G * N) + E * N);
   int64_t together, shards = shards_of(c, w * block, &together);
   double parameters = (shards > 1 ? 5 + (double)shards : 5) * block; /* one of transposes */

@@ -57,6 +57,7 @@ const struct backend TABLE = {
     .name = "cpu (" VECTORS ")",
     .concurrent = true,
     .transposes = REAL_BITS != 128,
+    .ssd_by_blocks = REAL_BITS != 128,
     .memory_alloc = memory_alloc,
     .memory_free = memory_free,
     .upload = upload,

@@ -38,25 +38,34 @@ struct chunk_scratch {
   real *scaled, *scaled2;   /* u: tokens */
   real *states;             /* u */
   real *entry, *leave;      /* u: e and r */
-  real *a, *b, *c;          /* u: scalars */
+  real *a, *b, *c, *across; /* u: scalars; across_k = sum_{j<k<=i} K_ij */
+  real *row, *column;       /* u: scalars */
+  real *all, *over;         /* u: a scalar for each block */
+  real *block;              /* (b,chunk,g): two blocks of tokens */
 };
 
 INLINE struct chunk_scratch scratch_of(struct ssd_shape d, real *work)
 {
   int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), u = BC * d.H;
+  int64_t blocks = ssd_blocks(Q), tokens = d.by_blocks ? blocks * SSD_BLOCK : Q;
   struct chunk_scratch s;
   s.scores = work;
   s.scores2 = s.scores + BC * d.G * Q * Q;
-  s.weights = s.scores2 + BC * d.G * Q * Q;
+  s.weights = s.block = s.scores2 + BC * d.G * Q * Q;
   s.weights2 = s.weights + u * Q * Q;
-  s.scaled = s.weights2 + u * Q * Q;
-  s.scaled2 = s.scaled + u * Q * d.P;
-  s.states = s.scaled2 + u * Q * d.P;
+  s.scaled = d.by_blocks ? s.block + BC * d.G * 2 * SSD_BLOCK * d.P : s.weights2 + u * Q * Q;
+  s.scaled2 = s.scaled + u * tokens * d.P;
+  s.states = s.scaled2 + u * tokens * d.P;
   s.entry = s.states + u * d.P * d.N;
   s.leave = s.entry + u * Q;
   s.a = s.leave + u * Q;
   s.b = s.a + u * Q;
   s.c = s.b + u * Q;
+  s.across = s.c + u * Q;
+  s.row = s.across + u * Q;
+  s.column = s.row + u * Q;
+  s.all = s.column + u * Q;
+  s.over = s.all + u * blocks;
   return s;
 }
 
@@ -164,6 +173,19 @@ ELEMENTARY void weigh_row(int lanes, int past, const real *m, const real *score,
   SIMD
   for (int l = 0; l < lanes; l++)
     weight[l] = (past >= l ? score[l] : 0) * (m[l] * dt[l]);
+}
+
+/* One row i; masked scores and z may be anything. */
+ELEMENTARY void pair_row(int lanes, int past, const real *m, const real *score, const real *dt,
+                         const real *z, real *weight, real *weight2, real *direct)
+{
+  SIMD
+  for (int l = 0; l < lanes; l++) {
+    real scored = (past >= l ? score[l] : 0) * m[l], zm = past >= l ? z[l] : 0;
+    weight[l] = scored * dt[l];
+    weight2[l] = m[l] * dt[l] * zm;
+    direct[l] = add_product(direct[l], scored, zm);
+  }
 }
 
 /* weights_ij = w_ij */
@@ -357,6 +379,9 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
 
 #ifdef __CUDACC__
 #include "kernels/ssd_batched_cuda.h"
+#elif REAL_BITS != 128
+#define BY_BLOCKS
+#include "kernels/ssd_blocks_cpu.h"
 #endif
 
 void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
@@ -395,27 +420,22 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
            true, row, states, S1);
     LAUNCH(st, d.B * d.H * d.P, pass_states, d, s.entry, NULL, NULL, row, states, S1);
   }
-  if (y) {
+  if (y)
     LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
+#ifdef BY_BLOCKS
+  if (y && d.by_blocks) {
+    struct block_inputs in = {x, C, dt, A_log, D, states, S0 != NULL};
+    LAUNCH(st, heads, block_outputs, d, in, work, y);
+    return;
+  }
+#endif
+  if (y) {
     LAUNCH(st, heads * lane_blocks(Q), weigh_pairs, d, dt, A_log, work);
     LAUNCH(st, heads * lane_blocks(d.P), outputs, d, x, C, D, states, S0 != NULL, work, y);
   }
 }
 
 /* ---- VJP ---- */
-
-/* One row i; masked scores and z may be anything. */
-ELEMENTARY void pair_row(int lanes, int past, const real *m, const real *score, const real *dt,
-                         const real *z, real *weight, real *weight2, real *direct)
-{
-  SIMD
-  for (int l = 0; l < lanes; l++) {
-    real scored = (past >= l ? score[l] : 0) * m[l], zm = past >= l ? z[l] : 0;
-    weight[l] = scored * dt[l];
-    weight2[l] = m[l] * dt[l] * zm;
-    direct[l] = add_product(direct[l], scored, zm);
-  }
-}
 
 /* weights = w, weights2_ij = m_ij dt_j z_ij, c_j = sum_i m_ij (C_i . B_j) z_ij */
 KERNEL pair_cotangents(struct ssd_shape d, const real *x, const real *dt, const real *A_log,
@@ -630,6 +650,14 @@ ELEMENTARY void sums_across(struct ssd_shape d, struct chunk k, struct chunk_scr
   }
 }
 
+KERNEL sum_across(struct ssd_shape d, real *work)
+{
+  struct chunk_scratch s = scratch_of(d, work);
+  int64_t Q = ssd_chunk_length(d);
+  FOR_EACH_COST (u, chunk_heads(d), 2 * Q * Q)
+    sums_across(d, chunk_of(d, u, d.H), s, s.across + u * Q);
+}
+
 /* dtb; and sum_k A dt_k lb_k into c_0.  a_i = e_i yb_i . S C_i, b_j = r_j x_j . Rb B_j, c as
  * above; the last chunk has an Rb only where `carried`. */
 KERNEL decay_cotangents(struct ssd_shape d, const real *dt, const real *A_log, const real *S,
@@ -639,7 +667,7 @@ KERNEL decay_cotangents(struct ssd_shape d, const real *dt, const real *A_log, c
   int64_t Q = ssd_chunk_length(d), PN = d.P * d.N;
   FOR_EACH_COST (u, chunk_heads(d), 2 * Q * Q + 2 * PN) {
     struct chunk k = chunk_of(d, u, d.H);
-    real A = decay_rate(A_log, k.h), *across = s.weights + u * Q * Q, after = 0;
+    real A = decay_rate(A_log, k.h), *across = s.across + u * Q, after = 0;
     const real *into = s.a + u * Q, *from = s.b + u * Q, *direct = s.c + u * Q;
     wide through = 0, total = 0;
     for (int64_t p = 0; S && (k.c < ssd_chunks(d) - 1 || carried) && p < d.P; p++) {
@@ -647,7 +675,6 @@ KERNEL decay_cotangents(struct ssd_shape d, const real *dt, const real *A_log, c
       ADD_LANE_SUM(dot, d.N, n, S[u * PN + p * d.N + n] * s.states[u * PN + p * d.N + n]);
       through += (wide)dot;
     }
-    sums_across(d, k, s, across); /* w has been used up */
     for (int i = k.q - 1; i >= 0; i--)
       across[i] += after += into[i];
     real before = s.entry[u * Q + k.q - 1] * (real)through;
@@ -707,6 +734,7 @@ static void batched_vjp(stream st, struct ssd_shape d, const real *x, const real
     multiply_from_states(st, d, C, S, s.scaled2);
   if (times) {
     LAUNCH(st, d.B * d.T * d.H, dot_tokens, d, s.entry, yb, HP, S ? s.scaled2 : NULL, s.a);
+    LAUNCH(st, chunk_heads(d), sum_across, d, work);
     LAUNCH(st, chunk_heads(d), decay_cotangents, d, dt, A_log, S, S1b != NULL, work, dtb);
   }
 }
@@ -728,6 +756,11 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
   int64_t Q = ssd_chunk_length(d), chunks = ssd_chunks(d), BC = d.B * chunks;
   int64_t heads = chunk_heads(d), groups = BC * d.G * row_spans(Q);
   bool summed = chunks > 1 || S0b, leaves = chunks > 1 || S1b, times = dtb || A_logb;
+#ifdef BY_BLOCKS
+  bool blocks = d.by_blocks;
+#else
+  const bool blocks = false;
+#endif
 #ifdef __CUDACC__
   if (one_length(d)) {
     batched_vjp(st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, times, dtb, S0b);
@@ -740,7 +773,8 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
 #endif
   LAUNCH(st, heads, chunk_decays, d, dt, A_log, NULL, NULL, false, work);
   LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
-  LAUNCH(st, heads * lane_blocks(Q), pair_cotangents, d, x, dt, A_log, yb, work);
+  if (!blocks)
+    LAUNCH(st, heads * lane_blocks(Q), pair_cotangents, d, x, dt, A_log, yb, work);
   if (S || summed)
     LAUNCH(st, heads, scale_tokens, d, s.entry, NULL, yb, d.H * d.P, s.scaled2);
   if (summed)
@@ -748,10 +782,18 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
            false, NULL, s.states, NULL);
   if (summed || leaves)
     LAUNCH(st, d.B * d.H * d.P, pass_states_back, d, s.entry, S1b, summed, s.states, S0b);
-  if (xb)
+#ifdef BY_BLOCKS
+  if (blocks) {
+    struct block_gradients a = {x, Bm, dt, A_log, D, yb, S1b != NULL, leaves, xb};
+    LAUNCH(st, BC * d.G, block_cotangents, d, a, work);
+  }
+#endif
+  if (xb && !blocks)
     LAUNCH(st, heads * lane_blocks(d.P), input_cotangents, d, Bm, dt, D, yb, S1b != NULL, work, xb);
-  if (Bb || Cb)
+  if ((Bb || Cb) && !blocks)
     LAUNCH(st, BC * d.G * Q, sum_over_heads, d, work);
+  if (blocks && S) /* whose memory the blocks have used */
+    LAUNCH(st, heads, scale_tokens, d, s.entry, NULL, yb, d.H * d.P, s.scaled2);
   if (Cb || times) {
     struct side side = {s.scaled2, S, NULL, s.scores2, C, Bm, false, S != NULL, S != NULL, s.a, Cb};
     LAUNCH(st, groups, group_cotangents, d, side);
@@ -762,6 +804,8 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
       LAUNCH(st, heads, scale_tokens, d, s.leave, NULL, x, d.ld, s.scaled);
     LAUNCH(st, groups, group_cotangents, d, side);
   }
+  if (times && !blocks)
+    LAUNCH(st, heads, sum_across, d, work);
   if (times)
     LAUNCH(st, heads, decay_cotangents, d, dt, A_log, S, S1b != NULL, work, dtb);
   if (A_logb)
@@ -902,6 +946,7 @@ void OP(ssd_chunked_jvp)(stream st, struct ssd_shape d, const DEVICE real *x, co
     (st, d, x, Bm, C, dt, A_log, D, S, xd, Bd, Cd, dtd, A_logd, Dd, S0d, work, yd, S1d);
     return;
   }
+  d.by_blocks = false;
   struct chunk_scratch s = scratch_of(d, work);
   int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), heads = chunk_heads(d);
   LAUNCH(st, heads, chunk_decays, d, dt, A_log, dtd, A_logd, true, work);

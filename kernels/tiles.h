@@ -15,7 +15,7 @@ enum { ROWS = 1, LANES = 1, ROW_SPAN = 1 };
 #elif REAL_BITS == 128
 enum { ROWS = 4, LANES = 4, ROW_SPAN = 64 };
 #elif defined(__AVX512F__)
-enum { ROWS = 4, LANES = 16, ROW_SPAN = 64 };
+enum { ROWS = 8, LANES = 16, ROW_SPAN = 64 };
 #elif defined(__AVX2__)
 enum { ROWS = 4, LANES = 64 / sizeof(real), ROW_SPAN = 64 };
 #else
@@ -120,17 +120,64 @@ ELEMENTARY real sum_of_lanes(real *parts)
     (sum) += part_;                                             \
   } while (0)
 
-/* out (K,LANES) = transpose of `lanes` rows of a, K columns each, lda apart; other lanes are 0 */
-INLINE void tile_transpose(int64_t K, int lanes, const real *a, int64_t lda, real (*out)[LANES])
+#if defined(__AVX512F__) && REAL_BITS == 32
+typedef float vector __attribute__((vector_size(64)));
+typedef int32_t places __attribute__((vector_size(64)));
+
+/* Swaps the squares of `step` numbers off the diagonal in every square of twice that. */
+#define SWAP_SQUARES(v, step)                                \
+  do {                                                       \
+    places low_, high_;                                      \
+    for (int l_ = 0; l_ < LANES; l_++) {                     \
+      low_[l_] = l_ & (step) ? LANES + l_ - (step) : l_;     \
+      high_[l_] = l_ & (step) ? LANES + l_ : l_ + (step);    \
+    }                                                        \
+    for (int i_ = 0; i_ < LANES; i_++)                       \
+      if (!(i_ & (step))) {                                  \
+        vector a_ = (v)[i_], b_ = (v)[i_ + (step)];          \
+        (v)[i_] = __builtin_shuffle(a_, b_, low_);           \
+        (v)[i_ + (step)] = __builtin_shuffle(a_, b_, high_); \
+      }                                                      \
+  } while (0)
+
+/* out (LANES,LANES) = transpose of a, in registers: 64 shuffles instead of 256 gathered numbers */
+ELEMENTARY void transpose_square(const real *a, int64_t lda, int64_t ldo, real *out)
 {
-  for (int64_t k = 0; k < K; k++)
+  vector v[LANES];
+  for (int i = 0; i < LANES; i++)
+    memcpy(&v[i], a + i * lda, sizeof v[i]);
+  SWAP_SQUARES(v, 1);
+  SWAP_SQUARES(v, 2);
+  SWAP_SQUARES(v, 4);
+  SWAP_SQUARES(v, 8);
+  for (int i = 0; i < LANES; i++)
+    memcpy(out + i * ldo, &v[i], sizeof v[i]);
+}
+#endif
+
+/* out (K,LANES), rows ldo apart, = transpose of `lanes` rows of a, K columns each, lda apart; other
+ * lanes are 0 */
+INLINE void tile_transpose_to(int64_t K, int lanes, const real *a, int64_t lda, int64_t ldo,
+                              real *out)
+{
+  int64_t k = 0;
+#if defined(__AVX512F__) && REAL_BITS == 32
+  for (; lanes == LANES && k + LANES <= K; k += LANES)
+    transpose_square(a + k, lda, ldo, out + k * ldo);
+#endif
+  for (; k < K; k++)
     if (lanes == LANES) {
       SIMD
       for (int l = 0; l < LANES; l++)
-        out[k][l] = a[l * lda + k];
+        out[k * ldo + l] = a[l * lda + k];
     } else {
       for (int l = 0; l < LANES; l++)
-        out[k][l] = l < lanes ? a[l * lda + k] : 0;
+        out[k * ldo + l] = l < lanes ? a[l * lda + k] : 0;
     }
+}
+
+INLINE void tile_transpose(int64_t K, int lanes, const real *a, int64_t lda, real (*out)[LANES])
+{
+  tile_transpose_to(K, lanes, a, lda, LANES, out[0]);
 }
 #endif

@@ -324,7 +324,7 @@ void device_carried_states(const void *cpu, const void *device, uint64_t seed)
   enum { B = 3, ROWS = 5, T = 6, H = 2, P = 5, N = 7, G = 1, W = 4 };
   enum { C = H * P + 2 * G * N, LD = C + 3 };
   const int32_t row[] = {4, 0, 2}, count[] = {0, 6, 3};
-  struct ssd_shape d = {B, T, H, P, N, G, C, 4, false, false};
+  struct ssd_shape d = {B, T, H, P, N, G, C, 4, false, false, false};
   struct conv1d_shape conv = {B, T, C, W, LD};
   struct both b = begin(cpu, device, seed);
   struct array *x = reals(&b, B * T * LD, -1, 1), *w = reals(&b, C * W, -1, 1);

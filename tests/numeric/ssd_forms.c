@@ -205,20 +205,22 @@ void recurrence_is_definition(const void *be)
 }
 
 #define chunks_are_recurrence NAME(chunks_are_recurrence)
-void chunks_are_recurrence(const void *be)
+void chunks_are_recurrence(const void *table)
 {
-  static const int64_t lengths[] = {1, 5, 64, 129}, chunks[] = {1, 7, 16, 64, 200};
+  const struct backend *be = table;
+  static const int64_t lengths[] = {1, 5, 64, 129, 333}, chunks[] = {1, 7, 16, 64, 200};
   for (int i = 0; i < COUNT(lengths); i++) {
     struct problem p = problem_new(
         (struct ssd_shape){2, lengths[i], 4, 17, 6, 2, .chunk = 1, .D_has_hdim = i % 2});
     real *want[RESULTS], *got[RESULTS];
     results_new(&p, want);
     run_recurrent(be, &p, want);
-    for (int j = 0; j < COUNT(chunks); j++) {
-      p.d.chunk = chunks[j];
+    for (int j = 0; j < 2 * COUNT(chunks); j++) {
+      p.d.chunk = chunks[j / 2];
+      p.d.by_blocks = be->ssd_by_blocks && j % 2;
       results_new(&p, got);
       run_chunked(be, &p, true, got);
-      check_results(&p, got, want, Y, "chunks");
+      check_results(&p, got, want, Y, p.d.by_blocks ? "blocks" : "chunks");
       results_free(got);
     }
     results_free(want);
@@ -234,7 +236,7 @@ void nothing_kept_of_zeros(const void *table)
   struct problem p = problem_new((struct ssd_shape){2, 21, 4, 17, 6, 2, .chunk = 64});
   struct ssd_shape d = p.d;
   real *got[RESULTS], *want[RESULTS], *S = zeros(d.B * d.H * d.P * d.N);
-  real *work = nans(2 * ssd_chunked_work(d)), *yd[2];
+  real *work = nans(ssd_chunked_jvp_work(d)), *yd[2];
   free(p.S0);
   p.S0 = NULL;
   results_new(&p, got);

@@ -4,13 +4,22 @@
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 
-/* ---- ssd, ssd_chunked: n = B, T, H, P, N, G, chunk, D_has_hdim + 2 A_negative, ld ----
- * inputs x, B, C (rows of ld columns, of which the first are used), dt, A_log, D, S0 */
+/* ---- ssd, ssd_chunked: n = B, T, H, P, N, G, chunk, D_has_hdim + 2 A_negative + 4 by_blocks, ld
+ * ---- inputs x, B, C (rows of ld columns, of which the first are used), dt, A_log, D, S0 */
 static struct ssd_shape ssd_shape_of(const struct operation_case *c)
 {
   const int64_t *n = c->n;
-  return (struct ssd_shape){
-      n[0], n[1], n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0};
+  return (struct ssd_shape){n[0],
+                            n[1],
+                            n[2],
+                            n[3],
+                            n[4],
+                            n[5],
+                            n[8],
+                            n[6],
+                            (n[7] & 1) != 0,
+                            (n[7] & 2) != 0,
+                            (n[7] & 4) != 0 && REAL_BITS != 128};
 }
 
 static void ssd_fwd(const struct operation_case *c, const struct case_arrays *a)
@@ -109,21 +118,24 @@ static bool ssd_case(int index, struct operation_case *c)
 static bool ssd_chunked_case(int index, struct operation_case *c)
 {
   static const int64_t shapes[][8] = {
-      {1, 1, 1, 1, 1, 1, 64, 0}, {2, 7, 2, 7, 7, 1, 7, 0},  {1, 129, 1, 2, 3, 1, 64, 1},
-      {1, 2, 1, 129, 1, 1, 1},   {2, 3, 1, 1, 129, 1, 2},   {1, 16, 4, 32, 16, 1, 64, 0},
-      {1, 4, 1, 64, 1, 1, 64},   {2, 9, 4, 3, 17, 2, 4, 1}, {1, 40, 2, 17, 2, 2, 20, 0},
-      {1, 3, 1, 150, 2, 1, 2},   {2, 9, 4, 3, 5, 2, 4, 2},  {1, 7, 2, 17, 3, 1, 64, 3},
+      {1, 1, 1, 1, 1, 1, 64, 0},    {2, 7, 2, 7, 7, 1, 7, 0},    {1, 129, 1, 2, 3, 1, 64, 1},
+      {1, 2, 1, 129, 1, 1, 1},      {2, 3, 1, 1, 129, 1, 2},     {1, 16, 4, 32, 16, 1, 64, 0},
+      {1, 4, 1, 64, 1, 1, 64},      {2, 9, 4, 3, 17, 2, 4, 1},   {1, 40, 2, 17, 2, 2, 20, 0},
+      {1, 3, 1, 150, 2, 1, 2},      {2, 9, 4, 3, 5, 2, 4, 2},    {1, 7, 2, 17, 3, 1, 64, 3},
+      {2, 7, 2, 7, 7, 1, 7, 4},     {1, 129, 1, 2, 3, 1, 64, 5}, {1, 16, 4, 32, 16, 1, 64, 4},
+      {1, 140, 2, 3, 2, 1, 200, 4}, {1, 90, 4, 17, 2, 2, 90, 5}, {1, 200, 1, 2, 3, 1, 140, 4},
+      {1, 3, 1, 150, 2, 1, 2, 4},
   };
   if (index >= COUNT(shapes))
     return false;
   struct ssd_shape d = describe_ssd(shapes[index], c);
-  c->kept = d.B * ssd_chunks(d) * d.H * d.P * d.N + 2 * ssd_chunked_work(d);
+  c->kept = d.B * ssd_chunks(d) * d.H * d.P * d.N + ssd_chunked_work(d) + ssd_chunked_jvp_work(d);
   c->fwd = ssd_chunked_fwd;
   c->vjp = ssd_chunked_vjp;
   c->jvp = ssd_chunked_jvp;
   c->run = case_run;
-  case_name(c, "ssd_chunked B %d T %d H %d P %d N %d G %d chunk %d", (int)d.B, (int)d.T, (int)d.H,
-            (int)d.P, (int)d.N, (int)d.G, (int)d.chunk);
+  case_name(c, "ssd_chunked B %d T %d H %d P %d N %d G %d chunk %d%s", (int)d.B, (int)d.T, (int)d.H,
+            (int)d.P, (int)d.N, (int)d.G, (int)d.chunk, shapes[index][7] & 4 ? " by blocks" : "");
   return true;
 }
 
