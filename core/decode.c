@@ -3,8 +3,8 @@
 #include "core/data.h"
 #include "core/files.h"
 #include "core/interrupt.h"
-#include "core/network.h"
 #include "core/progress.h"
+#include "core/shards.h"
 #include "core/training.h"
 #include "core/weights.h"
 #include <stdlib.h>
@@ -16,7 +16,7 @@ struct decoder {
   struct decode_timing *t;
   struct fp_options options;
   struct weights w;
-  struct network net;
+  struct shard_set shards;
   int32_t *tokens, *labels; /* (rows,length) each, one allocation */
 };
 
@@ -66,7 +66,7 @@ static enum status evaluate_once(struct decoder *d)
   struct decode_timing *t = d->t;
   struct batch b = {.rows = t->rows, .tokens = d->tokens, .labels = d->labels};
   struct network_result r = {0};
-  TRY(network_evaluate(&d->net, &d->w.set[0], &d->options, &b, &r));
+  TRY(shards_evaluate(&d->shards, &d->w.set[0], &b, &r));
   double samples = (double)r.forward.samples;
   t->accuracy = (double)r.correct / (double)r.labels;
   t->iterations = r.forward.samples ? r.forward.mean_iterations : (double)NAN;
@@ -108,11 +108,10 @@ enum status NAME(decode_timed)(const struct config *c, const struct backend *be,
   if (s == OK)
     s = write_for_peer(&d);
   if (s == OK)
-    s = network_open(&d.w.m, &c->deq, solver, t->rows, t->length, false, &d.net);
+    s = shards_open(&d.w.m, &c->deq, &d.options, solver, t->rows, t->length, &d.shards);
   if (s == OK)
     s = measure(&d);
-  if (d.net.m)
-    network_close(&d.net);
+  shards_close(&d.shards);
   if (d.w.m.be)
     weights_close(&d.w);
   free(d.tokens);

@@ -9,6 +9,7 @@
 #include "core/evaluator.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
+#include "core/shards.h"
 #include "core/statistics.h"
 #include "core/training.h"
 #include <stdlib.h>
@@ -26,7 +27,7 @@ struct measurement {
   struct task_data data;
 };
 
-static enum status run_batch(const struct measurement *e, struct network *net,
+static enum status run_batch(const struct measurement *e, struct shard_set *l,
                              const struct fp_options *o, int64_t first, double *trace,
                              struct evaluated *to)
 {
@@ -34,14 +35,14 @@ static enum status run_batch(const struct measurement *e, struct network *net,
   struct batch b = {.rows = to->sequences - first, .tokens = to->tokens + at};
   struct network_result r = {0};
   b.labels = to->labels + at;
-  b.rows = b.rows < net->rows ? b.rows : net->rows;
+  b.rows = b.rows < l->rows ? b.rows : l->rows;
   r.forward.iterations = to->iterations + first * per;
   r.forward.residual = to->residual + first * per;
   r.forward.exit = to->exit + first * per;
   r.forward.trace = trace;
   data_batch(&e->data, (uint64_t)e->e.c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows, L,
              to->tokens + at, to->labels + at);
-  TRY(network_evaluate(net, &e->e.w.set[0], o, &b, &r));
+  TRY(shards_evaluate(l, &e->e.w.set[0], &b, &r));
   memcpy(to->got + at, r.best, (size_t)(b.rows * L) * sizeof *to->got);
   to->loss += r.loss_sum;
   to->solved = r.forward.samples > 0;
@@ -60,16 +61,16 @@ static enum status answer(const struct measurement *e, const struct fp_options *
 {
   int64_t rows = trace ? sequences : TOKENS_PER_BATCH / length;
   struct deq_config deq = e->e.c->deq;
-  struct network net;
+  struct shard_set l;
   rows = rows < 1 ? 1 : rows > sequences ? sequences : rows;
   deq.evaluate = *o;
   TRY(evaluated_make(sequences, length, to));
   to->monoid = e->data.problem.monoid;
-  enum status s = network_open(&e->e.w.m, &deq, e->e.solver, rows, length, false, &net);
+  enum status s = shards_open(&e->e.w.m, &deq, o, e->e.solver, rows, length, &l);
   double began = monotonic_seconds();
   for (int64_t first = 0; s == OK && first < sequences; first += rows)
-    s = run_batch(e, &net, o, first, trace, to);
-  network_close(&net);
+    s = run_batch(e, &l, o, first, trace, to);
+  shards_close(&l);
   to->seconds = monotonic_seconds() - began;
   if (s != OK)
     evaluated_free(to);

@@ -11,7 +11,7 @@
 #include "core/interrupt.h"
 #include "core/metrics.h"
 #include "core/gradient_report.h"
-#include "core/learner.h"
+#include "core/shards.h"
 #include "core/profile.h"
 #include "core/progress.h"
 #include "core/tensorboard.h"
@@ -30,10 +30,9 @@ struct trainer {
   const struct config *c;
   const struct train_options *o;
   struct weights w;
-  struct learner learner;
-  struct network evaluation;    /* only where evaluate_every asks for it */
-  struct gradient_report exact; /* only where train.report asks for it */
-  int64_t drawn;                /* labels of the step that count */
+  struct shard_set learner, evaluation; /* evaluation: only where evaluate_every asks for it */
+  struct gradient_report exact;         /* only where train.report asks for it */
+  int64_t drawn;                        /* labels of the step that count */
   struct task_data data;
   struct metrics metrics;
   struct tensorboard tensorboard;
@@ -229,16 +228,16 @@ static enum status learn(struct trainer *t, struct step_report *r)
   int64_t labels = draw_step(t, rows * c->train.accumulate, length), correct = 0;
   bool unroll = t->state.step < c->train.unroll_steps;
   t->drawn = labels;
-  learner_set_length(&t->learner, length);
+  shards_set_length(&t->learner, length);
   be->fill(be->st, t->w.tensors.block, 0, t->w.set[SET_GRADIENT].block);
   r->loss = 0;
   for (int64_t k = 0; k < c->train.accumulate; k++) {
     struct network_result result;
     struct dropout_draw draw;
     struct batch b = batch_of_step(t, k, &draw);
-    TRY(learner_learn(&t->learner, &t->w.set[SET_PARAMETERS],
-                      unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
-                      &result));
+    TRY(shards_learn(&t->learner, &t->w.set[SET_PARAMETERS],
+                     unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
+                     &result));
     int64_t bad = bad_sequence(&result, rows, length);
     if (bad >= 0 && r->sequence < 0)
       r->sequence = k * rows + bad;
@@ -333,7 +332,7 @@ static enum status evaluate(struct trainer *t, struct step_report *r)
     b.rows = b.rows < t->evaluation.rows ? b.rows : t->evaluation.rows;
     data_batch(&t->data, (uint64_t)c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows, length,
                t->tokens, t->labels);
-    TRY(network_evaluate(&t->evaluation, &t->w.set[SET_PARAMETERS], &c->deq.evaluate, &b, &result));
+    TRY(shards_evaluate(&t->evaluation, &t->w.set[SET_PARAMETERS], &b, &result));
     loss += result.loss_sum;
     labels += result.labels;
     correct += result.correct;
@@ -562,9 +561,11 @@ static enum status open_trainer(struct trainer *t, const struct backend *be,
     TRY(data_require(&t->data, STREAM_EVALUATE, c->data.length,
                      "train.evaluate_every at data.length"));
   TRY(weights_open(&c->model, be, TRAINER_SETS, &t->w));
-  TRY(learner_open(&t->w.m, &c->deq, solver, c->train.batch_size, c->data.length, &t->learner));
+  TRY(shards_open(&t->w.m, &c->deq, NULL, solver, c->train.batch_size, c->data.length,
+                  &t->learner));
   if (c->train.evaluate_every)
-    TRY(network_open(&t->w.m, &c->deq, solver, rows, c->data.length, false, &t->evaluation));
+    TRY(shards_open(&t->w.m, &c->deq, &c->deq.evaluate, solver, rows, c->data.length,
+                    &t->evaluation));
   if (reports(c))
     TRY(gradient_report_open(c, be, solver, &t->exact));
   TRY(arena_init(&t->host, batch_bytes(c)));
@@ -588,9 +589,8 @@ static void close_trainer(struct trainer *t)
   if (t->square)
     t->w.m.be->memory_free(t->square);
   arena_free(&t->host);
-  learner_close(&t->learner);
-  if (t->evaluation.m)
-    network_close(&t->evaluation);
+  shards_close(&t->learner);
+  shards_close(&t->evaluation);
   gradient_report_close(&t->exact);
   if (t->w.m.be)
     weights_close(&t->w);
@@ -679,16 +679,14 @@ enum status NAME(train)(const struct config *c, const struct backend *be,
 static enum status measure_memory(const struct config *c, const struct weights *w,
                                   const struct solver_port *solver, struct train_memory *m)
 {
-  size_t device, host;
   m->parameters = w->device.size + w->host.size;
   m->batches = batch_bytes(c);
-  TRY(learner_measure(&w->m, &c->deq, solver, c->train.batch_size, c->data.length, &m->network));
+  TRY(shards_measure(&w->m, &c->deq, NULL, solver, c->train.batch_size, c->data.length,
+                     &m->network));
   if (!c->train.evaluate_every)
     return OK;
-  TRY(network_measure(&w->m, &c->deq, solver, evaluated_rows(c), c->data.length, false, &device,
-                      &host));
-  m->evaluation = device + host;
-  return OK;
+  return shards_measure(&w->m, &c->deq, &c->deq.evaluate, solver, evaluated_rows(c), c->data.length,
+                        &m->evaluation);
 }
 
 enum status NAME(train_memory)(const struct config *c, const struct backend *be,

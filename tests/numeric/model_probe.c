@@ -1,7 +1,7 @@
 /* model_probe.c: see model_probe.h. */
 #include "tests/numeric/model_probe.h"
 #include "core/gradient_report.h"
-#include "core/learner.h"
+#include "core/shards.h"
 #include "core/network.h"
 #include "core/philox.h"
 #include "core/weights.h"
@@ -221,9 +221,12 @@ static void copy_details(const struct probe *p, const struct network_result *n,
                          struct probe_details *d)
 {
   for (int64_t i = 0; i < p->net.rows * p->net.length; i++) {
-    d->losses[i] = n->losses[i];
+    if (n->losses)
+      d->losses[i] = n->losses[i];
     d->best[i] = n->best[i];
   }
+  if (!d->exit)
+    return;
   if (n->forward.samples > p->net.rows) /* a window: by token, padding too */
     memcpy(d->exit, n->forward.exit, (size_t)(p->net.rows * p->net.length));
   else
@@ -236,21 +239,21 @@ int probe_learn_in_shards_f64(struct probe *p, enum gradient_kind g, const int32
                               const int32_t *labels, int fail_at, struct probe_result *r,
                               struct probe_details *d)
 {
-  struct learner l;
+  struct shard_set l;
   struct network_result n;
   struct batch b = batch_to_learn(p, tokens, labels);
   struct solver_port port = p->port;
   atomic_store(&solves_left, fail_at);
   if (fail_at >= 0)
     port.solve = solve_or_fail;
-  check_ok(learner_open(&p->w.m, &p->c.deq, &port, p->net.rows, p->net.length, &l));
-  enum status s = learner_learn(&l, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n);
+  check_ok(shards_open(&p->w.m, &p->c.deq, NULL, &port, p->net.rows, p->net.length, &l));
+  enum status s = shards_learn(&l, &p->w.set[0], g, &b, r->gradient ? &p->w.set[1] : NULL, &n);
   d->shards = l.count;
   if (s == OK) {
     report_learnt(p, &n, r);
     copy_details(p, &n, d);
   }
-  learner_close(&l);
+  shards_close(&l);
   return (int)s;
 }
 #endif
@@ -264,8 +267,26 @@ void PROBE_(evaluate)(struct probe *p, const struct fp_options *o, int64_t rows,
   check_ok(network_evaluate(&p->net, &p->w.set[0], o, &b, &n));
   copy_out(p, M * p->w.m.dims.D, p->net.z[0], r->z);
   copy_out(p, M * p->w.m.dims.V, p->net.logits, r->logits);
+  p->last = n;
   report(p, &n, r);
 }
+
+#if REAL_BITS == 64
+void probe_evaluate_in_shards_f64(struct probe *p, const struct fp_options *o,
+                                  const int32_t *tokens, struct probe_result *r,
+                                  struct probe_details *d)
+{
+  struct shard_set l;
+  struct network_result n = {.forward = r->forward};
+  struct batch b = {.rows = p->net.rows, .tokens = tokens};
+  check_ok(shards_open(&p->w.m, &p->c.deq, o, &p->port, p->net.rows, p->net.length, &l));
+  check_ok(shards_evaluate(&l, &p->w.set[0], &b, &n));
+  d->shards = l.count;
+  memcpy(d->best, n.best, (size_t)(b.rows * p->net.length) * sizeof *n.best);
+  report(p, &n, r);
+  shards_close(&l);
+}
+#endif
 
 #if REAL_BITS == 64
 void probe_jacobian_f64(struct probe *p, double *J)

@@ -52,7 +52,12 @@ struct probe_details {
   uint8_t *exit; /* r->forward.samples of them */
   int64_t shards;
 };
-/* `learn` of the same batch by a learner: in shards.  fail_at: the solve (from 0) that fails with
+/* `evaluate` of all rows in shards; z and logits are not told.  d->losses and d->exit may be NULL.
+ */
+void probe_evaluate_in_shards_f64(struct probe_f64 *p, const struct fp_options *o,
+                                  const int32_t *tokens, struct probe_result *r,
+                                  struct probe_details *d);
+/* `learn` of the same batch in shards.  fail_at: the solve (from 0) that fails with
  * "a solve is told to fail"; -1: none.  Returns the status. */
 int probe_learn_in_shards_f64(struct probe_f64 *p, enum gradient_kind g, const int32_t *tokens,
                               const int32_t *labels, int fail_at, struct probe_result *r,

@@ -1,7 +1,8 @@
-/* test_learner.c: a batch learned in shards is the batch learned at once. */
+/* test_shards.c: a batch learned in shards is the batch learned at once. */
 #include "core/parallel.h"
 #include "core/status.h"
 #include "tests/model_gradient.h"
+#include <math.h>
 #include <omp.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -124,6 +125,83 @@ static void an_explicit_model(void **state)
   check_shards(&w, "explicit");
 }
 
+/* ---- evaluating ---- */
+
+enum { TRACED = 40 };
+
+/* What a solve tells of every sample. */
+struct told {
+  struct probe_result r;
+  struct probe_details d;
+  int32_t iterations[ALL], best[ALL];
+  double residual[ALL], trace[ALL * TRACED];
+  uint8_t exit[ALL];
+};
+
+static struct told *evaluate(const struct config *c, const struct fp_options *o, bool in_shards)
+{
+  struct tensor_list list;
+  struct told *t = calloc(1, sizeof *t);
+  int32_t tokens[ALL];
+  double *block = probe_parameters(c, 0.3, 4, 7, &list);
+  assert_non_null(t);
+  draw_tokens(ALL, tokens, NULL);
+  t->d.best = t->best;
+  t->r.forward.iterations = t->iterations, t->r.forward.residual = t->residual;
+  t->r.forward.exit = t->exit, t->r.forward.trace = o->trace ? t->trace : NULL;
+  struct probe_f64 *p = probe_open_f64(c, SEQUENCES, TOKENS, false, false);
+  probe_set_f64(p, block, -1);
+  if (in_shards)
+    probe_evaluate_in_shards_f64(p, o, tokens, &t->r, &t->d);
+  else
+    probe_evaluate_f64(p, o, SEQUENCES, tokens, &t->r);
+  if (!in_shards)
+    probe_details_f64(p, &t->d);
+  probe_close_f64(p);
+  tensor_list_free(&list);
+  free(block);
+  return t;
+}
+
+/* Every sample's iterations, residual, exit and trace, and the totals. */
+static void check_told(struct config c, struct fp_options o, int samples)
+{
+  c.deq.evaluate = o;
+  struct told *one = evaluate(&c, &o, false), *many = evaluate(&c, &o, true);
+  assert_true(many->d.shards > 1);
+  assert_memory_equal(many->best, one->best, sizeof one->best);
+  assert_int_equal(many->r.forward.samples, samples);
+  assert_int_equal(one->r.forward.samples, samples);
+  assert_memory_equal(many->iterations, one->iterations, sizeof one->iterations);
+  assert_memory_equal(many->exit, one->exit, sizeof one->exit);
+  assert_memory_equal(many->r.forward.exits, one->r.forward.exits, sizeof one->r.forward.exits);
+  assert_int_equal(many->r.forward.max_iterations, one->r.forward.max_iterations);
+  assert_int_equal(many->r.forward.block_evaluations, one->r.forward.block_evaluations);
+  check_close(many->r.forward.mean_iterations, one->r.forward.mean_iterations, 1e-13, "mean");
+  for (int i = 0; i < samples; i++) {
+    assert_true(fabs(many->residual[i] - one->residual[i]) <= 1e-12);
+    for (int k = 0; k < one->iterations[i]; k++)
+      assert_true(fabs(many->trace[i * TRACED + k] - one->trace[i * TRACED + k]) <= 1e-12);
+  }
+  free(one), free(many);
+}
+
+static void every_sample_is_told_the_same(void **state)
+{
+  (void)state;
+  struct config c = small_model("", "");
+  struct fp_options o = c.deq.forward;
+  o.tol = 1e-6;
+  o.trace = true;
+  o.max_iter = TRACED;
+  o.window = FP_WINDOW_ALL;
+  check_told(c, o, SEQUENCES);
+  o.window = 1;
+  check_told(c, o, ALL);
+  o.window = 3;
+  check_told(c, o, ALL);
+}
+
 /* ---- threads ---- */
 
 static void threads_change_no_bit(void **state)
@@ -211,6 +289,7 @@ int main(void)
       cmocka_unit_test(every_kind_of_batch),
       cmocka_unit_test(what_is_added_to_the_loss),
       cmocka_unit_test(an_explicit_model),
+      cmocka_unit_test(every_sample_is_told_the_same),
       cmocka_unit_test(threads_change_no_bit),
       cmocka_unit_test(every_part_once),
       cmocka_unit_test(a_batch_that_stops_together_stays_together),
