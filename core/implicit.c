@@ -31,8 +31,10 @@ static struct span active_span(const struct forward_map *c, const struct fp_acti
 {
   struct span s = whole_span(c->net, a->rows);
   s.T = a->blocks;
-  s.row = a->row, s.first = a->first, s.count = a->count;
   s.carried = c->carried;
+  if (c->rows == 1 && !c->carried) /* the whole of the only sequence */
+    return s;
+  s.row = a->row, s.first = a->first, s.count = a->count;
   return s;
 }
 

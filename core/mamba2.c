@@ -40,7 +40,7 @@ static struct ssd_shape span_ssd(const struct sequence_model *m, const struct sp
                                  const struct layer_activations *a)
 {
   struct ssd_shape d = ssd_shape_of(m, s->rows, s->T);
-  if (!a->S && !s->carried && s->T > d.chunk && ssd_one_chunk(m, s->T))
+  if (!a->S && !s->carried && !s->after && s->T > d.chunk && ssd_one_chunk(m, s->T))
     d.chunk = s->T;
   return d;
 }
@@ -149,18 +149,19 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
+  DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
   project_in(m, p, s, l, a);
   be->conv1d_fwd(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
-                 conv0, a->xBC, NULL);
+                 conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
   be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
                          c->dt_limit[0], c->dt_limit[1], a->dt);
   if (!a->S && s->T < RECURRENT_TOKENS) {
     be->ssd_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log, p->D,
-                s->row, ssm0, NULL, a->y, NULL);
+                s->row, ssm0, NULL, a->y, ssm1);
   } else {
     TRY(CARVE(&scratch.device, ssd_chunked_work(ssd), &work));
     be->ssd_chunked_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
-                        p->D, s->row, ssm0, a->S, work, a->y, NULL);
+                        p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
   be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, a->zxbcdt + at.z,
                         p->gate_norm, a->gr, a->yn);

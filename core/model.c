@@ -268,9 +268,9 @@ static const DEVICE real *branch_cotangent(const struct sequence_model *m, const
   return outb;
 }
 
-enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
-                      const struct span *s, const DEVICE real *z, const struct activations *a,
-                      struct scratch scratch, DEVICE real *fz)
+static enum status whole_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                             const struct span *s, const DEVICE real *z,
+                             const struct activations *a, struct scratch scratch, DEVICE real *fz)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -297,6 +297,100 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
   }
   be->rmsnorm_fwd(be->st, M, d->D, eps, a->x, p->norm_f, a->r, fz);
   return OK;
+}
+
+/* Tokens of a segment: whole chunks. */
+static int64_t segment_of(const struct model_dims *d)
+{
+  enum { TOKENS = 256 };
+  return (TOKENS + d->chunk - 1) / d->chunk * d->chunk;
+}
+
+int64_t block_whole_tokens(const struct sequence_model *m)
+{
+  int64_t two = 2 * segment_of(&m->dims), chunk = 4 * m->dims.N;
+  return ssd_one_chunk(m, chunk) && chunk > two ? chunk : two;
+}
+
+/* Whether a single sequence is worked through segment by segment, so that what its operations hand
+ * on stays in the cache: on a CPU, where it is long. */
+static bool has_segments(const struct sequence_model *m, const struct span *s)
+{
+  bool alone = s->rows == 1 && !s->row && !s->carried && !s->after;
+  return m->be->concurrent && alone && s->T > block_whole_tokens(m);
+}
+
+/* The activations of tokens t.. of a sequence; `layer` is the table for them. */
+static struct activations activations_from(const struct sequence_model *m, int64_t t,
+                                           const struct activations *a,
+                                           struct layer_activations *layer)
+{
+  const struct model_dims *d = &m->dims;
+  struct activations from = *a;
+  for (int64_t i = 0; i < d->layers; i++) {
+    struct layer_activations *l = &layer[i];
+    *l = a->layer[i];
+    const struct {
+      DEVICE real **at;
+      int64_t n; /* reals a token */
+    } array[] = {{&l->x, d->D},
+                 {&l->r, 1},
+                 {&l->xn, d->D},
+                 {&l->zxbcdt, d->d_in_proj},
+                 {&l->xBC, d->conv_dim},
+                 {&l->dt, d->H},
+                 {&l->y, d->E},
+                 {&l->gr, d->G},
+                 {&l->yn, d->E},
+                 {&l->x2, d->D},
+                 {&l->r2, 1},
+                 {&l->xn2, d->D},
+                 {&l->h, 2 * d->F},
+                 {&l->hg, d->F},
+                 {&l->h0, 2 * d->d_mlp},
+                 {&l->hg0, d->d_mlp},
+                 {&l->inner, d->d_mlp + d->E}};
+    for (size_t k = 0; k < sizeof array / sizeof *array; k++)
+      if (*array[k].at)
+        *array[k].at += t * array[k].n;
+    if (l->S)
+      l->S += t / d->chunk * d->H * d->P * d->N;
+  }
+  from.layer = layer;
+  from.x += t * d->D, from.r += t;
+  return from;
+}
+
+/* whole_fwd on one segment behind the other, with the states between them. */
+static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                                const struct span *s, const DEVICE real *z,
+                                const struct activations *a, struct scratch scratch,
+                                DEVICE real *fz)
+{
+  const struct model_dims *d = &m->dims;
+  int64_t length = segment_of(d);
+  struct carried_states between;
+  struct layer_activations *layer;
+  TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &between));
+  TRY(CARVE(&scratch.host, d->layers, &layer));
+  for (int64_t t = 0; t < s->T; t += length) {
+    struct activations part = activations_from(m, t, a, layer);
+    struct span segment = *s;
+    segment.T = s->T - t < length ? s->T - t : length;
+    segment.u = s->u ? s->u + t * d->d_in_proj : NULL;
+    segment.carried = t ? &between : NULL;
+    segment.after = &between;
+    TRY(whole_fwd(m, p, &segment, z + t * d->D, &part, scratch, fz + t * d->D));
+  }
+  return OK;
+}
+
+enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const DEVICE real *z, const struct activations *a,
+                      struct scratch scratch, DEVICE real *fz)
+{
+  return has_segments(m, s) ? segments_fwd(m, p, s, z, a, scratch, fz)
+                            : whole_fwd(m, p, s, z, a, scratch, fz);
 }
 
 /* Adds to xb, the cotangent of the MLP's input x2, from that of its output. */
@@ -353,12 +447,60 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   return OK;
 }
 
+/* The last inputs of each layer's convolution before token t of a sequence. */
+static void inputs_before(const struct sequence_model *m, int64_t t, const struct activations *a,
+                          const struct carried_states *c)
+{
+  const struct backend *be = m->be;
+  const struct model_dims *d = &m->dims;
+  struct conv1d_shape conv = {1, d->W, d->conv_dim, d->W, d->d_in_proj};
+  for (int64_t i = 0; i < d->layers; i++)
+    be->conv1d_fwd(be->st, conv,
+                   a->layer[i].zxbcdt + (t - d->W) * d->d_in_proj + 2 * d->d_mlp + d->E, NULL, NULL,
+                   NULL, NULL, NULL, c->conv[i]);
+}
+
+/* From the last segment to the first, with the cotangents of the states between them. */
+static enum status segments_vjp(const struct sequence_model *m, const struct parameter_set *p,
+                                const struct span *s, const struct activations *a,
+                                const DEVICE real *fb, struct scratch scratch, DEVICE real *zb,
+                                DEVICE real *ub, const struct parameter_set *g)
+{
+  const struct model_dims *d = &m->dims;
+  int64_t length = segment_of(d);
+  struct carried_states enter, cotangents[2];
+  struct layer_activations *layer;
+  TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &enter));
+  for (int i = 0; i < 2; i++)
+    TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &cotangents[i]));
+  TRY(CARVE(&scratch.host, d->layers, &layer));
+  for (int64_t k = (s->T - 1) / length; k >= 0; k--) {
+    int64_t t = k * length;
+    bool last = t + length >= s->T;
+    struct activations part = activations_from(m, t, a, layer);
+    struct span segment = *s;
+    segment.T = last ? s->T - t : length;
+    segment.carried = k ? &enter : NULL;
+    if (k) {
+      inputs_before(m, t, a, &enter);
+      carried_states_clear(m, 1, &cotangents[k % 2]);
+    }
+    TRY(block_vjp_carried(m, p, &segment, &part, fb + t * d->D,
+                          last ? NULL : &cotangents[(k + 1) % 2], scratch,
+                          zb ? zb + t * d->D : NULL, ub ? ub + t * d->d_in_proj : NULL, g,
+                          k ? &cotangents[k % 2] : NULL));
+  }
+  return OK;
+}
+
 enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
                       const struct span *s, const struct activations *a, const DEVICE real *fb,
                       struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
                       const struct parameter_set *g)
 {
   CHECK(!s->carried);
+  if (has_segments(m, s))
+    return segments_vjp(m, p, s, a, fb, scratch, zb, ub, g);
   return block_vjp_carried(m, p, s, a, fb, NULL, scratch, zb, ub, g, NULL);
 }
 

@@ -33,6 +33,7 @@
 #define activations_carve NAME(activations_carve)
 #define carried_states_carve NAME(carried_states_carve)
 #define carried_states_clear NAME(carried_states_clear)
+#define block_whole_tokens NAME(block_whole_tokens)
 #define block_fwd NAME(block_fwd)
 #define block_vjp NAME(block_vjp)
 #define block_vjp_carried NAME(block_vjp_carried)
@@ -103,6 +104,8 @@ struct span {
   const DEVICE int32_t *row, *first, *count; /* NULL: all rows, whole, in order */
   const DEVICE real *u;                      /* (.,length,d_in_proj); NULL: none injected */
   const struct carried_states *carried;      /* NULL: zero states */
+  const struct carried_states *after;        /* takes the states behind the last token, and may be
+                                                `carried`; NULL: not wanted */
   const struct dropout_masks *masks;         /* NULL: no dropout */
   /* z is zeros and nobody asks for its cotangent: the first norm and in_proj's product, which are
    * zeros too, are not computed, and the first layer's xn is not kept */
@@ -139,6 +142,10 @@ MUST_USE enum status carried_states_carve(const struct sequence_model *m, int64_
 /* Zero states for the first `rows` rows. */
 void carried_states_clear(const struct sequence_model *m, int64_t rows,
                           const struct carried_states *c);
+
+/* A single longer sequence is evaluated and differentiated in segments, which need less scratch
+ * memory than this many tokens may. */
+int64_t block_whole_tokens(const struct sequence_model *m);
 
 /* fz (M,D) = f(z,u), filling a; fz may be z.  scratch.device: block_fwd carves (M,D) + SSD work. */
 MUST_USE enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,

@@ -149,11 +149,15 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   DEVICE real *step; /* explicit_steps */
   TRY(CARVE(&maps.device, net->rows * D, &step));
   TRY(block_fwd(&dry, p, &s, net->z[0], &net->acts[0], maps, net->z[1]));
+  struct span whole = s; /* which a shorter batch may be */
+  whole.T = s.T < block_whole_tokens(net->m) ? s.T : block_whole_tokens(net->m);
+  TRY(block_fwd(&dry, p, &whole, net->z[0], &net->acts[0], maps, net->z[1]));
   if (!net->learn)
     return OK;
   if (net->m->config.kind == MODEL_IMPLICIT)
     TRY(adjoint_carve(net, &net->deq->backward, &maps));
   TRY(block_vjp(&dry, p, &s, &net->acts[0], net->fb, maps, net->zb, net->ub, p));
+  TRY(block_vjp(&dry, p, &whole, &net->acts[0], net->fb, maps, net->zb, net->ub, p));
   return inject_vjp(&dry, p, net->rows * net->length, net->e, net->er, net->en, net->ub, maps,
                     net->eb, p);
 }
@@ -196,7 +200,9 @@ static enum status measure_host(struct network *net, size_t *host)
   struct parameter_set p;
   struct arena unused = arena_measure(&device), tables = arena_measure(&peak);
   TRY(parameters_carve(net->m, &unused, &tables, &p));
-  *host += most + peak + 4096;
+  size_t segments = (size_t)net->m->dims.layers *
+                    (sizeof(struct layer_activations) + 3 * sizeof(struct carried_states));
+  *host += most + peak + segments + 4096; /* segments' tables of pointers */
   return OK;
 }
 

@@ -37,14 +37,17 @@ double bench_memory_formula(const struct config *c)
     return (double)NAN;
   double block = (double)list.block;
   tensor_list_free(&list);
-  double token = (2 * k + 12) * D + 2 * V + 9 * E + 8 * G * N + 12 * H + 2 * G * Q + E * N / Q +
-                 2 * E * t / Q + 128 * G * E / H / Q +
+  double token = (2 * k + 9) * D + 2 * V + 4 * E + 4 * G * N + 2 * H +
                  k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + kept);
+  double scratch =
+      3 * D + 5 * E + 4 * G * N + 10 * H + 2 * G * Q + (E * N + 2 * E * t + 128 * G * E / H) / Q;
   double sequence = layers * (W * (E + 2 * G * N) + E * N);
   int64_t together, shards = shards_of(c, w * block, &together);
   double parameters = (shards > 1 ? 5 + (double)shards : 5) * block; /* one of transposes */
   double T = (double)(shards * together) * L;
-  return w * (parameters + T * token + T / L * sequence) + 90 * T + 21 * M;
+  double two = 2 * (double)d.chunk * ceil(256 / (double)d.chunk), whole = two > 4 * N ? two : 4 * N;
+  double R = together == 1 && whole < L ? whole : L; /* segments of a sequence share scratch */
+  return w * (parameters + T * token + T / L * (R * scratch + sequence)) + 90 * T + 21 * M;
 }
 
 /* What is varied, and the shapes that come of it. */

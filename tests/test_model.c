@@ -280,6 +280,44 @@ static void adjoint_windows_of_a_large_batch(void **state)
 }
 
 /* Memory does not depend on the number of iterations. */
+/* Behind each other twice, where operations work through the whole of both, and alone, where f goes
+ * segment by segment: the same fixed point, loss and gradient. */
+static void a_long_sequence_alone(void **state)
+{
+  (void)state;
+  enum { LONG = 1100 };
+  struct config c = small_model("d_intermediate: 6,", "");
+  struct probe_result r[2] = {0};
+  struct tensor_list list;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  int32_t tokens[2 * LONG], labels[2 * LONG];
+  draw_tokens(LONG, tokens, labels);
+  memcpy(tokens + LONG, tokens, LONG * sizeof *tokens);
+  memcpy(labels + LONG, labels, LONG * sizeof *labels);
+  c.deq.forward.max_iter = 30; /* on the way: every iterate is the same too */
+  for (int i = 0; i < 2; i++) {
+    r[i].gradient = calloc((size_t)list.block, sizeof *r[i].gradient);
+    r[i].z = calloc((size_t)(2 * LONG * c.model.d_model), sizeof *r[i].z);
+    struct probe_f64 *p = probe_open_f64(&c, i + 1, LONG, true, false);
+    probe_set_f64(p, block, -1);
+    struct probe_result shorter = {0};
+    probe_shorten_f64(p, LONG / 3); /* whole again: memory was planned for both */
+    probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &shorter);
+    probe_shorten_f64(p, LONG);
+    probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &r[i]);
+    c.deq.forward.window = FP_WINDOW_ALL;
+    probe_evaluate_f64(p, &c.deq.forward, i + 1, tokens, &r[i]);
+    probe_close_f64(p);
+  }
+  check_close(r[0].loss, r[1].loss, 1e-13, "loss");
+  check_arrays_close(LONG * c.model.d_model, r[0].z, r[1].z, 1e-13, "z");
+  check_arrays_close(list.block, r[0].gradient, r[1].gradient, 1e-11, "gradient");
+  for (int i = 0; i < 2; i++)
+    free(r[i].gradient), free(r[i].z);
+  tensor_list_free(&list);
+  free(block);
+}
+
 static void memory_is_planned(void **state)
 {
   (void)state;
@@ -306,19 +344,13 @@ static void memory_is_planned(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(unroll_gradient),
-      cmocka_unit_test(zeros_are_as_any_start),
-      cmocka_unit_test(phantom_gradient),
-      cmocka_unit_test(ift_gradient),
-      cmocka_unit_test(mlp_gradient),
-      cmocka_unit_test(ift_gradient_by_any_solver),
-      cmocka_unit_test(explicit_gradient),
-      cmocka_unit_test(modes_agree),
-      cmocka_unit_test(rows_are_independent),
-      cmocka_unit_test(explicit_forms_agree),
-      cmocka_unit_test(memory_is_planned),
-      cmocka_unit_test(adjoint_windows_agree),
-      cmocka_unit_test(adjoint_windows_of_a_large_batch),
+      cmocka_unit_test(unroll_gradient),       cmocka_unit_test(zeros_are_as_any_start),
+      cmocka_unit_test(phantom_gradient),      cmocka_unit_test(ift_gradient),
+      cmocka_unit_test(mlp_gradient),          cmocka_unit_test(ift_gradient_by_any_solver),
+      cmocka_unit_test(explicit_gradient),     cmocka_unit_test(modes_agree),
+      cmocka_unit_test(rows_are_independent),  cmocka_unit_test(explicit_forms_agree),
+      cmocka_unit_test(a_long_sequence_alone), cmocka_unit_test(memory_is_planned),
+      cmocka_unit_test(adjoint_windows_agree), cmocka_unit_test(adjoint_windows_of_a_large_batch),
   };
   omp_set_num_threads(1);
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -167,6 +167,8 @@ static void report(const struct probe *p, const struct network_result *n, struct
 #endif
 }
 
+void PROBE_(shorten)(struct probe *p, int64_t length) { network_set_length(&p->net, length); }
+
 void PROBE_(batch)(struct probe *p, const int32_t *lengths, bool dropout)
 {
   p->lengths = lengths;

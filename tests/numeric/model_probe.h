@@ -34,6 +34,7 @@ struct solver_port_c64;
       const struct solver_port_##bits *port, int64_t rows, int64_t length, bool learn);          \
   void probe_close_##bits(struct probe_##bits *p);                                               \
   /* parameters; element k (-1: none) gets an imaginary step in the complex build */             \
+  void probe_shorten_##bits(struct probe_##bits *p, int64_t length); /* network_set_length */    \
   void probe_set_##bits(struct probe_##bits *p, const double *block, int64_t k);                 \
   /* for learning: tokens of each row that count (NULL: all), whether dropout draws its masks */ \
   void probe_batch_##bits(struct probe_##bits *p, const int32_t *lengths, bool dropout);         \

@@ -9,17 +9,18 @@
 static struct ssd_shape ssd_shape_of(const struct operation_case *c)
 {
   const int64_t *n = c->n;
-  return (struct ssd_shape){n[0],
-                            n[1],
-                            n[2],
-                            n[3],
-                            n[4],
-                            n[5],
-                            n[8],
-                            n[6],
-                            (n[7] & 1) != 0,
-                            (n[7] & 2) != 0,
-                            (n[7] & 4) != 0 && REAL_BITS != 128};
+  return (struct ssd_shape){
+      n[0],           n[1], n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0,
+      (n[7] & 4) != 0};
+}
+
+/* By blocks where the backend does. */
+static struct ssd_shape shape_for(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  struct ssd_shape d = ssd_shape_of(c);
+  d.by_blocks = d.by_blocks && be->ssd_by_blocks;
+  return d;
 }
 
 static void ssd_fwd(const struct operation_case *c, const struct case_arrays *a)
@@ -56,14 +57,14 @@ static real *chunked_work(const struct operation_case *c, const struct case_arra
 static void ssd_chunked_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->ssd_chunked_fwd(be->st, ssd_shape_of(c), a->in[0], a->in[1], a->in[2], a->in[3], a->in[4],
+  be->ssd_chunked_fwd(be->st, shape_for(c, a), a->in[0], a->in[1], a->in[2], a->in[3], a->in[4],
                       a->in[5], NULL, a->in[6], a->kept, chunked_work(c, a), a->out[0], a->out[1]);
 }
 
 static void ssd_chunked_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->ssd_chunked_vjp(be->st, ssd_shape_of(c), a->in[0], a->in[1], a->in[2], a->in[3], a->in[4],
+  be->ssd_chunked_vjp(be->st, shape_for(c, a), a->in[0], a->in[1], a->in[2], a->in[3], a->in[4],
                       a->in[5], a->kept, a->outb[0], a->outb[1], chunked_work(c, a), a->inb[0],
                       a->inb[1], a->inb[2], a->inb[3], a->inb[4], a->inb[5], a->inb[6]);
 }
