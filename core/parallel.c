@@ -12,15 +12,13 @@
 #include "core/parallel.h"
 #include <omp.h>
 #include <pthread.h>
-#include <stdatomic.h>
 
 enum { THREADS_MOST = 256 };
 
 struct work {
   void (*f)(void *ctx, int64_t i);
   void *ctx;
-  int64_t count;
-  atomic_int_fast64_t next;
+  int64_t count, next; /* next: taken by __atomic_fetch_add */
   int width;
 };
 
@@ -34,7 +32,7 @@ static void *take_parts(void *work)
   int own = omp_get_max_threads();
   omp_set_num_threads(1); /* of this thread only */
   width = w->width;
-  for (int64_t i; (i = atomic_fetch_add(&w->next, 1)) < w->count;)
+  for (int64_t i; (i = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->count;)
     w->f(w->ctx, i);
   width = 1;
   omp_set_num_threads(own);
@@ -53,7 +51,6 @@ void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx)
   }
   struct work w = {.f = f, .ctx = ctx, .count = count};
   w.width = count < threads ? (int)count : threads;
-  atomic_init(&w.next, 0);
   while (started + 1 < w.width && !pthread_create(&thread[started], NULL, take_parts, &w))
     started++; /* where no more can be had, fewer do the work */
   (void)take_parts(&w);
