@@ -50,6 +50,8 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".damping", KEY_REAL, AT(to.damping), "(0, 1]", NULL, damping_,                            \
    "z <- (1 - damping) z + damping f(z)"},                                                         \
   {path ".window", KEY_INT, AT(to.window), "[1, 1000000000]", all, "all", window_help},            \
+  {path ".admit", KEY_INT, AT(to.admit), "[1, 1000000000]", all, "1",                              \
+   "window k: tokens that may enter behind an evaluation; all: as many as there is room for"},     \
   {path ".worst_token", KEY_BOOL, AT(to.worst_token), NULL, NULL, "false",                         \
    "window all: test every token of a sequence, not their common norm"},                           \
   {path ".stop_together", KEY_BOOL, AT(to.stop_together), NULL, NULL, "false",                     \

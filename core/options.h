@@ -24,6 +24,7 @@ struct fp_options {
   enum fp_stop stop;  /* rel: ||f(z)-z|| / ||f(z)||; abs; rms: / sqrt(n); max: largest component */
   double damping;     /* z <- (1-damping) z + damping f(z) */
   int64_t window;     /* FP_WINDOW_ALL: a row is a sample; k: blocks of a sliding window are */
+  int64_t admit;      /* window k: blocks that may enter a row behind an evaluation; 0: k */
   bool worst_token;   /* window all: the test applies to every block, not to their common norm */
   bool stop_together; /* all samples go on until the worst has converged */
   bool return_last;   /* an unconverged sample returns its last iterate instead of its best */

@@ -344,12 +344,21 @@ INLINE void empty_slot(struct fp_slot *q)
     q->counter[c] = 0;
 }
 
+/* Blocks of row r that are active when `kept` of them stay: a window is filled from behind. */
+INLINE int32_t admitted(const struct fp_samples *s, const struct fp_decision *d, int64_t r,
+                        int64_t kept)
+{
+  int64_t left = d->lengths[s->row[r]] - s->first[r], most = d->all ? left : kept + d->admit;
+  most = most < s->blocks ? most : s->blocks;
+  return (int32_t)(left < most ? left : most);
+}
+
 KERNEL begin(struct fp_samples s, struct fp_decision d, const real *guess)
 {
   FOR_EACH_COST (r, s.rows, s.blocks * s.n) {
     s.row[r] = (int32_t)r;
     s.first[r] = 0;
-    s.count[r] = d.lengths[r] < s.blocks ? d.lengths[r] : (int32_t)s.blocks;
+    s.count[r] = admitted(&s, &d, r, 0);
     s.retired[r] = 0;
     for (int64_t b = 0; b < s.blocks; b++)
       admit_block(&s, &d, guess, r, b, (int32_t)(s.per_row == 1 ? r : r * s.blocks + b));
@@ -397,26 +406,31 @@ INLINE void reverse_slots(const struct fp_samples *s, int64_t first, int64_t end
   }
 }
 
-/* The slots of those that leave serve those that come: rotated by k, in place. */
+/* The first k blocks of row r make room: `kept` move to the front.  The slots of those that leave
+ * serve those that come: rotated by k, in place. */
+INLINE void advance_row(const struct fp_samples *s, int64_t r, int64_t k, int64_t kept)
+{
+  int64_t row = r * s->blocks;
+  reverse_slots(s, row, row + k);
+  reverse_slots(s, row + k, row + s->blocks);
+  reverse_slots(s, row, row + s->blocks);
+  for (int64_t b = 0; b < kept; b++) {
+    int32_t slot = s->sample[row + b].slot;
+    move_block(s, row + b, row + b + k);
+    s->sample[row + b].slot = slot;
+  }
+  s->first[r] += (int32_t)k;
+}
+
 KERNEL slide(struct fp_samples s, struct fp_decision d, const real *guess)
 {
   FOR_EACH_COST (r, s.rows, 2 * s.blocks * s.n) {
-    int64_t k = s.retired[r], kept = s.count[r] - k, row = r * s.blocks;
-    if (k > 0) {
-      reverse_slots(&s, row, row + k);
-      reverse_slots(&s, row + k, row + s.blocks);
-      reverse_slots(&s, row, row + s.blocks);
-      for (int64_t b = 0; b < kept; b++) {
-        int32_t slot = s.sample[row + b].slot;
-        move_block(&s, row + b, row + b + k);
-        s.sample[row + b].slot = slot;
-      }
-      s.first[r] += (int32_t)k;
-      int64_t left = d.lengths[s.row[r]] - s.first[r];
-      s.count[r] = (int32_t)(left < s.blocks ? left : s.blocks);
-      for (int64_t b = kept; b < s.blocks; b++)
-        admit_block(&s, &d, guess, r, b, s.sample[row + b].slot);
-    }
+    int64_t k = s.retired[r], kept = s.count[r] - k, moved = k > 0 ? s.blocks : kept;
+    if (k > 0)
+      advance_row(&s, r, k, kept);
+    s.count[r] = admitted(&s, &d, r, kept);
+    for (int64_t b = kept; b < s.count[r] || b < moved; b++)
+      admit_block(&s, &d, guess, r, b, s.sample[r * s.blocks + b].slot);
   }
 }
 

@@ -189,6 +189,7 @@ static enum status start(struct solver *v, struct fp_result *result)
   struct fp_decision *d = &v->d;
   d->tol = o->tol, d->max_iter = o->max_iter, d->min_iter = o->min_iter, d->stop = (int)o->stop;
   d->all = o->window == FP_WINDOW_ALL, d->worst_token = o->worst_token;
+  d->admit = o->admit > 0 ? o->admit : v->s.blocks;
   d->stop_together = o->stop_together, d->return_last = o->return_last, d->length = p->length;
   d->divergence = o->divergence, d->patience = o->patience, d->floor = 16 * EPSILON;
   for (int64_t r = 0; r < p->rows; r++) {

@@ -89,6 +89,7 @@ static void check_solve(const struct fp_options *o, int64_t max_iter, double tol
   assert_true(o->tol == tol && o->damping == damping);
   assert_int_equal(o->stop, FP_REL);
   assert_int_equal(o->window, window);
+  assert_int_equal(o->admit, 1);
   assert_false(o->worst_token || o->stop_together || o->return_last);
   assert_int_equal(o->poll_every, 1);
   assert_int_equal(o->kind, FP_KIND_AUTO);
@@ -572,6 +573,7 @@ static void written_numbers_read_back(void **state)
                                        .stop = FP_ABS,
                                        .damping = 0.7,
                                        .window = 5,
+                                       .admit = 3,
                                        .worst_token = true,
                                        .stop_together = true,
                                        .return_last = true,

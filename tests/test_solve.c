@@ -346,6 +346,64 @@ static void windows_agree(void **state)
       }
 }
 
+/* Never more than `window` blocks are active, never more than `admit` enter a row behind an
+ * evaluation; the answer is the sequential one. */
+static void windows_fill_as_asked(void **state)
+{
+  (void)state;
+  static struct chain_answer one, a;
+  const int32_t lengths[ROWS] = {LENGTH, 3, 1, 0, 7, LENGTH};
+  const int64_t windows[] = {1, 2, 3, 5, LENGTH, 64};
+  for (int solver = 0; solver < FP_GMRES; solver++)
+    for (int w = 0; w < 6; w++)
+      for (int64_t admit = 0; admit <= 4; admit++) {
+        struct fp_options o = solver_options((enum fp_solver)solver, 400, 1e-12);
+        struct chain_ctx c = {0.5, 0.6, -1, -1};
+        int64_t most = windows[w] < LENGTH ? windows[w] : LENGTH;
+        o.window = windows[w], o.admit = admit;
+        solve_chain(solver_run_f64, &c, lengths, &o, windows[w] == 1 ? &one : &a);
+        const struct chain_answer *got = windows[w] == 1 ? &one : &a;
+        assert_int_equal(got->r.exits[FP_CONVERGED], got->r.samples);
+        assert_int_equal(got->usage.most_entered, admit && admit < most ? admit : most);
+        assert_true(got->usage.most_active <= most);
+        assert_true(got->usage.most_active == most || admit);
+        check_arrays_close(ROWS * LENGTH * N, got->z, one.z, 1e-10, "window %d, admit %d",
+                           (int)windows[w], (int)admit);
+      }
+}
+
+/* What a token is depends on the product of all before it: s in {-1, 1} turns at each token whose
+ * input is negative, and f pulls z towards the sign that s asks for; from the wrong side it takes
+ * longer than from 0. */
+enum { TURNS = 64 };
+static void turns(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  double sign = noise(row * TURNS + t, 8) < 0 ? -1 : 1;
+  (void)ctx;
+  if (t == 0)
+    s[0] = 1;
+  fz[0] = tanh(2 * z[0] + 2 * sign * s[0]);
+  s[0] = z[0];
+}
+
+/* Blocks that enter together behind one that has not been evaluated go astray: one by one takes
+ * less of everything. */
+static void one_by_one_is_less_work(void **state)
+{
+  (void)state;
+  struct solver_map m = {.rows = 1, .length = TURNS, .n = 1, .state = 1, .block = turns};
+  struct fp_result r[2] = {{0}};
+  for (int64_t admit = 0; admit < 2; admit++) {
+    struct fp_options o = solver_options(FP_PICARD, 400, 1e-3);
+    double z[TURNS] = {0};
+    o.window = 8, o.admit = admit;
+    solver_run_f64(&m, &o, 1, z, &r[admit], NULL);
+    assert_int_equal(r[admit].exits[FP_CONVERGED], TURNS);
+  }
+  assert_true(r[1].block_evaluations * 10 < r[0].block_evaluations * 9);
+  assert_true(r[1].evaluations <= r[0].evaluations);
+}
+
 /* A block that cannot converge leaves at max_iter with its best iterate, and what follows is solved
  * behind the state of that very iterate. */
 static void a_bad_block_leaves(void **state)
@@ -518,6 +576,8 @@ int main(void)
       cmocka_unit_test(all_stop_together),
       cmocka_unit_test(evaluations_are_counted),
       cmocka_unit_test(windows_agree),
+      cmocka_unit_test(windows_fill_as_asked),
+      cmocka_unit_test(one_by_one_is_less_work),
       cmocka_unit_test(a_bad_block_leaves),
       cmocka_unit_test(worst_token),
       cmocka_unit_test(float32_floor_is_a_status),

@@ -469,7 +469,7 @@ static struct fp_options any_options(void)
   const double start[] = {0, 1e-2, 1e300}, divergence[] = {0, 1, 1e8};
   o.max_iter = 1 + dice(40), o.min_iter = dice(50);
   o.tol = pick(tol, 4), o.stop = (enum fp_stop)dice(4), o.damping = pick(damping, 3);
-  o.window = dice(3) ? dice(9) : FP_WINDOW_ALL;
+  o.window = dice(3) ? dice(9) : FP_WINDOW_ALL, o.admit = dice(4);
   o.worst_token = dice(2), o.stop_together = dice(2), o.return_last = dice(2);
   o.poll_every = dice(4), o.kind = (enum fp_kind)dice(3);
   o.memory = dice(2) ? dice(4) : dice(40), o.rank = dice(2) ? dice(4) : dice(40);

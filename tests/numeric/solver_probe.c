@@ -9,7 +9,7 @@
 struct fp_options solver_options(enum fp_solver solver, int64_t max_iter, double tol)
 {
   struct fp_options o = {.solver = solver, .max_iter = max_iter, .tol = tol, .damping = 1};
-  o.min_iter = 1, o.poll_every = 1;
+  o.min_iter = 1, o.poll_every = 1, o.admit = 1;
   o.memory = 5, o.rank = 20, o.mix_every = 1;
   return o;
 }
@@ -27,9 +27,20 @@ struct chain {
   double *carried; /* (rows,state) behind what has retired */
   double *behind;  /* (rows,length,state) behind each block of the last f, by packed row */
   double *z, *fz;  /* (n) */
+  int64_t *end;    /* (rows) behind the last block that was active */
 };
 
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static void watch_window(struct chain *c, const struct fp_active *a, int64_t r)
+{
+  struct solver_usage *u = c->usage;
+  int64_t *end = c->end + a->row[r], now = a->first[r] + a->count[r];
+  assert_true(a->first[r] >= 0 && now <= c->map->length && now >= *end);
+  u->most_active = most(u->most_active, a->count[r]);
+  u->most_entered = most(u->most_entered, now - *end);
+  *end = now;
+}
 
 static enum status chain_f(void *ctx, const struct fp_active *a, const real *z, real *fz)
 {
@@ -43,7 +54,7 @@ static enum status chain_f(void *ctx, const struct fp_active *a, const real *z, 
   for (int64_t r = 0; r < a->rows; r++) {
     int64_t row = a->row[r];
     assert_true(row >= 0 && row < m->rows && (!m->fixed_rows || row == r));
-    assert_true(a->first[r] >= 0 && a->first[r] + a->count[r] <= m->length);
+    watch_window(c, a, r);
     memcpy(s, c->carried + row * m->state, (size_t)m->state * sizeof *s);
     for (int64_t b = 0; b < a->blocks; b++) {
       int64_t at = (r * a->blocks + b) * m->n;
@@ -120,6 +131,7 @@ static void run(const struct solver_map *map, const struct fp_options *o, int ti
   c.behind = calloc(states * (size_t)map->length + 1, sizeof(double));
   c.z = calloc((size_t)map->n, sizeof(double));
   c.fz = calloc((size_t)map->n, sizeof(double));
+  c.end = calloc((size_t)map->rows, sizeof *c.end);
   real *at = malloc(total * sizeof *at);
   p.fixed_rows = map->fixed_rows, p.lengths = map->lengths, p.ctx = &c;
   p.f = chain_f, p.retire = chain_retire;
@@ -127,6 +139,7 @@ static void run(const struct solver_map *map, const struct fp_options *o, int ti
     for (size_t i = 0; i < total; i++)
       at[i] = (real)z[i];
     memset(c.carried, 0, states * sizeof(double));
+    memset(c.end, 0, (size_t)map->rows * sizeof *c.end);
     check_ok(port->solve(&NAME(backend_cpu), &p, o, scratch, at, result));
   }
   for (size_t i = 0; i < total; i++)
@@ -134,7 +147,7 @@ static void run(const struct solver_map *map, const struct fp_options *o, int ti
   if (t)
     transpose(&p, t);
   arena_free(&scratch.device), arena_free(&scratch.host);
-  free(c.carried), free(c.behind), free(c.z), free(c.fz), free(at);
+  free(c.carried), free(c.behind), free(c.z), free(c.fz), free(c.end), free(at);
 }
 
 void RUN(const struct solver_map *map, const struct fp_options *o, int times, double *z,

@@ -20,6 +20,8 @@ struct solver_usage {
   int64_t calls;                   /* of f */
   int64_t blocks;                  /* active ones that f saw */
   int64_t most_rows, least_rows;   /* packed rows of a call */
+  int64_t most_active;             /* blocks of a row in a call */
+  int64_t most_entered;            /* blocks that entered a row between two calls */
 };
 
 /* Options that name a solver and leave everything else at rest. */
