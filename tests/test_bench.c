@@ -107,7 +107,8 @@ static void decode_measures_both_kinds(void **state)
   assert_true(strtod(at + 31, NULL) == 1); /* the tolerance is met by any residual */
 }
 
-/* Every solver and window in every column, and what auto chose. */
+/* A table for each precision and length: every solver and window, what auto chose, and how far it
+ * is from the fastest. */
 static void solvers_of_a_run(void **state)
 {
   (void)state;
@@ -120,7 +121,10 @@ static void solvers_of_a_run(void **state)
   SPAWN(&r, "bench", "solvers", scratch("runs/tiny"), "deq.evaluate.max_iter=4", "--seconds",
         "0.001", "--json", scratch("solvers.json"));
   check_spawned(&r, 0, "| broyden, 16 |");
-  assert_non_null(strstr(r.output, "- tiny f64 256 1e-06: "));
+  assert_non_null(strstr(r.output, "| solver, window | tiny 1e-02 | tiny 1e-06 |"));
+  assert_non_null(strstr(r.output, "f64, length 256, 8 sequences: "));
+  assert_non_null(strstr(r.output, "| auto is | anderson, window"));
+  assert_non_null(strstr(r.output, "| its time over the fastest's |"));
   json_t *root = load("solvers.json");
   check_result(root, "solvers tiny f32 128 1e-02 picard, window 1", "ms");
   check_result(root, "solvers tiny f64 256 1e-06 auto", "evaluations");
