@@ -38,7 +38,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
 /* the options of one solve (core/options.h) */
 #define SOLVE(path, to, max_iter_, tol_, damping_, window_help)                                    \
   {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard",                               \
-   "method; auto: solver, window and memory by tolerance and length; gmres: backward only"},       \
+   "method; auto: also window, memory and damping, by length; gmres: backward only"},              \
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
    "evaluations of f that a sample may take"},                                                     \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \

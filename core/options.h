@@ -54,8 +54,8 @@ struct fp_options {
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* The options that solve a chain of `length` blocks as o asks: `auto` becomes a solver, a window
- * and a memory; everything else is left alone. */
+/* The options that solve a chain of `length` blocks as o asks: `auto` becomes a solver, a window,
+ * a memory and a damping; everything else is left alone. */
 struct fp_options fp_choose(const struct fp_options *o, int64_t length);
 /* "picard, window 8" or "anderson, window all, memory 5": what those options are, for the log. */
 enum { FP_DESCRIPTION = 96 };

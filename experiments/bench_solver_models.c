@@ -42,6 +42,8 @@ static struct fp_options options_of(const struct config *c, int method, double t
   o.tol = tol;
   o.solver = method == AUTO ? FP_AUTO : solvers[method / WINDOWS];
   o.window = method == AUTO ? FP_WINDOW_ALL : windows[method % WINDOWS];
+  if (o.solver != FP_PICARD)
+    o.damping = 1;
   return o;
 }
 
@@ -159,7 +161,8 @@ static void print_block(int p, int l, const struct model_columns *m, int runs)
 {
   int columns = runs * TOLERANCES;
   (void)printf("\n%s, length %lld, %d sequences: evaluations of f a token / serial iterations / ms;"
-               " fastest in bold; in brackets: converged, where not all\n\n| solver, window |",
+               " fastest in bold; in brackets: converged, where not all.  Picard with "
+               "deq.evaluate.damping, the others undamped\n\n| solver, window |",
                dtype_name((enum dtype)p), (long long)lengths[l], (int)SEQUENCES);
   for (int k = 0; k < columns; k++)
     (void)printf(" %s %.0e |", m[k / TOLERANCES].name, tolerances[k % TOLERANCES]);

@@ -348,9 +348,12 @@ INLINE void empty_slot(struct fp_slot *q)
 INLINE int32_t admitted(const struct fp_samples *s, const struct fp_decision *d, int64_t r,
                         int64_t kept)
 {
-  int64_t left = d->lengths[s->row[r]] - s->first[r], most = d->all ? left : kept + d->admit;
-  most = most < s->blocks ? most : s->blocks;
-  return (int32_t)(left < most ? left : most);
+  int64_t left = d->lengths[s->row[r]] - s->first[r], most = left < s->blocks ? left : s->blocks;
+  if (d->all)
+    return (int32_t)most;
+  bool ready = kept == 0 || s->sample[r * s->blocks + kept - 1].iterations >= d->wait;
+  int64_t room = ready ? kept + d->admit : kept;
+  return (int32_t)(room < most ? room : most);
 }
 
 KERNEL begin(struct fp_samples s, struct fp_decision d, const real *guess)

@@ -58,7 +58,7 @@ struct fp_samples {
 struct fp_decision {
   double tol, divergence, floor; /* floor: relative residual that rounding leaves */
   int64_t max_iter, min_iter, patience, length;
-  int64_t admit; /* blocks that may enter a row behind an evaluation */
+  int64_t admit, wait; /* blocks that may enter a row behind the last one's evaluation `wait` */
   int stop;
   bool all, worst_token, stop_together, return_last;
   DEVICE int32_t *lengths;     /* (problem rows) */

@@ -177,6 +177,15 @@ KERNEL clear_outcome(struct fp_decision d, int64_t total)
   }
 }
 
+/* A damped step goes so much of the way: steps until less than half of it is left. */
+static int64_t evaluations_to_half(double damping)
+{
+  int64_t steps = 1;
+  for (double left = 1 - damping; left >= 0.5 && steps < 64; steps++)
+    left *= 1 - damping;
+  return steps;
+}
+
 static enum status start(struct solver *v, struct fp_result *result)
 {
   const struct fp_problem *p = v->p;
@@ -190,6 +199,7 @@ static enum status start(struct solver *v, struct fp_result *result)
   d->tol = o->tol, d->max_iter = o->max_iter, d->min_iter = o->min_iter, d->stop = (int)o->stop;
   d->all = o->window == FP_WINDOW_ALL, d->worst_token = o->worst_token;
   d->admit = o->admit > 0 ? o->admit : v->s.blocks;
+  d->wait = o->admit > 0 ? evaluations_to_half(o->damping) : 1;
   d->stop_together = o->stop_together, d->return_last = o->return_last, d->length = p->length;
   d->divergence = o->divergence, d->patience = o->patience, d->floor = 16 * EPSILON;
   for (int64_t r = 0; r < p->rows; r++) {

@@ -7,11 +7,11 @@
  *
  * Window k: of each row at most k blocks are active.  The leading blocks that have converged
  * retire: the map takes them into its carried state, and new blocks enter behind, from the guess,
- * at most `admit` of a row behind each evaluation: blocks that enter together behind one that has
- * not been evaluated go astray, and need longer from there than from the guess.  A block that leads
- * and must leave unconverged is evaluated once more at its best iterate, so that the state that is
- * carried is that of the iterate that is returned.  stop_together and worst_token mean something in
- * window: all only.
+ * at most `admit` of a row behind an evaluation, once damped steps have taken the last one more
+ * than half of its way: blocks that enter behind one that is still at its guess go astray, and need
+ * longer from there than from the guess.  A block that leads and must leave unconverged is
+ * evaluated once more at its best iterate, so that the state that is carried is that of the iterate
+ * that is returned.  stop_together and worst_token mean something in window: all only.
  *
  * Exits: converged; max_iter; not finite (f(z) or a norm is not); stagnated (no new best for
  * `patience` evaluations, or for 8 at the floor that rounding leaves); diverged; breakdown (the

@@ -372,6 +372,28 @@ static void windows_fill_as_asked(void **state)
       }
 }
 
+/* Half of the way must lie behind a block before the next one enters: z <- z + damping (f(z) - z)
+ * goes 1 - (1 - damping)^k of it in k evaluations. */
+static void damped_blocks_are_waited_for(void **state)
+{
+  (void)state;
+  enum { EVALUATIONS = 6 };
+  static struct chain_answer a;
+  const double damping[] = {1, 0.6, 0.5, 0.3, 0.25};
+  const int64_t wait[] = {1, 1, 2, 2, 3};
+  for (int i = 0; i < 5; i++) {
+    struct fp_options o = solver_options(FP_PICARD, EVALUATIONS, 0);
+    struct chain_ctx c = {0.5, 0.6, -1, -1};
+    o.window = LENGTH, o.damping = damping[i], o.return_last = true;
+    solve_chain(solver_run_f64, &c, NULL, &o, &a);
+    assert_int_equal(a.r.evaluations, wait[i] * (LENGTH - 1) + EVALUATIONS);
+    assert_int_equal(a.r.block_evaluations, ROWS * LENGTH * EVALUATIONS);
+    o.admit = 0;
+    solve_chain(solver_run_f64, &c, NULL, &o, &a);
+    assert_int_equal(a.r.evaluations, EVALUATIONS);
+  }
+}
+
 /* What a token is depends on the product of all before it: s in {-1, 1} turns at each token whose
  * input is negative, and f pulls z towards the sign that s asks for; from the wrong side it takes
  * longer than from 0. */
@@ -577,6 +599,7 @@ int main(void)
       cmocka_unit_test(evaluations_are_counted),
       cmocka_unit_test(windows_agree),
       cmocka_unit_test(windows_fill_as_asked),
+      cmocka_unit_test(damped_blocks_are_waited_for),
       cmocka_unit_test(one_by_one_is_less_work),
       cmocka_unit_test(a_bad_block_leaves),
       cmocka_unit_test(worst_token),

@@ -601,9 +601,48 @@ static void singular_adjoint_is_a_status(void **state)
   }
 }
 
+/* ---- auto ---- */
+
+static void halves(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  (void)ctx;
+  fz[0] = sin(0.5 * z[0] + s[0] + noise(row, t));
+  s[0] = z[0];
+}
+
+/* Undamped Anderson in a window where there is a chain; what else was asked for stays, and so does
+ * every other solver. */
+static void auto_chooses(void **state)
+{
+  (void)state;
+  enum { LENGTH = 9 };
+  char what[FP_DESCRIPTION];
+  struct fp_options o = solver_options(FP_AUTO, 70, 1e-8);
+  o.damping = 0.4, o.memory = 2;
+  struct fp_options chosen = fp_choose(&o, LENGTH);
+  assert_string_equal(fp_describe(&chosen, what), "anderson, window 4, memory 5");
+  assert_true(chosen.damping == 1 && chosen.max_iter == 70 && chosen.tol == 1e-8);
+  double got[LENGTH] = {0}, want[LENGTH] = {0};
+  struct solver_map m = {.rows = 1, .length = LENGTH, .n = 1, .state = 1, .block = halves};
+  struct fp_result a = {0}, b = {0};
+  solver_run_f64(&m, &o, 1, got, &a, NULL);
+  solver_run_f64(&m, &chosen, 1, want, &b, NULL);
+  assert_memory_equal(got, want, sizeof got);
+  assert_int_equal(a.exits[FP_CONVERGED], LENGTH);
+  chosen = fp_choose(&o, 4);
+  assert_string_equal(fp_describe(&chosen, what), "anderson, window all, memory 5");
+  o.window = 2, o.memory = 7;
+  chosen = fp_choose(&o, LENGTH);
+  assert_string_equal(fp_describe(&chosen, what), "anderson, window 2, memory 7");
+  o.solver = FP_PICARD;
+  chosen = fp_choose(&o, LENGTH);
+  assert_memory_equal(&chosen, &o, sizeof o);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(auto_chooses),
       cmocka_unit_test(sundials_analytic),
       cmocka_unit_test(sundials_roberts),
       cmocka_unit_test(scalars),
