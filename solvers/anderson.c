@@ -95,7 +95,7 @@ KERNEL prepare(struct fp_samples s, struct fp_memory m, struct anderson_settings
       q->head = q->age = q->rest = q->stalls = 0;
       q->accelerated = false;
     }
-    if (p->action == FP_REPLAY || !leads(&s, i))
+    if (p->action == FP_REPLAY || !will_lead(&s, i))
       forget(q);
     if (p->action != FP_STEP)
       continue;

@@ -138,7 +138,7 @@ KERNEL prepare(struct fp_samples s, struct broyden_settings o)
       q->accelerated = false;
     }
     bool moved = p->action == FP_REPLAY && p->exit == FP_RUNNING; /* and not by a step */
-    if (moved || !leads(&s, i)) {
+    if (moved || !will_lead(&s, i)) {
       q->count = -1;
       q->accelerated = false;
     }

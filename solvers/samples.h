@@ -191,5 +191,12 @@ INLINE int64_t tiles_of_sample(const struct fp_samples *s)
  * from one evaluation to the next; what those behind it have seen says nothing of theirs. */
 INLINE bool leads(const struct fp_samples *s, int64_t sample) { return sample % s->per_row == 0; }
 
+/* Whether it leads once those have left that leave now.  What it has seen one evaluation before is
+ * off by their last step alone, which secants bear and Krylov vectors do not. */
+INLINE bool will_lead(const struct fp_samples *s, int64_t sample)
+{
+  return s->per_row == 1 || sample % s->per_row == s->retired[sample / s->per_row];
+}
+
 INLINE bool is_finite(double x) { return x - x == 0; }
 #endif

@@ -176,6 +176,30 @@ static void only_the_leader_is_accelerated(void **state)
   }
 }
 
+/* Block 0 is solved by its second evaluation; block 1, affine and on its own, by any two points. */
+static void leaves_soon(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  (void)ctx, (void)row, (void)s;
+  fz[0] = t == 0 ? 1 : 0.9 * z[0] + 1;
+}
+
+/* A block that becomes the leader knows its last point as a follower, too: the third evaluation
+ * finds it solved. */
+static void a_new_leader_remembers(void **state)
+{
+  (void)state;
+  for (int solver = FP_ANDERSON; solver < FP_GMRES; solver++) {
+    struct solver_map m = {.rows = 1, .length = 2, .n = 1, .state = 1, .block = leaves_soon};
+    struct fp_options o = solver_options((enum fp_solver)solver, 100, 1e-10);
+    struct fp_result r = {0};
+    double z[2] = {0};
+    o.window = 2, o.admit = 0;
+    solver_run_f64(&m, &o, 1, z, &r, NULL);
+    assert_int_equal(r.exits[FP_CONVERGED], 2);
+    assert_int_equal(r.evaluations, 3);
+  }
+}
+
 /* A kink that makes extrapolation jump too far. */
 static void kinked(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
 {
@@ -530,6 +554,7 @@ int main(void)
       cmocka_unit_test(dependent_directions),
       cmocka_unit_test(noise_is_no_direction),
       cmocka_unit_test(only_the_leader_is_accelerated),
+      cmocka_unit_test(a_new_leader_remembers),
       cmocka_unit_test(safeguard_undoes_bad_steps),
       cmocka_unit_test(acceleration_does_not_lose_a_chain),
       cmocka_unit_test(broyden_of_little_rank),
