@@ -40,6 +40,7 @@ static struct fp_options options_of(const struct config *c, int method, double t
 {
   struct fp_options o = c->deq.evaluate;
   o.tol = tol;
+  o.worst_token = true; /* of whole sequences, too, every token is as good as asked for */
   o.solver = method == AUTO ? FP_AUTO : solvers[method / WINDOWS];
   o.window = method == AUTO ? FP_WINDOW_ALL : windows[method % WINDOWS];
   if (o.solver != FP_PICARD)
@@ -160,9 +161,9 @@ static void print_name(int method)
 static void print_block(int p, int l, const struct model_columns *m, int runs)
 {
   int columns = runs * TOLERANCES;
-  (void)printf("\n%s, length %lld, %d sequences: evaluations of f a token / serial iterations / ms;"
-               " fastest in bold; in brackets: converged, where not all.  Picard with "
-               "deq.evaluate.damping, the others undamped\n\n| solver, window |",
+  (void)printf("\n%s, length %lld, %d sequences, to a tolerance of every token: evaluations of f a "
+               "token / serial iterations / ms; fastest in bold; in brackets: converged, where not "
+               "all.  Picard with deq.evaluate.damping, the others undamped\n\n| solver, window |",
                dtype_name((enum dtype)p), (long long)lengths[l], (int)SEQUENCES);
   for (int k = 0; k < columns; k++)
     (void)printf(" %s %.0e |", m[k / TOLERANCES].name, tolerances[k % TOLERANCES]);

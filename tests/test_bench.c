@@ -122,7 +122,8 @@ static void solvers_of_a_run(void **state)
         "0.001", "--json", scratch("solvers.json"));
   check_spawned(&r, 0, "| broyden, 16 |");
   assert_non_null(strstr(r.output, "| solver, window | tiny 1e-02 | tiny 1e-06 |"));
-  assert_non_null(strstr(r.output, "f64, length 256, 8 sequences: "));
+  assert_non_null(
+      strstr(r.output, "f64, length 256, 8 sequences, to a tolerance of every token: "));
   assert_non_null(strstr(r.output, "| auto is | anderson, window"));
   assert_non_null(strstr(r.output, "| its time over the fastest's |"));
   json_t *root = load("solvers.json");
