@@ -178,6 +178,28 @@ static void modes_agree_on_a_trained_model(void **state)
   free(first);
 }
 
+/* shine where the forward solve leaves no inverse: said before the first step, and counted. */
+static void shine_without_an_inverse_is_named(void **state)
+{
+  (void)state;
+  const char *forward[] = {"deq.forward.window=4", "deq.forward.solver=auto",
+                           "deq.forward.solver=picard"};
+  const char *what[] = {"broyden, window 4, rank 20", "anderson, window 4, memory 5",
+                        "picard, window all"};
+  struct spawned r;
+  put_config("shine");
+  for (int i = 0; i < 3; i++) {
+    char message[160];
+    SPAWN(&r, "train", scratch("shine.yaml"), "deq.forward.solver=broyden", forward[i],
+          "deq.gradient=shine", "train.steps=1", "train.unroll_steps=0", "--overwrite");
+    (void)snprintf(message, sizeof message,
+                   "deq.gradient: shine falls back to jfb: deq.forward is %s, not broyden, window "
+                   "all",
+                   what[i]);
+    check_spawned(&r, 0, message);
+  }
+}
+
 static void gradients_have_the_parameters_names(void **state)
 {
   (void)state;
@@ -300,6 +322,7 @@ int main(void)
       cmocka_unit_test(tracks_state_beyond_its_training_length),
       cmocka_unit_test(window_has_the_work_of_the_sequential_mode),
       cmocka_unit_test(modes_agree_on_a_trained_model),
+      cmocka_unit_test(shine_without_an_inverse_is_named),
       cmocka_unit_test(gradients_have_the_parameters_names),
       cmocka_unit_test(bad_tokens_are_refused),
       cmocka_unit_test(same_seed_same_bytes_for_any_threads),
