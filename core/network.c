@@ -152,6 +152,8 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   struct span whole = s; /* which a shorter batch may be */
   whole.T = s.T < block_whole_tokens(net->m) ? s.T : block_whole_tokens(net->m);
   TRY(block_fwd(&dry, p, &whole, net->z[0], &net->acts[0], maps, net->z[1]));
+  TRY(block_fwd(&dry, p, &whole, net->z[0], &net->solving, maps,
+                net->z[1])); /* one chunk, perhaps */
   if (!net->learn)
     return OK;
   if (net->m->config.kind == MODEL_IMPLICIT)

@@ -1,5 +1,6 @@
 /* test_model.c: the whole model's gradients against the complex step, and its modes against each
  * other. */
+#include "kernels/blas.h"
 #include "tests/model_gradient.h"
 #include <math.h>
 #include <omp.h>
@@ -184,9 +185,9 @@ static void rows_are_independent(void **state)
       o.tol = 0, o.max_iter = 8, o.return_last = true;
       o.memory = o.rank = memory;
       /* As many directions as a token's four unknowns: least squares that magnify any rounding,
-       * and BLAS rounds the product of one row and of three differently.  1e-12 here, too, where
-       * a row of a product does not depend on their number. */
-      check_rows(&c, &o, memory > 2 && o.window == 1 ? 1e-8 : 1e-12);
+       * where BLAS rounds the product of one row and of three differently (kernels/gemm.c). */
+      bool magnified = memory > 2 && o.window == 1 && !blas_has_bare_kernels();
+      check_rows(&c, &o, magnified ? 1e-8 : 1e-12);
     }
 }
 
@@ -327,6 +328,29 @@ static void a_long_sequence_alone(void **state)
   free(block);
 }
 
+/* Evaluations that keep no states go in one chunk, also where learning keeps them for windows. */
+static void memory_of_one_chunk_is_planned(void **state)
+{
+  (void)state;
+  enum { TOKENS = 256 };
+  struct config c = small_model("", "");
+  struct probe_result r = {0};
+  struct tensor_list list;
+  int32_t tokens[TOKENS], labels[TOKENS];
+  c.model.mamba2.d_state = TOKENS / 4;
+  c.deq.backward.window = 2;
+  c.deq.forward.max_iter = 3;
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  draw_tokens(TOKENS, tokens, labels);
+  struct probe_f64 *p = probe_open_f64(&c, 1, TOKENS, true, false);
+  probe_set_f64(p, block, -1);
+  probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &r);
+  probe_close_f64(p);
+  assert_true(isfinite(r.loss));
+  tensor_list_free(&list);
+  free(block);
+}
+
 static void memory_is_planned(void **state)
 {
   (void)state;
@@ -353,13 +377,21 @@ static void memory_is_planned(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(unroll_gradient),       cmocka_unit_test(zeros_are_as_any_start),
-      cmocka_unit_test(phantom_gradient),      cmocka_unit_test(ift_gradient),
-      cmocka_unit_test(mlp_gradient),          cmocka_unit_test(ift_gradient_by_any_solver),
-      cmocka_unit_test(explicit_gradient),     cmocka_unit_test(modes_agree),
-      cmocka_unit_test(rows_are_independent),  cmocka_unit_test(explicit_forms_agree),
-      cmocka_unit_test(a_long_sequence_alone), cmocka_unit_test(memory_is_planned),
-      cmocka_unit_test(adjoint_windows_agree), cmocka_unit_test(adjoint_windows_of_a_large_batch),
+      cmocka_unit_test(unroll_gradient),
+      cmocka_unit_test(zeros_are_as_any_start),
+      cmocka_unit_test(phantom_gradient),
+      cmocka_unit_test(ift_gradient),
+      cmocka_unit_test(mlp_gradient),
+      cmocka_unit_test(ift_gradient_by_any_solver),
+      cmocka_unit_test(explicit_gradient),
+      cmocka_unit_test(modes_agree),
+      cmocka_unit_test(rows_are_independent),
+      cmocka_unit_test(explicit_forms_agree),
+      cmocka_unit_test(a_long_sequence_alone),
+      cmocka_unit_test(memory_of_one_chunk_is_planned),
+      cmocka_unit_test(memory_is_planned),
+      cmocka_unit_test(adjoint_windows_agree),
+      cmocka_unit_test(adjoint_windows_of_a_large_batch),
   };
   omp_set_num_threads(1);
   return cmocka_run_group_tests(tests, NULL, NULL);
