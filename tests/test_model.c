@@ -332,7 +332,7 @@ static void a_long_sequence_alone(void **state)
 static void memory_of_one_chunk_is_planned(void **state)
 {
   (void)state;
-  enum { TOKENS = 256 };
+  enum { TOKENS = 1024 };
   struct config c = small_model("", "");
   struct probe_result r = {0};
   struct tensor_list list;
