@@ -24,7 +24,8 @@ MUST_USE enum status bench_add(struct bench_results *r, const char *name, const 
 /* The same without printing. */
 MUST_USE enum status bench_record(struct bench_results *r, const char *name, const char *unit,
                                   int runs, double *value, double limit, double peer);
-double bench_seconds(void); /* monotonic */
+double bench_seconds(void);                    /* monotonic */
+double bench_median(int count, double *value); /* sorts them */
 
 /* The best of a few runs, all threads together. */
 struct bench_limits {

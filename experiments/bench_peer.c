@@ -54,12 +54,6 @@ const char *bench_peer_lacks(void)
          "biases in projections, and options beyond";
 }
 
-static int ascending(const void *a, const void *b)
-{
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
 /* The median of a list of numbers, and says how far they lie apart; NaN when it is not one. */
 static double median(const char *name, const json_t *list)
 {
@@ -69,9 +63,12 @@ static double median(const char *name, const json_t *list)
     return (double)NAN;
   for (size_t i = 0; i < n; i++)
     value[i] = json_number_value(json_array_get(list, i));
-  qsort(value, n, sizeof *value, ascending);
-  (void)printf("  %s %.4g (%.4g to %.4g)\n", name, value[n / 2], value[0], value[n - 1]);
-  return value[n / 2];
+  double middle = bench_median((int)n, value);
+  (void)printf("  %s %.4g", name, middle);
+  if (n > 1)
+    (void)printf(" (%.4g to %.4g)", value[0], value[n - 1]);
+  (void)printf("\n");
+  return middle;
 }
 
 enum status bench_peer(const char *script, const char *arguments, const char *unit, int measures,

@@ -12,6 +12,12 @@ static int ascending(const void *a, const void *b)
   return (x > y) - (x < y);
 }
 
+double bench_median(int count, double *value)
+{
+  qsort(value, (size_t)count, sizeof *value, ascending);
+  return value[count / 2];
+}
+
 enum status bench_record(struct bench_results *r, const char *name, const char *unit, int runs,
                          double *value, double limit, double peer)
 {
@@ -25,8 +31,8 @@ enum status bench_record(struct bench_results *r, const char *name, const char *
     r->room = room;
   }
   struct bench_result *b = &r->result[r->count++];
-  qsort(value, (size_t)runs, sizeof *value, ascending);
-  *b = (struct bench_result){.value = value[runs / 2], .low = value[0], .high = value[runs - 1]};
+  double median = bench_median(runs, value);
+  *b = (struct bench_result){.value = median, .low = value[0], .high = value[runs - 1]};
   b->limit = limit, b->peer = peer;
   (void)snprintf(b->name, sizeof b->name, "%s", name);
   (void)snprintf(b->unit, sizeof b->unit, "%s", unit);

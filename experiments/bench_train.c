@@ -1,4 +1,5 @@
-/* bench_train.c: training speed by phase, where a step's time goes, and a PyTorch peer's speed. */
+/* bench_train.c: training speed by phase, in turns with a PyTorch peer's, and where a step's time
+ * goes. */
 #include "core/profile.h"
 #include "core/tensors.h"
 #include "experiments/bench.h"
@@ -80,49 +81,83 @@ static bool peer_command(const struct config *c, char *out, size_t size)
     return false;
   int n = snprintf(
       out, size,
-      "%s repetitions=%d B=%lld T=%lld chunk=%lld dropout=%g lr=%g beta1=%g beta2=%g decay=%g "
+      "%s repetitions=1 B=%lld T=%lld chunk=%lld dropout=%g lr=%g beta1=%g beta2=%g decay=%g "
       "clip=%g unroll_iterations=%lld unroll_damping=%g max_iter=%lld forward_damping=%g "
       "phantom_steps=%lld phantom_damping=%g",
-      model, (int)REPETITIONS, (long long)c->train.batch_size, (long long)c->data.length,
-      (long long)d.chunk, c->model.dropout, c->train.lr, c->train.betas[0], c->train.betas[1],
-      c->train.weight_decay, c->train.clip, (long long)c->deq.unroll_iterations,
-      c->deq.unroll_damping, (long long)c->deq.forward.max_iter, c->deq.forward.damping,
-      (long long)c->deq.phantom_steps, c->deq.phantom_damping);
+      model, (long long)c->train.batch_size, (long long)c->data.length, (long long)d.chunk,
+      c->model.dropout, c->train.lr, c->train.betas[0], c->train.betas[1], c->train.weight_decay,
+      c->train.clip, (long long)c->deq.unroll_iterations, c->deq.unroll_damping,
+      (long long)c->deq.forward.max_iter, c->deq.forward.damping, (long long)c->deq.phantom_steps,
+      c->deq.phantom_damping);
   return n > 0 && (size_t)n < size;
-}
-
-static enum status measure_peer(const struct bench_request *q, const struct config *c,
-                                double peer[PHASES])
-{
-  char arguments[1024];
-  peer[0] = peer[1] = (double)NAN;
-  if (!peer_command(c, arguments, sizeof arguments)) {
-    (void)printf("peer: skipped, %s\n", bench_peer_lacks());
-    return OK;
-  }
-  (void)snprintf(arguments + strlen(arguments), sizeof arguments - strlen(arguments), " seconds=%g",
-                 q->seconds);
-  return bench_peer("tests/peers/torch_train.py", arguments, "tokens/s", PHASES, phase_name, peer);
 }
 
 /* ---- bench train ---- */
 
-static enum status measure_phase(const struct bench_request *q, const struct config *base,
-                                 int phase, double peer, struct bench_results *r)
+/* Turns taken by the peer and by us. */
+struct turns {
+  bool with_peer;
+  char arguments[1024];              /* of the peer */
+  double ours[PHASES][REPETITIONS];  /* tokens/s */
+  double peer[PHASES][REPETITIONS];  /* NaN: there is none */
+  double ratio[PHASES][REPETITIONS]; /* of a turn */
+};
+
+static enum status prepare_peer(const struct bench_request *q, const struct config *c,
+                                struct turns *t)
+{
+  t->with_peer = !q->no_peer;
+  if (t->with_peer && !peer_command(c, t->arguments, sizeof t->arguments)) {
+    (void)printf("peer: skipped, %s\n", bench_peer_lacks());
+    t->with_peer = false;
+  }
+  size_t n = strlen(t->arguments);
+  (void)snprintf(t->arguments + n, sizeof t->arguments - n, " seconds=%g", q->seconds);
+  return OK;
+}
+
+static enum status take_turn(const struct bench_request *q, const struct config *c, int turn,
+                             struct turns *t)
+{
+  double peer[PHASES] = {(double)NAN, (double)NAN};
+  if (t->with_peer)
+    TRY(bench_peer("tests/peers/torch_train.py", t->arguments, "tokens/s", PHASES, phase_name,
+                   peer));
+  t->with_peer = t->with_peer && peer[0] == peer[0];
+  for (int phase = 0; phase < PHASES; phase++) {
+    struct config of = of_phase(c, phase);
+    struct train_timing timing = {.repetitions = 1, .seconds = q->seconds};
+    TRY(train_timed(&of, q->rt, &timing));
+    t->ours[phase][turn] = timing.tokens_per_second[0];
+    t->peer[phase][turn] = peer[phase];
+    t->ratio[phase][turn] = timing.tokens_per_second[0] / peer[phase];
+  }
+  return OK;
+}
+
+static enum status report(const struct config *c, int phase, struct turns *t,
+                          struct bench_results *r)
 {
   char name[NAME_SIZE];
+  double peer = bench_median(REPETITIONS, t->peer[phase]);
+  (void)snprintf(name, sizeof name, "train %.60s %s", c->name, phase_name[phase]);
+  TRY(bench_add(r, name, "tokens/s", REPETITIONS, t->ours[phase], (double)NAN, peer));
+  if (!t->with_peer)
+    return OK;
+  (void)snprintf(name, sizeof name, "train %.60s %s over PyTorch", c->name, phase_name[phase]);
+  return bench_add(r, name, "times", REPETITIONS, t->ratio[phase], (double)NAN, (double)NAN);
+}
+
+static enum status profile_phase(const struct bench_request *q, const struct config *base,
+                                 int phase)
+{
   struct profile profile;
   struct config c = of_phase(base, phase);
-  struct train_timing t = {.repetitions = REPETITIONS, .seconds = q->seconds};
-  TRY(train_timed(&c, q->rt, &t));
-  (void)snprintf(name, sizeof name, "train %.60s %s", c.name, phase_name[phase]);
-  TRY(bench_add(r, name, "tokens/s", REPETITIONS, t.tokens_per_second, (double)NAN, peer));
-  if (!q->profile)
-    return OK;
-  t.profile = &profile;
+  struct train_timing t = {.repetitions = REPETITIONS, .seconds = q->seconds, .profile = &profile};
   TRY(train_timed(&c, q->rt, &t));
   struct bench_limits limits = q->limits, after;
   struct bench_results again = {0}; /* printed, not recorded: the names are taken */
+  (void)printf("%s by operation\n", phase_name[phase]);
   enum status s = bench_measure_limits(q, &again, &after);
   free(again.result);
   TRY(s);
@@ -141,14 +176,17 @@ static enum status measure_phase(const struct bench_request *q, const struct con
 enum status bench_train(const struct bench_request *q, struct bench_results *r)
 {
   struct config c = *q->config;
-  double peer[PHASES] = {(double)NAN, (double)NAN};
+  struct turns t = {0};
   TRY(config_resolve(&c));
   if (c.model.kind != MODEL_IMPLICIT)
     FAIL(ERR_USAGE, "bench train measures implicit models; %s is explicit", c.name);
-  if (!q->no_peer)
-    TRY(measure_peer(q, &c, peer));
+  TRY(prepare_peer(q, &c, &t));
+  for (int turn = 0; turn < REPETITIONS; turn++)
+    TRY(take_turn(q, &c, turn, &t));
   for (int phase = 0; phase < PHASES; phase++)
-    TRY(measure_phase(q, &c, phase, peer[phase], r));
+    TRY(report(&c, phase, &t, r));
+  for (int phase = 0; phase < PHASES && q->profile; phase++)
+    TRY(profile_phase(q, &c, phase));
   return OK;
 }
 

@@ -73,9 +73,9 @@ static void profile_counts_the_calls_of_a_step(void **state)
   SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--profile",
         "deq.phantom.steps=4", "deq.unroll.iterations=2");
   check_spawned(&r, 0, "outside operations");
-  assert_true(strtod(row_of(&r, "unroll", "linear_fwd "), NULL) == 2 * 2 + 2);
-  assert_true(strtod(row_of(&r, "phantom", "linear_fwd "), NULL) == (3 + 4) * 2 + 2);
-  assert_true(strtod(row_of(&r, "phantom", "linear_vjp "), NULL) == 4 * 2 + 2);
+  assert_true(strtod(row_of(&r, "unroll by operation", "linear_fwd "), NULL) == 2 * 2 + 2);
+  assert_true(strtod(row_of(&r, "phantom by operation", "linear_fwd "), NULL) == (3 + 4) * 2 + 2);
+  assert_true(strtod(row_of(&r, "phantom by operation", "linear_vjp "), NULL) == 4 * 2 + 2);
 }
 
 /* Both kinds, one sequence and many; of a configuration, and of a run with its parameters. */
