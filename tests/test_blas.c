@@ -87,10 +87,10 @@ static int child(char **argv)
 static void the_program_starts_again(void **state)
 {
   (void)state;
+#if defined(__x86_64__)
   char out[4096];
   if (!strstr(blas_describe(), "kernels"))
     skip(); /* not OpenBLAS */
-#if defined(__x86_64__)
   const char *kernels = __builtin_cpu_supports("avx2") ? "Haswell" : "Prescott";
   char arguments[128], want[256];
   (void)snprintf(arguments, sizeof arguments, "child %s 'an  argument'", kernels);
