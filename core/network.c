@@ -112,6 +112,35 @@ static enum status carve(struct network *net)
   return net->learn ? carve_learning(net, M) : OK;
 }
 
+/* Tokens of the widest window of a solve; 0: all are solved whole. */
+static int64_t widest_window(const struct network *net)
+{
+  const struct fp_options *options[] = {&net->deq->forward, &net->deq->evaluate,
+                                        &net->deq->backward};
+  int64_t widest = 0;
+  for (int i = 0; i < 3; i++) {
+    struct fp_options o = fp_choose(options[i], net->length);
+    if (o.window != FP_WINDOW_ALL && o.window > widest)
+      widest = o.window;
+  }
+  return widest;
+}
+
+/* The spans whose scratch is not that of a shorter one: all of the longest batch, perhaps in
+ * segments; the longest that is never in segments; the longest that a solve takes in one chunk; and
+ * the widest window, which is never in segments (T = 0: there is none). */
+enum { SPANS = 4 };
+static void longest_spans(const struct network *net, struct span span[SPANS])
+{
+  const int64_t tokens[SPANS] = {net->length, block_whole_tokens(net->m), 4 * net->m->dims.N,
+                                 widest_window(net)};
+  for (int i = 0; i < SPANS; i++) {
+    span[i] = (struct span){.rows = net->rows, .length = net->length, .u = net->u};
+    span[i].T = tokens[i] < net->length ? tokens[i] : net->length;
+  }
+  span[SPANS - 1].carried = &net->carried;
+}
+
 /* Carves for every solve that may be asked for, and what f needs behind it. */
 static enum status measure_scratch(struct network *net, const struct parameter_set *p,
                                    struct scratch scratch)
@@ -125,7 +154,7 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   size_t forward = 0; /* of its inverse the backward solve keeps clear */
   sequential.window = 1;
   simultaneous.window = FP_WINDOW_ALL;
-  struct span s = {.rows = net->rows, .T = net->length, .length = net->length, .u = net->u};
+  struct span span[SPANS];
   struct scratch maps = scratch;
   struct backend nothing = backend_dry_of(net->m->be);
   dry.be = &nothing;
@@ -148,18 +177,20 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   TRY(CARVE(&ends.host, 1, &last));
   DEVICE real *step; /* explicit_steps */
   TRY(CARVE(&maps.device, net->rows * D, &step));
-  TRY(block_fwd(&dry, p, &s, net->z[0], &net->acts[0], maps, net->z[1]));
-  struct span whole = s; /* which a shorter batch may be */
-  whole.T = s.T < block_whole_tokens(net->m) ? s.T : block_whole_tokens(net->m);
-  TRY(block_fwd(&dry, p, &whole, net->z[0], &net->acts[0], maps, net->z[1]));
-  TRY(block_fwd(&dry, p, &whole, net->z[0], &net->solving, maps,
-                net->z[1])); /* one chunk, perhaps */
+  longest_spans(net, span);
+  for (int i = 0; i < SPANS && span[i].T; i++) {
+    TRY(block_fwd(&dry, p, &span[i], net->z[0], &net->acts[0], maps, net->z[1]));
+    TRY(block_fwd(&dry, p, &span[i], net->z[0], &net->solving, maps, net->z[1]));
+  }
   if (!net->learn)
     return OK;
   if (net->m->config.kind == MODEL_IMPLICIT)
     TRY(adjoint_carve(net, &net->deq->backward, &maps));
-  TRY(block_vjp(&dry, p, &s, &net->acts[0], net->fb, maps, net->zb, net->ub, p));
-  TRY(block_vjp(&dry, p, &whole, &net->acts[0], net->fb, maps, net->zb, net->ub, p));
+  for (int i = 0; i < SPANS && span[i].T; i++)
+    TRY(span[i].carried
+            ? block_vjp_carried(&dry, p, &span[i], &net->acts[0], net->fb, NULL, maps, net->zb,
+                                net->ub, p, NULL)
+            : block_vjp(&dry, p, &span[i], &net->acts[0], net->fb, maps, net->zb, net->ub, p));
   return inject_vjp(&dry, p, net->rows * net->length, net->e, net->er, net->en, net->ub, maps,
                     net->eb, p);
 }

@@ -328,27 +328,46 @@ static void a_long_sequence_alone(void **state)
   free(block);
 }
 
-/* Evaluations that keep no states go in one chunk, also where learning keeps them for windows. */
-static void memory_of_one_chunk_is_planned(void **state)
+/* A few iterations on one sequence: they fit in the memory that was planned. */
+static void check_fits(const struct config *c, enum gradient_kind gradient)
 {
-  (void)state;
   enum { TOKENS = 1024 };
-  struct config c = small_model("", "");
   struct probe_result r = {0};
   struct tensor_list list;
   int32_t tokens[TOKENS], labels[TOKENS];
-  c.model.mamba2.d_state = TOKENS / 4;
-  c.deq.backward.window = 2;
-  c.deq.forward.max_iter = 3;
-  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  double *block = probe_parameters(c, 0.3, 4, 7, &list);
   draw_tokens(TOKENS, tokens, labels);
-  struct probe_f64 *p = probe_open_f64(&c, 1, TOKENS, true, false);
+  struct probe_f64 *p = probe_open_f64(c, 1, TOKENS, true, false);
   probe_set_f64(p, block, -1);
-  probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &r);
+  probe_learn_f64(p, gradient, tokens, labels, &r);
   probe_close_f64(p);
   assert_true(isfinite(r.loss));
   tensor_list_free(&list);
   free(block);
+}
+
+/* Evaluations that keep no states go in one chunk, also where learning keeps them for windows. */
+static void memory_of_one_chunk_is_planned(void **state)
+{
+  (void)state;
+  struct config c = small_model("", "");
+  c.model.mamba2.d_state = 256;
+  c.deq.backward.window = 2;
+  c.deq.forward.max_iter = 3;
+  check_fits(&c, GRADIENT_PHANTOM);
+}
+
+/* A window is worked through whole where a sequence of its length would be in segments. */
+static void memory_of_wide_windows_is_planned(void **state)
+{
+  (void)state;
+  struct config c = small_model("", "");
+  c.deq.forward.max_iter = c.deq.backward.max_iter = 2;
+  c.deq.forward.window = 1000;
+  check_fits(&c, GRADIENT_PHANTOM);
+  c.deq.forward.window = FP_WINDOW_ALL;
+  c.deq.backward.window = 1000;
+  check_fits(&c, GRADIENT_IFT);
 }
 
 static void memory_is_planned(void **state)
@@ -389,6 +408,7 @@ int main(void)
       cmocka_unit_test(explicit_forms_agree),
       cmocka_unit_test(a_long_sequence_alone),
       cmocka_unit_test(memory_of_one_chunk_is_planned),
+      cmocka_unit_test(memory_of_wide_windows_is_planned),
       cmocka_unit_test(memory_is_planned),
       cmocka_unit_test(adjoint_windows_agree),
       cmocka_unit_test(adjoint_windows_of_a_large_batch),
