@@ -12,6 +12,8 @@
 #include "core/parallel.h"
 #include <omp.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
 
 enum { THREADS_MOST = 256 };
 
@@ -39,6 +41,64 @@ static void *take_parts(void *work)
   return NULL;
 }
 
+/* ---- OMP_PROC_BIND, OMP_PLACES ---- */
+
+#ifdef __linux__
+/* Adds an OpenMP place's processors. */
+static void add_place(int place, cpu_set_t *set)
+{
+  int ids[CPU_SETSIZE], count = omp_get_place_num_procs(place);
+  if (count > CPU_SETSIZE)
+    return;
+  omp_get_place_proc_ids(place, ids);
+  for (int k = 0; k < count; k++)
+    if (ids[k] >= 0 && ids[k] < CPU_SETSIZE)
+      CPU_SET((size_t)ids[k], set);
+}
+#endif
+
+void parallel_unbind(void)
+{
+#ifdef __linux__
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int place = 0; place < omp_get_num_places(); place++)
+    add_place(place, &set);
+  if (CPU_COUNT(&set) > 0)
+    (void)sched_setaffinity(0, sizeof set, &set);
+#endif
+}
+
+/* Where OpenMP binds threads, the initial thread is bound already and a new one would share its
+ * place: thread i takes place i, as OpenMP's would. */
+static void choose_place(int i, pthread_attr_t *attributes)
+{
+#ifdef __linux__
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (omp_get_proc_bind() == omp_proc_bind_false || omp_get_num_places() < 1)
+    return;
+  add_place(i % omp_get_num_places(), &set);
+  if (CPU_COUNT(&set) > 0)
+    (void)pthread_attr_setaffinity_np(attributes, sizeof set, &set);
+#else
+  (void)i, (void)attributes;
+#endif
+}
+
+/* ---- threads ---- */
+
+static bool start(int i, struct work *w, pthread_t *thread)
+{
+  pthread_attr_t attributes;
+  if (pthread_attr_init(&attributes))
+    return false;
+  choose_place(i, &attributes);
+  bool started = pthread_create(thread, &attributes, take_parts, w) == 0;
+  (void)pthread_attr_destroy(&attributes);
+  return started;
+}
+
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx)
 {
   int threads = omp_get_max_threads(), started = 0;
@@ -51,13 +111,14 @@ void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx)
   }
   struct work w = {.f = f, .ctx = ctx, .count = count};
   w.width = count < threads ? (int)count : threads;
-  while (started + 1 < w.width && !pthread_create(&thread[started], NULL, take_parts, &w))
+  while (started + 1 < w.width && start(started + 1, &w, &thread[started]))
     started++; /* where no more can be had, fewer do the work */
   (void)take_parts(&w);
   while (started > 0)
     (void)pthread_join(thread[--started], NULL);
 }
 
+#ifdef __linux__ /* the Makefile wraps nothing elsewhere */
 void __real_GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 void __wrap_GOMP_parallel(void (*body)(void *), void *data, unsigned threads, unsigned flags);
 
@@ -70,3 +131,4 @@ void __wrap_GOMP_parallel(void (*body)(void *), void *data, unsigned threads, un
   else
     __real_GOMP_parallel(body, data, threads, flags);
 }
+#endif

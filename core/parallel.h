@@ -9,6 +9,10 @@
  * is the same where loops do not depend on their number of threads. */
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);
 
+/* Before a program is started in this one's place: gives this thread, which OMP_PROC_BIND or
+ * OMP_PLACES may have bound to a processor, all that OpenMP may use. */
+void parallel_unbind(void);
+
 /* How many threads of parallel_run work beside each other, this one included; outside of it: 1. */
 int parallel_width(void);
 #endif

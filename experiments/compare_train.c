@@ -8,6 +8,7 @@
 #include "core/files.h"
 #include "core/flops.h"
 #include "core/interrupt.h"
+#include "core/parallel.h"
 #include "core/progress.h"
 #include "core/trainer_state.h"
 #include "experiments/compare_list.h"
@@ -17,10 +18,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/file.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 enum task { TASK_NONE, TASK_BEGIN, TASK_RESUME, TASK_MEASURE };
 
@@ -131,10 +134,13 @@ static void become(const struct word_list *words, int log, pid_t parent, int64_t
   argv[words->count] = NULL;
   (void)snprintf(number, sizeof number, "%lld", (long long)threads);
   (void)setpgid(0, 0); /* Ctrl-C reaches compare alone, which then tells its children */
+#ifdef __linux__
   (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
+#endif
   if (getppid() != parent || dup2(log, STDOUT_FILENO) < 0 || dup2(log, STDERR_FILENO) < 0 ||
       setenv("OMP_NUM_THREADS", number, 1))
     _exit(130);
+  parallel_unbind();
   (void)execv(argv[0], argv);
   (void)fprintf(stderr, "%s: %s\n", argv[0], strerror(errno));
   _exit(127);

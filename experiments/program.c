@@ -1,6 +1,7 @@
 /* program.c: see program.h. */
 #include "experiments/program.h"
 #include "core/interrupt.h"
+#include "core/parallel.h"
 #include "kernels/backends.h"
 #include "kernels/blas.h"
 #include "solvers/registry.h"
@@ -26,8 +27,10 @@ void program_start(int argc, char **argv)
 {
   bool again = spin_briefly();
   blas_start(argc, argv); /* when this starts the program again, both are done */
-  if (again)
+  if (again) {
+    parallel_unbind();
     (void)execv("/proc/self/exe", argv); /* when it fails, the program only waits longer */
+  }
   interrupt_install();
 }
 
@@ -101,9 +104,16 @@ enum status command_line_parse(int argc, char **argv, const char *usage,
                                const struct option_spec *options, struct command_line *c)
 {
   TRY(command_line_parse_words(argc, argv, usage, options, c));
-  if (c->words > 1)
-    FAIL(ERR_USAGE, "'%s' is neither an option (--name) nor an override (key.path=value)",
-         c->word[1]);
+  for (; c->words > 1; c->words--) { /* words lie in front of the overrides */
+    const char *word = c->word[c->words - 1];
+    size_t n = strlen(word);
+    if (n < 5 || strcmp(word + n - 5, ".yaml") != 0)
+      FAIL(ERR_USAGE,
+           "'%s' is neither an option (--name) nor an override (key.path=value, or a .yaml file)",
+           word);
+    c->override--;
+    c->overrides++;
+  }
   return OK;
 }
 

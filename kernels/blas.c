@@ -4,6 +4,7 @@
  * (2048,2048,2048): sgemm 122, 120, 124 with its AVX2 kernels and 225, 216, 238 with AVX-512;
  * dgemm 60, 57, 61 and 93, 86, 104. */
 #include "kernels/blas.h"
+#include "core/parallel.h"
 #include <cblas.h>
 #include <fcntl.h>
 #include <math.h>
@@ -125,6 +126,7 @@ void blas_restart(const char *coretype, char **argv)
     (void)fprintf(stderr, "OpenBLAS took this CPU for a %s; starting again with %s=%s\n",
                   openblas_get_corename(), CORETYPE, coretype);
     (void)fflush(NULL);
+    parallel_unbind();
     execv("/proc/self/exe", argv);
   }
   unsetenv(CORETYPE);

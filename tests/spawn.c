@@ -38,6 +38,8 @@ pid_t spawn_start(const char *name, const char *log, const char *const *words)
     (void)dup2(fd, STDERR_FILENO);
     const char *threads = getenv("SPAWN_THREADS");
     (void)setenv("OMP_NUM_THREADS", threads ? threads : "1", 1);
+    if (threads && !*threads)
+      (void)unsetenv("OMP_NUM_THREADS");
     (void)execv(path, argv);
     perror(path);
     _exit(99);

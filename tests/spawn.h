@@ -12,7 +12,7 @@ struct spawned {
 
 /* Starts build/NAME, from beside this test, with the words given (NULL ends them); stdout and
  * stderr go to `log`.  One thread, so that small models are quick, or SPAWN_THREADS of the
- * environment. */
+ * environment ("": as many as the machine has). */
 pid_t spawn_start(const char *name, const char *log, const char *const *words);
 int spawn_wait(pid_t pid); /* status as in struct spawned */
 /* Both, with what it wrote. */
