@@ -120,9 +120,10 @@ struct config {
   struct jacobian_config jacobian;
 };
 
-/* Reads `path` with its includes, then `overrides` ("key.path=value", YAML values; they win), fills
- * defaults and checks every key and what keys mean together.  ERR_USAGE with "file:line:column:
- * message" for a fault in the text, ERR_IO when a file cannot be read. */
+/* Reads `path` with its includes, then `overrides`: first the files among them ("more.yaml"), then
+ * "key.path=value" (YAML values); what comes later wins.  Fills defaults and checks every key and
+ * what keys mean together.  ERR_USAGE with "file:line:column: message" for a fault in the text,
+ * ERR_IO when a file cannot be read. */
 MUST_USE enum status config_load(const char *path, int overrides, const char *const *override,
                                  struct config *c);
 /* The same from memory; `name` stands for the file in messages; no includes. */

@@ -78,6 +78,17 @@ static enum status write_outputs(const struct evaluator *e, const struct given_t
   return safetensors_write(path, t, implicit ? 4 : 2);
 }
 
+/* A solve whose answer is handed out as a fixed point's. */
+static enum status must_converge(const char *what, const char *section, int64_t converged,
+                                 int64_t samples)
+{
+  if (converged < samples)
+    FAIL(ERR_NUMERIC, "%s: %lld of %lld samples of the solve did not converge (%s)", what,
+         (long long)(samples - converged), (long long)samples, section);
+  return OK;
+}
+
+/* path NULL: they are not written. */
 static enum status logits_of(const struct evaluator *e, const struct given_tokens *g,
                              const char *path)
 {
@@ -97,36 +108,58 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
     s = fail_at(ERR_MEMORY, __FILE__, __LINE__, "out of memory for %zu tokens", M);
   if (s == OK)
     s = answer_given(e, g, &o, &out, &t);
-  if (s == OK)
+  if (s == OK && path)
     s = write_outputs(e, g, o.window != FP_WINDOW_ALL, &out, path);
   free(out.logits), free(out.hidden), free(out.residual), free(out.iterations), free(out.exit);
   if (s != OK)
     return s;
-  (void)printf("%s: logits of %lld x %lld tokens", path, (long long)g->B, (long long)g->L);
+  (void)printf("%s%s%lld x %lld tokens", path ? path : "", path ? ": logits of " : "",
+               (long long)g->B, (long long)g->L);
   if (t.labels)
     (void)printf(", loss %.6f, accuracy %.4f", t.loss / (double)t.labels,
                  (double)t.correct / (double)t.labels);
   if (t.samples)
     (void)printf(", %lld of %lld samples converged", (long long)t.converged, (long long)t.samples);
   (void)printf("\n");
-  return OK;
+  return must_converge(path ? path : "--tokens", "deq.evaluate", t.converged, t.samples);
 }
 
+static void say_solve(const char *section, const struct fp_result *r)
+{
+  if (r->samples)
+    (void)printf(", %s: %lld of %lld samples converged", section, (long long)r->exits[FP_CONVERGED],
+                 (long long)r->samples);
+}
+
+/* Of the mean cross-entropy alone: what training adds to it is left out. */
 static enum status gradients_of(struct evaluator *e, const struct given_tokens *g, const char *path)
 {
   struct network net;
+  struct deq_config deq = e->c->deq;
+  bool implicit = e->c->model.kind == MODEL_IMPLICIT;
   struct network_result r = {0};
   struct batch b = {.rows = g->B, .tokens = g->tokens, .labels = g->labels};
   struct named_set set = {"", &e->w.set[1]};
-  TRY(network_open(&e->w.m, &e->c->deq, e->solver, g->B, g->L, true, &net));
-  enum status s = network_learn(&net, &e->w.set[0], e->c->deq.gradient, &b, &e->w.set[1], &r);
+  deq.correction.states = 1;
+  deq.regularisation.weight = 0;
+  TRY(network_open(&e->w.m, &deq, e->solver, g->B, g->L, true, &net));
+  enum status s = network_learn(&net, &e->w.set[0], deq.gradient, &b, &e->w.set[1], &r);
   network_close(&net);
   TRY(s);
   TRY(weights_write(&e->w, path, &set, 1));
-  (void)printf("%s: gradient (%s) of loss %.9g over %lld labels\n", path,
-               gradient_name(e->c->deq.gradient), r.labels ? r.loss_sum / (double)r.labels : 0.0,
-               (long long)r.labels);
-  return OK;
+  (void)printf("%s: gradient (%s) of loss %.9g over %lld labels", path,
+               implicit ? gradient_name(deq.gradient) : "explicit",
+               r.labels ? r.loss_sum / (double)r.labels : 0.0, (long long)r.labels);
+  say_solve("deq.forward", &r.forward);
+  say_solve("deq.backward", &r.backward);
+  if (r.fallbacks)
+    (void)printf(", %lld of %lld sequences without shine's inverse", (long long)r.fallbacks,
+                 (long long)g->B);
+  (void)printf("\n");
+  if (!implicit || deq.gradient != GRADIENT_IFT) /* the others do not promise an exact gradient */
+    return OK;
+  TRY(must_converge(path, "deq.forward", r.forward.exits[FP_CONVERGED], r.forward.samples));
+  return must_converge(path, "deq.backward", r.backward.exits[FP_CONVERGED], r.backward.samples);
 }
 
 static enum status evaluate_tokens(struct evaluator *e, const struct given_request *o)
@@ -135,7 +168,10 @@ static enum status evaluate_tokens(struct evaluator *e, const struct given_reque
   enum status s = given_tokens_read(o->tokens, e->w.m.dims.V, &g);
   if (s == OK && o->gradients && !g.labels)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__, "%s: --gradients needs labels in it", o->tokens);
-  if (s == OK && o->logits)
+  if (s == OK && !o->gradients && !o->logits && !g.labels)
+    s = fail_at(ERR_USAGE, __FILE__, __LINE__,
+                "%s: has no labels: nothing to tell without --logits FILE", o->tokens);
+  if (s == OK && (o->logits || !o->gradients))
     s = logits_of(e, &g, o->logits);
   if (s == OK && o->gradients)
     s = gradients_of(e, &g, o->gradients);

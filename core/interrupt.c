@@ -3,24 +3,26 @@
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <time.h>
 #include <unistd.h>
 
 static volatile sig_atomic_t flag;
-static struct timespec first; /* written and read only in the handler, which blocks itself */
+static int64_t first; /* nanoseconds; before the flag is set, and by any thread's handler: atomic */
 
 static void on_signal(int signal_number)
 {
   static const char text[] = "\nstopping in good order; once more to stop at once\n";
   int kept = errno;
-  struct timespec now;
-  (void)clock_gettime(CLOCK_MONOTONIC, &now);
+  struct timespec t;
+  (void)clock_gettime(CLOCK_MONOTONIC, &t);
+  int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
   if (!flag) {
-    first = now;
+    __atomic_store_n(&first, now, __ATOMIC_SEQ_CST);
     flag = 1;
     if (isatty(STDERR_FILENO))
       (void)!write(STDERR_FILENO, text, sizeof text - 1);
-  } else if ((now.tv_sec - first.tv_sec) * 1000000000LL + now.tv_nsec - first.tv_nsec > 100000000) {
+  } else if (now - __atomic_load_n(&first, __ATOMIC_SEQ_CST) > 100000000) {
     (void)signal(signal_number, SIG_DFL);
     (void)raise(signal_number); /* takes effect when this handler returns */
   }

@@ -2,7 +2,7 @@
  *
  *   objective = sum_k w_k L(z^(k)) + weight R,    w_n = 1
  *
- * L is the mean cross-entropy and z^(n) the output that the gradient names (DESIGN.md 3).  With
+ * L is the mean cross-entropy and z^(n) the output that the gradient names (config.h).  With
  * fixed-point correction n iterates of the forward solve, evenly spaced over max_iter, are
  * differentiated, each on its own; the last is z*, by deq.gradient, the others by phantom's damped
  * evaluations (jfb's one), as in TorchDEQ (Geng & Kolter 2023, arXiv 2310.18605; the weights: Bai
@@ -106,6 +106,13 @@ static bool uses_inverse(const struct deq_config *deq, enum gradient_kind gradie
   return gradient == GRADIENT_SHINE || (gradient == GRADIENT_IFT && deq->guess_shine);
 }
 
+/* Whether a forward solve can leave an inverse. */
+static bool leaves_inverse(const struct network *net)
+{
+  struct fp_options o = fp_choose(&net->deq->forward, net->length);
+  return o.solver == FP_BROYDEN && o.window == FP_WINDOW_ALL;
+}
+
 /* v of (I - df/dz)' v = net->zb, or what stands for it, into net->zb. */
 static enum status adjoint(const struct learning *l, enum gradient_kind gradient,
                            const struct fp_inverse *inverse)
@@ -163,6 +170,10 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   const struct backend *be = m->be;
   const struct deq_config *deq = net->deq;
   int64_t rows = l->b->rows, M = rows * net->length;
+  if (gradient == GRADIENT_SHINE && !leaves_inverse(net)) {
+    gradient = GRADIENT_JFB;
+    l->r->fallbacks = rows;
+  }
   bool solve = gradient != GRADIENT_UNROLL;
   struct fp_inverse inverse;
   struct solve_record record = {1, uses_inverse(deq, gradient) ? &inverse : NULL};

@@ -7,10 +7,12 @@
 #include "core/evaluated.h"
 #include "core/gradient_report.h"
 #include "core/evaluator.h"
+#include "core/files.h"
 #include "core/interrupt.h"
 #include "core/progress.h"
 #include "core/shards.h"
 #include "core/statistics.h"
+#include "core/trainer_state.h"
 #include "core/training.h"
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +96,13 @@ static int64_t longest_of(const struct evaluate_config *c)
   for (int64_t i = 1; i < c->lengths_count; i++)
     best = c->lengths[i] > c->lengths[best] ? i : best;
   return best;
+}
+
+/* Tokens of a sequence, `wanted` at most: a text is known to have evaluate.lengths only. */
+static int64_t tokens_there_are(const struct config *c, int64_t wanted)
+{
+  int64_t longest = c->evaluate.lengths[longest_of(&c->evaluate)];
+  return wanted < longest ? wanted : longest;
 }
 
 /* Row i of a mode; what was answered stays in *a. */
@@ -208,7 +217,8 @@ static enum status trace_solver(const struct measurement *e, enum evaluate_mode 
 {
   const struct config *c = e->e.c;
   struct fp_options o = evaluate_solve(c, mode, c->data.length);
-  int64_t length = c->data.length < TRACED_LENGTH ? c->data.length : TRACED_LENGTH;
+  int64_t length =
+      tokens_there_are(c, c->data.length < TRACED_LENGTH ? c->data.length : TRACED_LENGTH);
   size_t samples = (size_t)(TRACED_SEQUENCES * length);
   struct evaluated a;
   double *trace = calloc(samples * (TRACE_MAX + 1), sizeof *trace);
@@ -233,14 +243,15 @@ static enum status trace_solver(const struct measurement *e, enum evaluate_mode 
 
 static enum status decode(const struct measurement *e, double *tokens_per_second)
 {
-  struct fp_options o = evaluate_solve(e->e.c, MODE_SEQUENTIAL, DECODED_TOKENS);
+  int64_t length = tokens_there_are(e->e.c, DECODED_TOKENS);
+  struct fp_options o = evaluate_solve(e->e.c, MODE_SEQUENTIAL, length);
   double seconds = 0;
   int64_t tokens = 0;
   for (int64_t i = 0; i < 2 || seconds < decode_seconds; i++) {
     struct evaluated a;
-    TRY(answer(e, &o, 1, DECODED_TOKENS, NULL, &a));
+    TRY(answer(e, &o, 1, length, NULL, &a));
     seconds += i ? a.seconds : 0; /* the first time does not count */
-    tokens += i ? DECODED_TOKENS : 0;
+    tokens += i ? length : 0;
     evaluated_free(&a);
   }
   *tokens_per_second = (double)tokens / seconds;
@@ -296,10 +307,29 @@ static enum status look_closely(const struct measurement *e, struct evaluation *
   return OK;
 }
 
-static enum status measure_open(struct measurement *e, const struct config *c,
+/* A text that is not the one trained on is evaluated, but its validation part may hold what was
+ * trained on. */
+static enum status say_other_text(const struct measurement *e, const char *dir)
+{
+  char path[2 * CONFIG_PATH];
+  struct trainer_state trained;
+  TRY(path_join(path, sizeof path, dir, "trainer.json"));
+  if (e->e.c->data.task != TASK_TEXT || !path_exists(path))
+    return OK;
+  TRY(trainer_state_read(path, &trained));
+  if (trained.data && trained.data != data_fingerprint(&e->data))
+    (void)fprintf(stderr,
+                  "%s is not the text that %s was trained on: its validation part may hold bytes "
+                  "that the model has seen\n",
+                  e->e.c->data.path, dir);
+  return OK;
+}
+
+static enum status measure_open(struct measurement *e, const struct config *c, const char *dir,
                                 const struct evaluation_request *q, struct evaluation *to)
 {
   TRY(data_open(&c->data, &e->data));
+  TRY(say_other_text(e, dir));
   for (int64_t i = 0; i < c->evaluate.lengths_count; i++)
     TRY(data_require(&e->data, STREAM_EVALUATE, c->evaluate.lengths[i], "evaluate.lengths"));
   to->parameters = e->e.w.tensors.parameters;
@@ -317,7 +347,7 @@ enum status NAME(measure)(const struct config *c, const struct backend *be,
   *to = (struct evaluation){.kind = c->model.kind, .task = c->data.task};
   to->decode_tokens_per_second = to->spectral_radius = to->spectral_radius_max = (double)NAN;
   TRY(evaluator_open(c, be, solver, dir, 1, &e.e));
-  enum status s = measure_open(&e, c, q, to);
+  enum status s = measure_open(&e, c, dir, q, to);
   if (s == OK)
     s = rows(&e, q, to);
   if (s == OK && q->closely)

@@ -2,7 +2,11 @@
 #include "core/run_directory.h"
 #include "core/files.h"
 #include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 enum status config_write_file(const struct config *c, const char *directory)
 {
@@ -73,15 +77,34 @@ static enum status make_room(const struct train_options *o)
   return OK;
 }
 
-enum status run_directory_prepare(const struct config *c, const struct train_options *o)
+/* *lock -1: there is no such directory, or no locks on its file system. */
+static enum status take_lock(const char *directory, int *lock)
+{
+  *lock = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (*lock < 0 || flock(*lock, LOCK_EX | LOCK_NB) == 0)
+    return OK;
+  bool taken = errno == EWOULDBLOCK;
+  (void)close(*lock);
+  *lock = -1;
+  if (taken)
+    FAIL(ERR_USAGE, "%s: another process is training this run", directory);
+  return OK;
+}
+
+enum status run_directory_prepare(const struct train_options *o, int *lock)
 {
   char path[RUN_PATH];
-  TRY(make_room(o));
+  TRY(take_lock(o->directory, lock)); /* before anything in it is removed */
+  enum status room = make_room(o);
+  if (*lock >= 0)
+    (void)close(*lock);
+  *lock = -1;
+  TRY(room);
   TRY(path_join(path, sizeof path, o->directory, "checkpoints"));
   TRY(directory_make(path));
+  TRY(take_lock(o->directory, lock));
   TRY(path_join(path, sizeof path, o->directory, "figures"));
-  TRY(directory_make(path));
-  return config_write_file(c, o->directory);
+  return directory_make(path);
 }
 
 /* ---- checkpoints ---- */

@@ -7,9 +7,10 @@
 
 enum { RUN_PATH = 2 * CONFIG_PATH };
 
-/* Makes the directory of a run and writes its config.yaml.  ERR_USAGE: a run exists and is neither
- * resumed nor overwritten, or what is there is no run. */
-MUST_USE enum status run_directory_prepare(const struct config *c, const struct train_options *o);
+/* Makes the directory of a run, which is this process's until *lock is closed (-1: no locks on its
+ * file system).  ERR_USAGE: a run exists and is neither resumed nor overwritten, what is there is
+ * no run, or another process trains it. */
+MUST_USE enum status run_directory_prepare(const struct train_options *o, int *lock);
 MUST_USE enum status config_write_file(const struct config *c, const char *directory);
 
 /* "checkpoints/step-00000300" */

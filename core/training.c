@@ -42,7 +42,8 @@ struct trainer {
   struct arena host;
   DEVICE double *square; /* (1) */
   struct trainer_state state;
-  int64_t shown; /* tenth of the run that was last logged */
+  int64_t tenth; /* of the run that was last logged */
+  bool warned;   /* that no solve converges */
   double began, began_tokens, began_seconds;
 };
 
@@ -110,6 +111,9 @@ static void last_checkpoint(const struct trainer *t, char *out, size_t size)
     (void)snprintf(out, size, "none was written yet");
 }
 
+/* Printed without the sign that a NaN may have. */
+static double shown(double x) { return x != x ? (double)NAN : x; }
+
 /* Names step, sequence, tensor and the checkpoint to go back to. */
 static enum status stop_not_finite(struct trainer *t, const struct step_report *r,
                                    const char *parameter)
@@ -124,7 +128,7 @@ static enum status stop_not_finite(struct trainer *t, const struct step_report *
   FAIL(ERR_NUMERIC,
        "step %lld: not finite: loss %g, gradient norm %g; %s; first tensor: %s %s; the last good "
        "checkpoint: %s",
-       (long long)t->state.step + 1, r->loss, r->gradient_norm, sequence,
+       (long long)t->state.step + 1, shown(r->loss), shown(r->gradient_norm), sequence,
        parameter ? "parameter" : "gradient of",
        parameter  ? parameter
        : gradient ? gradient
@@ -141,14 +145,17 @@ static enum status not_finite(struct trainer *t, const struct step_report *r)
     return stop_not_finite(t, r, parameter);
   t->state.skipped++;
   progress_log(&t->progress, "step %lld skipped: loss %g, gradient norm %g, sequence %lld",
-               (long long)t->state.step + 1, r->loss, r->gradient_norm, (long long)r->sequence);
+               (long long)t->state.step + 1, shown(r->loss), shown(r->gradient_norm),
+               (long long)r->sequence);
   return OK;
 }
 
 /* The first sequence of a batch whose loss or solve is not finite; -1: none. */
-static int64_t bad_sequence(const struct network_result *r, int64_t rows, int64_t length)
+static int64_t bad_sequence(const struct config *c, const struct network_result *r, int64_t rows,
+                            int64_t length)
 {
-  int64_t per_row = r->forward.samples > rows ? length : 1;
+  bool whole = fp_choose(&c->deq.forward, length).window == FP_WINDOW_ALL;
+  int64_t per_row = whole ? 1 : length; /* samples of the solve */
   bool bad_solve = r->forward.exits[FP_NOT_FINITE] + r->forward.exits[FP_DIVERGED] > 0;
   for (int64_t s = 0; s < rows; s++) {
     for (int64_t i = 0; i < length; i++)
@@ -238,7 +245,7 @@ static enum status learn(struct trainer *t, struct step_report *r)
     TRY(shards_learn(&t->learner, &t->w.set[SET_PARAMETERS],
                      unroll ? GRADIENT_UNROLL : c->deq.gradient, &b, &t->w.set[SET_GRADIENT],
                      &result));
-    int64_t bad = bad_sequence(&result, rows, length);
+    int64_t bad = bad_sequence(c, &result, rows, length);
     if (bad >= 0 && r->sequence < 0)
       r->sequence = k * rows + bad;
     r->loss += result.loss_sum;
@@ -430,19 +437,37 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
   double per_step = (double)(c->train.batch_size * c->train.accumulate * c->data.length);
   double remaining = speed > 0 ? (double)(c->train.steps - t->state.step) * per_step / speed : -1;
   int64_t tenth = t->state.step * 10 / c->train.steps;
-  bool plain = tenth != t->shown && !t->progress.terminal;
+  bool plain = tenth != t->tenth && !t->progress.terminal;
   if (r->forward.samples)
     (void)snprintf(solve, sizeof solve, "  iterations %.1f  residual %.1e",
                    r->forward.mean_iterations, r->forward.worst_residual);
   if (r->evaluated)
     (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
                    r->eval_loss, r->eval_accuracy);
-  t->shown = tenth;
+  t->tenth = tenth;
   void (*say)(struct progress *, const char *, ...) __attribute__((format(printf, 2, 3))) =
       plain || r->evaluated || t->state.step == c->train.steps ? progress_log : progress_show;
   say(&t->progress, "%s  step %lld/%lld  loss %.4f  accuracy %.3f%s  %s tokens/s%s  %s left",
       c->name, (long long)t->state.step, (long long)c->train.steps, r->loss, r->accuracy, evaluated,
       format_count(speed, speed_text), solve, format_duration(remaining, left));
+}
+
+/* Once: a solve whose best residual is that of the guess 0, or above it, finds nothing, and a model
+ * cannot learn from it. */
+static void warn_of_solver(struct trainer *t, const struct step_report *r)
+{
+  char what[FP_DESCRIPTION];
+  struct fp_options o = fp_choose(&t->c->deq.forward, t->c->data.length);
+  if (t->warned || !r->forward.samples || r->forward.exits[FP_CONVERGED] ||
+      r->forward.worst_residual < 1)
+    return;
+  t->warned = true;
+  progress_log(
+      &t->progress,
+      "step %lld: no sequence's solve converges, the worst residual is %.1e: deq.forward "
+      "(%s) may be of no use to this model; try more damping, more iterations, a window, or "
+      "another solver",
+      (long long)t->state.step, r->forward.worst_residual, fp_describe(&o, what));
 }
 
 static enum status report(struct trainer *t, const struct step_report *r)
@@ -453,6 +478,7 @@ static enum status report(struct trainer *t, const struct step_report *r)
   if (t->state.step % c->log_every == 0 || t->state.step == c->steps || r->evaluated || r->spike ||
       r->radius_reported || r->cosine_reported || !r->finite)
     TRY(write_metrics(t, r, speed));
+  warn_of_solver(t, r);
   show_progress(t, r, speed);
   return OK;
 }
@@ -642,7 +668,7 @@ static enum status loop(struct trainer *t)
   t->began = monotonic_seconds();
   t->began_tokens = (double)t->state.tokens;
   t->began_seconds = t->state.seconds;
-  t->shown = c->steps ? t->state.step * 10 / c->steps : 0;
+  t->tenth = c->steps ? t->state.step * 10 / c->steps : 0;
   while (t->state.step < c->steps && !interrupted())
     TRY(one_step(t, &saved));
   if (saved != t->state.step)
@@ -653,13 +679,37 @@ static enum status loop(struct trainer *t)
   return OK;
 }
 
+/* Has a run that is gone on with made all its steps?  It must not have made more. */
+static enum status check_steps(const struct config *c, const struct train_options *o,
+                               bool *finished)
+{
+  char path[RUN_PATH];
+  struct trainer_state made;
+  *finished = false;
+  TRY(path_join(path, sizeof path, o->directory, "latest/trainer.json"));
+  if (!o->resume || !path_exists(path))
+    return OK;
+  TRY(trainer_state_read(path, &made));
+  if (made.step > c->train.steps)
+    FAIL(ERR_USAGE, "train.steps: %lld, but %s has made %lld steps", (long long)c->train.steps,
+         o->directory, (long long)made.step);
+  *finished = made.step == c->train.steps;
+  return OK;
+}
+
 enum status NAME(train)(const struct config *c, const struct backend *be,
                         const struct solver_port *solver, const struct train_options *o)
 {
   struct trainer t = {.c = c, .o = o, .metrics = {.fd = -1}};
+  bool finished = false;
+  int lock = -1;
   enum status s = open_trainer(&t, be, solver);
   if (s == OK)
-    s = run_directory_prepare(c, o);
+    s = check_steps(c, o, &finished);
+  if (s == OK)
+    s = run_directory_prepare(o, &lock);
+  if (s == OK && !finished) /* what made the steps stays on record */
+    s = config_write_file(c, o->directory);
   if (s == OK)
     s = begin_or_resume(&t);
   if (s == OK)
@@ -669,6 +719,8 @@ enum status NAME(train)(const struct config *c, const struct backend *be,
   (void)snprintf(first, sizeof first, "%s", s == OK ? "" : last_error());
   enum status closed = close_logs(&t);
   close_trainer(&t);
+  if (lock >= 0)
+    (void)close(lock);
   if (s == OK)
     return closed;
   FAIL(s, "%s", first);

@@ -18,9 +18,14 @@ static const char usage[] =
     "how).\n"
     "--tokens FILE: safetensors with int32 or int64 input_ids (B,L) and optional labels (B,L), "
     "-100\n"
-    "ignored.  --logits writes logits (B,L,V), hidden (z*), residual, iterations; --gradients "
+    "ignored; prints loss and accuracy.  --logits writes logits (B,L,V), hidden (z*), residual, "
+    "iterations; --gradients "
     "writes\n"
-    "d(mean cross-entropy)/d(parameter) under each parameter's name, as deq.gradient says.";
+    "d(mean cross-entropy)/d(parameter) under each parameter's name, as deq.gradient says; "
+    "without\n"
+    "what training adds to the loss.  Exit 1 when a solve behind logits or ift's gradients did "
+    "not\n"
+    "converge (the files are written).";
 
 /* ---- the table ---- */
 
@@ -52,8 +57,12 @@ static void print_head(void *to, const struct evaluation *e)
 static void print_row(void *to, const struct evaluation_row *r)
 {
   const struct config *c = to;
-  (void)printf("%-13s %7lld  %8.4f  %8.4f  %9.4f", evaluate_mode_name(r->mode),
-               (long long)r->length, r->loss, r->accuracy,
+  char mode[32];
+  struct fp_options o = evaluate_solve(c, r->mode, r->length);
+  (void)snprintf(mode, sizeof mode, "%s", evaluate_mode_name(r->mode));
+  if (r->mode == MODE_SEQUENTIAL && o.window > 1 && r->solve.samples)
+    (void)snprintf(mode, sizeof mode, "window %lld", (long long)o.window);
+  (void)printf("%-13s %7lld  %8.4f  %8.4f  %9.4f", mode, (long long)r->length, r->loss, r->accuracy,
                c->data.task == TASK_TEXT ? data_bits(r->loss) : r->accuracy_last10);
   if (r->solve.samples)
     (void)printf("  %10.1f  %8lld  %9.4f", r->solve.iterations_mean,
@@ -115,8 +124,8 @@ static enum status run(int argc, char **argv)
     FAIL(ERR_USAGE, "%s", usage);
   if ((o.logits || o.gradients) && !o.tokens)
     FAIL(ERR_USAGE, "--logits and --gradients need --tokens FILE");
-  if (o.tokens && !o.logits && !o.gradients)
-    FAIL(ERR_USAGE, "--tokens needs --logits FILE or --gradients FILE");
+  if (o.tokens && json)
+    FAIL(ERR_USAGE, "--json writes the table; with --tokens there is none");
   TRY(checkpoint_resolve(line.target, checkpoint, sizeof checkpoint));
   TRY(path_join(config, sizeof config, checkpoint, "config.yaml"));
   TRY(config_load(config, line.overrides, line.override, &c));

@@ -6,12 +6,13 @@
 #include <string.h>
 
 static const char usage[] =
-    "usage: train CONFIG.yaml [key.path=value ...] [--overwrite]\n"
-    "       train --resume DIR [key.path=value ...]\n"
+    "usage: train CONFIG.yaml [MORE.yaml ...] [key.path=value ...] [--overwrite]\n"
+    "       train --resume DIR [MORE.yaml ...] [key.path=value ...]\n"
     "       train --keys\n\n"
     "Trains an implicit or explicit Mamba-2 and writes the run directory (runs_dir/name): "
     "config.yaml,\n"
-    "metrics.jsonl, checkpoints/ and latest.  Overrides take YAML values and win over the file.\n"
+    "metrics.jsonl, checkpoints/ and latest.  Later files win over earlier ones, overrides (YAML "
+    "values)\nover all of them.\n"
     "Ctrl-C finishes the step, writes a checkpoint and says how to go on.";
 
 /* A run's directory from what the user gave: the run, or a checkpoint inside it. */
@@ -22,6 +23,23 @@ static enum status run_of(const char *dir, char *out, size_t size)
   if (!path_exists(path))
     return path_join(out, size, "", dir);
   return path_join(out, size, dir, "../..");
+}
+
+/* Says what overrides change of a run that is gone on with. */
+static enum status say_changes(const char *file, const char *directory, const struct config *c)
+{
+  struct config before;
+  TRY(config_load(file, 0, NULL, &before));
+  TRY(config_resolve(&before));
+  if (strcmp(before.name, c->name) != 0 || strcmp(before.runs_dir, c->runs_dir) != 0)
+    FAIL(ERR_USAGE, "--resume goes on in %s: name and runs_dir cannot be changed", directory);
+  for (int k = config_difference(&before, c, 0); k >= 0; k = config_difference(&before, c, k + 1)) {
+    char was[256], is[256];
+    (void)fprintf(stderr, "%s: %s, was %s\n", config_key_path(k),
+                  config_key_value(k, c, is, sizeof is),
+                  config_key_value(k, &before, was, sizeof was));
+  }
+  return OK;
 }
 
 static enum status run(int argc, char **argv)
@@ -39,6 +57,8 @@ static enum status run(int argc, char **argv)
       {"keys", NULL, "print every configuration key: type, range, default, meaning", NULL, &keys},
       {0}};
   TRY(command_line_parse(argc, argv, usage, options, &line));
+  if (resume && o.overwrite)
+    FAIL(ERR_USAGE, "--resume goes on with a run, --overwrite removes it: give one of them");
   if (keys) {
     config_print_keys(stdout);
     return OK;
@@ -57,6 +77,8 @@ static enum status run(int argc, char **argv)
   TRY(config_resolve(&c));
   if (!resume)
     TRY(run_directory(&c, directory, sizeof directory));
+  else
+    TRY(say_changes(config, directory, &c));
   o.directory = directory;
   TRY(runtime_open(&c, &rt));
   TRY(train_run(&c, &rt, &o));

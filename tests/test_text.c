@@ -325,6 +325,20 @@ static void resumed_exactly(void **state)
   put_text("corpus", 2001);
   SPAWN(&r, "train", "--resume", scratch("runs/parts"), "train.steps=7");
   check_spawned(&r, 2, "is not the text that");
+  SPAWN(&r, "evaluate", scratch("runs/whole"));
+  check_spawned(&r, 0, "may hold bytes that the model has seen");
+}
+
+/* Whose validation part has evaluate.lengths, and no more. */
+static void a_short_text_is_compared(void **state)
+{
+  (void)state;
+  struct spawned r;
+  put_recipe();
+  put_text("corpus", 200);
+  TRAIN(0, "6 steps done", "train.evaluate_every=0");
+  SPAWN(&r, "compare", scratch("runs/run"), "--output", scratch("compared"));
+  check_spawned(&r, 0, "compare.html");
 }
 
 int main(void)
@@ -340,6 +354,7 @@ int main(void)
       TEST(faults_name_their_place),
       TEST(bits_per_byte),
       TEST(resumed_exactly),
+      TEST(a_short_text_is_compared),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

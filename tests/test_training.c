@@ -7,10 +7,12 @@
 #include "tests/model_gradient.h"
 #include "tests/scratch.h"
 #include <dirent.h>
+#include <fcntl.h>
 #include <jansson.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -116,6 +118,41 @@ static void lengths(void **state)
   check_ok(train(NULL, "c", false, "data.length_min=8"));
   check_ok(train(NULL, "d", false, ""));
   check_same_steps("d", "c", 1e-12); /* padding of nothing */
+  /* a shorter batch that is solved in one chunk, where the longest takes several, has its memory */
+  check_ok(train(NULL, "e", false,
+                 "data.length=296 train.curriculum_steps=2 train.curriculum_length=256 "
+                 "train.unroll_steps=0 train.batch_size=1 deq.forward.max_iter=3 "
+                 "model.mamba2.d_state=64 model.mamba2.headdim=2 model.mamba2.ngroups=8 "
+                 "model.mamba2.chunk_size=8"));
+}
+
+/* While one process trains a run another may not. */
+static void one_process_trains_a_run(void **state)
+{
+  (void)state;
+  check_ok(train(NULL, "locked", false, ""));
+  int held = open(scratch("locked"), O_RDONLY | O_DIRECTORY);
+  assert_true(held >= 0 && flock(held, LOCK_EX) == 0);
+  for (int resume = 0; resume < 2; resume++) {
+    assert_int_equal(train(NULL, "locked", resume, "train.steps=4"), ERR_USAGE);
+    assert_non_null(strstr(last_error(), "another process is training this run"));
+  }
+  assert_int_equal(close(held), 0);
+  check_ok(train(NULL, "locked", true, "train.steps=4"));
+}
+
+/* A run keeps the configuration that made its steps. */
+static void steps_that_are_made_stay_on_record(void **state)
+{
+  (void)state;
+  struct config c;
+  check_ok(train(NULL, "made", false, ""));
+  assert_int_equal(train(NULL, "made", true, "train.steps=2"), ERR_USAGE);
+  assert_non_null(strstr(last_error(), "has made 3 steps"));
+  check_ok(train(NULL, "made", true, "seed=9"));
+  check_ok(config_load(scratch("made/config.yaml"), 0, NULL, &c));
+  assert_int_equal(c.seed, 0);
+  assert_int_equal(c.train.steps, 3);
 }
 
 /* What stands for the gradient is counted, what is added to the loss is told; a batch in parts is
@@ -483,6 +520,8 @@ int main(void)
   const struct CMUnitTest tests[] = {
       TEST(accumulation),
       TEST(lengths),
+      TEST(one_process_trains_a_run),
+      TEST(steps_that_are_made_stay_on_record),
       TEST(backward_choices),
       TEST(reports),
       TEST(precisions),
