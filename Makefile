@@ -141,6 +141,7 @@ $(BUILD)/tests/test_cuda: | $(EMULATED)
 
 .PHONY: quickstart bench test test-baseline install
 quickstart: $(BUILD)/train $(BUILD)/compare ## trains a small implicit and a small explicit model, and compares
+	@.ci/deps --figures || echo "deqmamba: going on without figures"
 	@BUILD=$(BUILD) experiments/quickstart.sh
 ifneq ($(wildcard experiments/bench.c),)
 BENCH ?= train decode scaling kernels jacobian solvers
@@ -192,7 +193,7 @@ cppcheck: $(BUILD)/dev.tools
 	  --cppcheck-build-dir=$(BUILD)/cppcheck -I. -D_GNU_SOURCE -DREAL_BITS=64 -D__x86_64__ -DISA_LEVELS \
 	  -D'__attribute__(x)=' \
 	  core kernels solvers $(wildcard experiments)
-floors: ## includes may point downwards only (DESIGN.md 1)
+floors: ## includes may point downwards only
 	@.ci/floors
 
 # device memory is touched by kernels only: clang's noderef sees it without any GPU

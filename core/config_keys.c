@@ -40,7 +40,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard",                               \
    "method; auto: also window, memory and damping, by length; gmres: backward only"},              \
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
-   "evaluations of f that a sample may take"},                                                     \
+   "evaluations of f that a sample may take; in a window one more may replay its best iterate"},                                                     \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
    "evaluations of f that a sample must take"},                                                    \
   {path ".tol", KEY_REAL, AT(to.tol), "[0, inf)", NULL, tol_,                                      \
@@ -164,9 +164,9 @@ const struct key keys[] = {
   {"deq.shine.limit", KEY_REAL, AT(deq.shine_limit), "[0, inf)", NULL, "0",
    "a sequence whose adjoint is so many times longer than dL/dz* falls back to jfb; 0: never"},
   {"deq.unroll.iterations", KEY_INT, AT(deq.unroll_iterations), "[1, 1000000]", NULL, "4",
-   "evaluations of f from 0 that are differentiated through"},
+   "evaluations of f from 0 that are differentiated through; the first is not damped: z1 = f(0)"},
   {"deq.unroll.damping", KEY_REAL, AT(deq.unroll_damping), "(0, 1]", NULL, "0.8",
-   "of those evaluations"},
+   "of the others"},
   {"deq.phantom.steps", KEY_INT, AT(deq.phantom_steps), "[1, 1000000]", NULL, "4",
    "evaluations of f from z* that are differentiated through"},
   {"deq.phantom.damping", KEY_REAL, AT(deq.phantom_damping), "(0, 1]", NULL, "0.8",

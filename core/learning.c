@@ -2,8 +2,8 @@
  *
  *   objective = sum_k w_k L(z^(k)) + weight R,    w_n = 1
  *
- * L is the mean cross-entropy and z^(n) the output that the gradient names (config.h).  With
- * fixed-point correction n iterates of the forward solve, evenly spaced over max_iter, are
+ * L is the mean cross-entropy and z^(n) the output that the gradient names (README: Gradients).
+ * With fixed-point correction n iterates of the forward solve, evenly spaced over max_iter, are
  * differentiated, each on its own; the last is z*, by deq.gradient, the others by phantom's damped
  * evaluations (jfb's one), as in TorchDEQ (Geng & Kolter 2023, arXiv 2310.18605; the weights: Bai
  * et al. 2022, arXiv 2204.08442).  R: regularise.c. */

@@ -101,7 +101,7 @@ MUST_USE enum status network_measure(const struct sequence_model *m, const struc
 void network_set_length(struct network *net, int64_t length);
 
 /* r->forward.exit is the network's own, until the next call.
- * Mean cross-entropy of the output that `gradient` names (DESIGN.md 3, Gradients), and with g its
+ * Mean cross-entropy of the output that `gradient` names (README: Gradients), and with g its
  * derivative by every parameter, added to g. Explicit models: gradient is ignored. */
 MUST_USE enum status network_learn(struct network *net, const struct parameter_set *p,
                                    enum gradient_kind gradient, const struct batch *b,

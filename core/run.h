@@ -23,7 +23,7 @@ struct train_options {
   bool overwrite;        /* an existing run there is removed first */
 };
 
-/* Trains as c says and writes the run directory (DESIGN.md 4).  c->model.vocab_size is resolved.
+/* Trains as c says and writes the run directory (README: Files).  c->model.vocab_size is resolved.
  * ERR_USAGE for an existing run, ERR_INTERRUPTED after Ctrl-C with a checkpoint written,
  * ERR_NUMERIC when the loss or a gradient is not finite. */
 MUST_USE enum status train_run(const struct config *c, const struct runtime *rt,

@@ -54,7 +54,7 @@ struct tensor_spec {
   int64_t g;  /* derived tensors: place in the list of weight_g; weight_v follows it */
 };
 
-/* Dimensions that follow from a configuration (DESIGN names). */
+/* Dimensions that follow from a configuration (README: The model). */
 struct model_dims {
   int64_t V, D, layers, E, P, H, N, G, W, conv_dim, d_in_proj, d_mlp, F, chunk;
 };

@@ -27,7 +27,7 @@ MUST_USE enum status weights_open(const struct model_config *c, const struct bac
                                   struct weights *w);
 void weights_close(struct weights *w);
 
-/* Draws set[0] as DESIGN.md 3 says, in float64, then rounded. */
+/* Draws set[0] as initialise.c says, in float64, then rounded. */
 MUST_USE enum status weights_initialise(struct weights *w, uint64_t seed);
 
 /* One set of the model's layout as tensors under their names, each name with `prefix` in front. */

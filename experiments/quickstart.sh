@@ -13,7 +13,7 @@ cat <<END
 Next:
   $build/evaluate runs/quickstart-implicit deq.evaluate.window=8 evaluate.lengths=[256]   # sliding window
   $build/train configs/word_problem/a5_implicit.yaml                # A5, the smallest non-solvable group
-  $build/train configs/word_problem/s3_implicit.yaml name=mine deq.gradient=ift train.lr=1e-3
+  $build/train configs/word_problem/s3_implicit.yaml configs/deq/ift.yaml name=mine
   $build/train --keys                                               # every configuration key
   $build/jacobian_check                                             # the state-to-state Jacobian theorem
 END

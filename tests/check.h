@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-/* Error of a result: max|got - want| / max|want| (DESIGN.md 7).  NaN anywhere is infinite. */
+/* Error of a result: max|got - want| / max|want|.  NaN anywhere is infinite. */
 double relative_error(int64_t n, const double *got, const double *want);
 
 /* Fails, printing the worst element, unless |got - want| <= tol * max(1e-300, |want| scale). */

@@ -99,7 +99,7 @@ static void check_solve(const struct fp_options *o, int64_t max_iter, double tol
   assert_true(o->divergence == 1e8 && o->patience == 0 && !o->trace);
 }
 
-/* DESIGN.md 5: three keys are required, all others have the sample's values */
+/* Three keys are required, all others have the sample's values */
 static void check_sample(const struct config *c)
 {
   assert_string_equal(c->runs_dir, "runs");

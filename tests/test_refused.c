@@ -1,5 +1,5 @@
 /* test_refused.c: input written at midnight, or damaged: a message that names it, and the exit
- * status of DESIGN.md 4; never a crash. */
+ * status of README; never a crash. */
 #include "core/files.h"
 #include "core/safetensors.h"
 #include "tests/spawn.h"
