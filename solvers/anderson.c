@@ -11,7 +11,7 @@
  * are float64.  The matrix is scaled to a unit diagonal, the ridge is relative to that, and
  * dependent directions are dropped by complete pivoting.  A step that made the residual grow is
  * undone: the Picard step is taken in its place, and the history begins anew.  In a window only
- * the leading block is accelerated.
+ * the leading block is accelerated; those behind it take 0.9 of the way (share_of_step).
  *
  * Memory: a, b (slots,m+1,stride): r and g of the last points, in a ring.
  * small: the normal matrix by ring places (P,P), P = m+1; right side (P); norms of dz and dr (P,2);
@@ -351,7 +351,7 @@ KERNEL solve(struct fp_samples s, struct fp_memory m, struct anderson_settings o
 
 /* ---- the next iterate ---- */
 
-KERNEL combine(struct fp_samples s, struct fp_memory m)
+KERNEL combine(struct fp_samples s, struct fp_memory m, double damping)
 {
   FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
@@ -361,11 +361,20 @@ KERNEL combine(struct fp_samples s, struct fp_memory m)
     int64_t slot = s.sample[t.sample].slot;
     struct small w = small_of(&m, slot);
     int64_t count = q->accelerated ? q->count : 0;
+    double share = share_of_step(&s, t.sample, damping);
+    real lag = (real)(damping * (1 - share));
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       real *z = s.z + first;
       int64_t n = t.end - first < FP_STRIP ? t.end - first : FP_STRIP;
       int64_t at = slot * m.m * m.stride + t.at + first - t.first;
       const real *g = m.b + at + place(&m, q, 0) * m.stride;
+      if (share < 1) {
+        const real *r = m.a + at + place(&m, q, 0) * m.stride;
+        SIMD
+        for (int64_t j = 0; j < n; j++)
+          z[j] = g[j] - lag * r[j];
+        continue;
+      }
       SIMD
       for (int64_t j = 0; j < n; j++)
         z[j] = g[j];
@@ -413,7 +422,7 @@ static void anderson_step(stream st, const struct fp_samples *s, const struct fp
   LAUNCH(st, samples, prepare, *s, *m, c);
   LAUNCH(st, fp_tiles(s), accumulate, *s, *m, c);
   LAUNCH(st, samples, solve, *s, *m, c);
-  LAUNCH(st, fp_tiles(s), combine, *s, *m);
+  LAUNCH(st, fp_tiles(s), combine, *s, *m, o->damping);
 }
 
 extern const struct fp_method anderson;

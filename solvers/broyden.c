@@ -476,14 +476,14 @@ KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o
 /* ---- the step ---- */
 
 INLINE void first_step(const struct fp_samples *s, const struct fp_memory *m,
-                       const struct broyden_settings *o, const struct fp_strip *v)
+                       const struct broyden_settings *o, double share, const struct fp_strip *v)
 {
   real *p = m->c + v->in, *back = m->d + v->in, *r = m->b + v->at, *z = s->z + v->first;
   SIMD
   for (int64_t j = 0; j < v->n; j++) {
     r[j] = s->fz[v->first + j] - z[j];
     p[j] = (real)o->damping * r[j];
-    z[j] += p[j];
+    z[j] += (real)share * p[j];
     back[j] = z[j];
   }
 }
@@ -535,7 +535,7 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct broyden_settings 
       if (q->phase == BROYDEN_UPDATE)
         next_step(&s, &m, &o, q, slot, &v);
       else if (q->phase == BROYDEN_PLAIN)
-        first_step(&s, &m, &o, &v);
+        first_step(&s, &m, &o, share_of_step(&s, t.sample, o.damping), &v);
       else if (q->phase == BROYDEN_BACK)
         add_scaled(v.n, (real)-q->length, m.c + v.in, z);
       else
@@ -545,7 +545,7 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct broyden_settings 
   }
 }
 
-KERNEL settle(struct fp_samples s)
+KERNEL settle(struct fp_samples s, double damping)
 {
   FOR_EACH_COST (i, s.rows * s.per_row, 4) {
     struct fp_slot *q = &s.slot[s.sample[i].slot];
@@ -555,8 +555,10 @@ KERNEL settle(struct fp_samples s)
       q->count = q->head;
     if (q->phase == BROYDEN_PLAIN)
       q->accelerated = false;
-    if (q->phase == BROYDEN_UPDATE || q->phase == BROYDEN_PLAIN)
+    if (q->phase == BROYDEN_UPDATE)
       q->length = 1;
+    if (q->phase == BROYDEN_PLAIN)
+      q->length = share_of_step(&s, i, damping);
   }
 }
 
@@ -581,7 +583,7 @@ static void broyden_step(stream st, const struct fp_samples *s, const struct fp_
   LAUNCH(st, fp_tiles(s), products, *s, *m, c);
   LAUNCH(st, samples, update, *s, *m, c);
   LAUNCH(st, fp_tiles(s), advance, *s, *m, c);
-  LAUNCH(st, samples, settle, *s);
+  LAUNCH(st, samples, settle, *s, o->damping);
 }
 
 /* The slots are the rows: one each, in order. */

@@ -198,5 +198,14 @@ INLINE bool will_lead(const struct fp_samples *s, int64_t sample)
   return s->per_row == 1 || sample % s->per_row == s->retired[sample / s->per_row];
 }
 
+/* The part of an accelerated method's plain step that a sample takes.  Behind the one that leads
+ * the map still moves with those in front, and tails that take undamped steps may swing: at 0.9 a
+ * window of 8 takes 9.1 evaluations a token instead of 12.2 on A5, 18 instead of 25 on another seed
+ * of it, and up to a tenth more where nothing swings (Z5, S3). */
+INLINE double share_of_step(const struct fp_samples *s, int64_t sample, double damping)
+{
+  return will_lead(s, sample) || damping <= 0.9 ? 1 : 0.9 / damping;
+}
+
 INLINE bool is_finite(double x) { return x - x == 0; }
 #endif
