@@ -74,11 +74,25 @@ static enum status take(const struct config *c, struct measured *m, int method,
   return bench_record(r, name, "serial", 1, &serial, (double)NAN, (double)NAN);
 }
 
+/* The method that auto has chosen, if it is one of the others; AUTO: it is not. */
+static int chosen_method(const struct measured *m)
+{
+  char chosen[FP_DESCRIPTION], other[FP_DESCRIPTION];
+  struct fp_options o = fp_choose(&m->t[AUTO].options, m->t[AUTO].length);
+  (void)fp_describe(&o, chosen);
+  for (int i = 0; i < AUTO; i++) {
+    o = fp_choose(&m->t[i].options, m->t[i].length);
+    if (o.damping == 1 && !strcmp(fp_describe(&o, other), chosen))
+      return i;
+  }
+  return AUTO;
+}
+
 static bool timed_again(const struct measured *m, int method, int round)
 {
   double fastest = m->ms[0][0];
   for (int i = 1; i < METHODS; i++)
-    fastest = fmin(fastest, m->ms[i][0]);
+    fastest = m->rounds[i] ? fmin(fastest, m->ms[i][0]) : fastest;
   double first = m->ms[method][0];
   return first < 1e3 * slow && (round < OF_ALL || first <= contends * fastest);
 }
@@ -96,13 +110,21 @@ static enum status measure_column(const struct bench_request *q, const struct co
     m.t[i].rows = SEQUENCES, m.t[i].length = length;
     m.t[i].repetitions = 1, m.t[i].seconds = q->seconds / 20;
   }
+  int chosen = chosen_method(&m), timed = chosen == AUTO ? METHODS : AUTO;
   for (int round = 0; round < ROUNDS; round++)
-    for (int i = 0; i < METHODS; i++) {
+    for (int i = 0; i < timed; i++) {
       if (round > 0 && !timed_again(&m, i, round))
         continue;
       TRY(model_timed(c, q->rt, checkpoint, &m.t[i], 1));
       m.ms[i][m.rounds[i]++] = 1e3 * m.t[i].solve[0];
     }
+  if (chosen != AUTO) { /* one and the same: what was timed is its time */
+    struct fp_options automatic = m.t[AUTO].options;
+    m.t[AUTO] = m.t[chosen];
+    m.t[AUTO].options = automatic;
+    m.rounds[AUTO] = m.rounds[chosen];
+    memcpy(m.ms[AUTO], m.ms[chosen], sizeof m.ms[AUTO]);
+  }
   for (int i = 0; i < METHODS; i++)
     TRY(take(c, &m, i, r, column));
   return OK;
