@@ -14,9 +14,8 @@ static const int64_t lengths[LENGTHS] = {128, 256};
 static const double tolerances[TOLERANCES] = {1e-2, 1e-6};
 static const enum fp_solver solvers[SOLVERS] = {FP_PICARD, FP_ANDERSON, FP_BROYDEN};
 static const int64_t windows[WINDOWS] = {1, 4, 8, 16, FP_WINDOW_ALL};
-static const double slow = 1; /* seconds of a solve that is timed once */
-static const double contends =
-    2; /* a contender takes at most so many times what the fastest takes */
+static const double slow = 1;     /* seconds of a solve that is timed once */
+static const double contends = 2; /* a contender's time over the fastest's, at most */
 
 struct cell {
   double evaluations, serial; /* a token; calls */

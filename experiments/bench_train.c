@@ -103,8 +103,7 @@ struct turns {
   double ratio[PHASES][REPETITIONS]; /* of a turn */
 };
 
-static enum status prepare_peer(const struct bench_request *q, const struct config *c,
-                                struct turns *t)
+static void prepare_peer(const struct bench_request *q, const struct config *c, struct turns *t)
 {
   t->with_peer = !q->no_peer;
   if (t->with_peer && !peer_command(c, t->arguments, sizeof t->arguments)) {
@@ -113,7 +112,6 @@ static enum status prepare_peer(const struct bench_request *q, const struct conf
   }
   size_t n = strlen(t->arguments);
   (void)snprintf(t->arguments + n, sizeof t->arguments - n, " seconds=%g", q->seconds);
-  return OK;
 }
 
 static enum status take_turn(const struct bench_request *q, const struct config *c, int turn,
@@ -180,7 +178,7 @@ enum status bench_train(const struct bench_request *q, struct bench_results *r)
   TRY(config_resolve(&c));
   if (c.model.kind != MODEL_IMPLICIT)
     FAIL(ERR_USAGE, "bench train measures implicit models; %s is explicit", c.name);
-  TRY(prepare_peer(q, &c, &t));
+  prepare_peer(q, &c, &t);
   for (int turn = 0; turn < REPETITIONS; turn++)
     TRY(take_turn(q, &c, turn, &t));
   for (int phase = 0; phase < PHASES; phase++)
