@@ -106,13 +106,6 @@ static bool uses_inverse(const struct deq_config *deq, enum gradient_kind gradie
   return gradient == GRADIENT_SHINE || (gradient == GRADIENT_IFT && deq->guess_shine);
 }
 
-/* Whether a forward solve can leave an inverse. */
-static bool leaves_inverse(const struct network *net)
-{
-  struct fp_options o = fp_choose(&net->deq->forward, net->length);
-  return o.solver == FP_BROYDEN && o.window == FP_WINDOW_ALL;
-}
-
 /* v of (I - df/dz)' v = net->zb, or what stands for it, into net->zb. */
 static enum status adjoint(const struct learning *l, enum gradient_kind gradient,
                            const struct fp_inverse *inverse)
@@ -170,7 +163,7 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   const struct backend *be = m->be;
   const struct deq_config *deq = net->deq;
   int64_t rows = l->b->rows, M = rows * net->length;
-  if (gradient == GRADIENT_SHINE && !leaves_inverse(net)) {
+  if (gradient == GRADIENT_SHINE && !fp_leaves_inverse(&deq->forward, net->length)) {
     gradient = GRADIENT_JFB;
     l->r->fallbacks = rows;
   }

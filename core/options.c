@@ -59,6 +59,12 @@ struct fp_options fp_choose(const struct fp_options *o, int64_t length)
   return chosen;
 }
 
+bool fp_leaves_inverse(const struct fp_options *o, int64_t length)
+{
+  struct fp_options chosen = fp_choose(o, length);
+  return chosen.solver == FP_BROYDEN && chosen.window == FP_WINDOW_ALL;
+}
+
 const char *fp_describe(const struct fp_options *o, char out[FP_DESCRIPTION])
 {
   char window[32] = "all", kept[48] = "";

@@ -516,8 +516,7 @@ static void log_shine(struct trainer *t)
   char what[FP_DESCRIPTION];
   const struct deq_config *deq = &t->c->deq;
   struct fp_options o = fp_choose(&deq->forward, t->c->data.length);
-  bool knows = o.solver == FP_BROYDEN && o.window == FP_WINDOW_ALL;
-  if (t->c->model.kind == MODEL_EXPLICIT || knows)
+  if (t->c->model.kind == MODEL_EXPLICIT || fp_leaves_inverse(&deq->forward, t->c->data.length))
     return;
   if (deq->gradient == GRADIENT_SHINE)
     progress_log(&t->progress,
