@@ -99,7 +99,7 @@ static enum status load_file(const char *file, const struct chain *up, struct in
 }
 
 /* A file among the overrides: merged as if the first had included it last. */
-static bool is_file(const char *override)
+bool config_is_file(const char *override)
 {
   size_t n = strlen(override);
   return !strchr(override, '=') && n > 5 && !strcmp(override + n - 5, ".yaml");
@@ -112,7 +112,7 @@ static enum status merge_overrides(int overrides, const char *const *override, s
     struct origin at = {.override = override[i], .line = 1, .column = 1};
     char path[KEY_PATH];
     const char *equals = strchr(override[i], '=');
-    if (is_file(override[i]))
+    if (config_is_file(override[i]))
       continue;
     if (!equals || equals == override[i] || equals - override[i] >= KEY_PATH)
       FAIL_FROM(at, "expected key.path=value");
@@ -161,7 +161,7 @@ enum status config_load(const char *path, int overrides, const char *const *over
   TRY(layer_init(&l, path));
   enum status status = load_file(path, NULL, &in, &l);
   for (int i = 0; status == OK && i < overrides; i++)
-    if (is_file(override[i]))
+    if (config_is_file(override[i]))
       status = load_file(override[i], NULL, &in, &l);
   if (status == OK)
     status = merge_overrides(overrides, override, &l);

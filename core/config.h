@@ -126,6 +126,8 @@ struct config {
  * ERR_IO when a file cannot be read. */
 MUST_USE enum status config_load(const char *path, int overrides, const char *const *override,
                                  struct config *c);
+/* Whether an override is a file. */
+bool config_is_file(const char *override);
 /* The same from memory; `name` stands for the file in messages; no includes. */
 MUST_USE enum status config_parse(const char *name, const char *yaml, size_t bytes,
                                   struct config *c);

@@ -457,10 +457,10 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
 static void warn_of_solver(struct trainer *t, const struct step_report *r)
 {
   char what[FP_DESCRIPTION];
-  struct fp_options o = fp_choose(&t->c->deq.forward, t->c->data.length);
   if (t->warned || !r->forward.samples || r->forward.exits[FP_CONVERGED] ||
       r->forward.worst_residual < 1)
     return;
+  struct fp_options o = fp_choose(&t->c->deq.forward, t->c->data.length);
   t->warned = true;
   progress_log(
       &t->progress,

@@ -106,8 +106,7 @@ enum status command_line_parse(int argc, char **argv, const char *usage,
   TRY(command_line_parse_words(argc, argv, usage, options, c));
   for (; c->words > 1; c->words--) { /* words lie in front of the overrides */
     const char *word = c->word[c->words - 1];
-    size_t n = strlen(word);
-    if (n < 5 || strcmp(word + n - 5, ".yaml") != 0)
+    if (!config_is_file(word))
       FAIL(ERR_USAGE,
            "'%s' is neither an option (--name) nor an override (key.path=value, or a .yaml file)",
            word);
