@@ -5,11 +5,12 @@
  *   type I (good):  dZ'dR gamma = dZ'r_k
  *   z_{k+1} = g_k - dG gamma
  *
- * The last m+1 points (r, g) are kept; their differences are formed on the way, so that a step
- * reads each vector twice: once for the new row of the normal matrix (the others are kept: only
- * what is new is computed, nothing is updated by a difference), once for the combination.  Sums
- * are float64.  The matrix is scaled to a unit diagonal, the ridge is relative to that, and
- * dependent directions are dropped by complete pivoting.  A step that made the residual grow is
+ * The last m+1 points (r, g) are kept; their differences are formed on the way.  A step reads r for
+ * the new row of the normal matrix, whose others are kept, and g for the combination.  Type II's
+ * right side needs no sums of its own: dr_j'r_k = dr_j'r_{k-1} + dr_j'dr_{k-1}, what it was and the
+ * new row; a residual that falls 10^12-fold within the memory shows no difference to sums taken
+ * anew.  Sums are float64.  The matrix is scaled to a unit diagonal, the ridge is relative to that,
+ * and dependent directions are dropped by complete pivoting.  A step that made the residual grow is
  * undone: the Picard step is taken in its place, and the history begins anew.  In a window only
  * the leading block is accelerated; those behind it take 0.9 of the way (share_of_step).
  *
@@ -72,6 +73,14 @@ INLINE int64_t place(const struct fp_memory *m, const struct fp_slot *q, int64_t
   return p < 0 ? p + m->m : p;
 }
 
+/* x[0..ages]: where the points are that are `a` to a + ages steps old. */
+INLINE void points(const struct fp_memory *m, const struct fp_slot *q, const real *ring, int64_t a,
+                   int64_t ages, const real **x)
+{
+  for (int64_t k = 0; k <= ages; k++)
+    x[k] = ring + place(m, q, a + k) * m->stride;
+}
+
 /* ---- before the sums: what the new residual says of the last step ---- */
 
 INLINE void forget(struct fp_slot *q) { q->count = -1; } /* not even a point */
@@ -123,103 +132,125 @@ KERNEL prepare(struct fp_samples s, struct fp_memory m, struct anderson_settings
 
 /* ---- the new row of the normal matrix ---- */
 
-struct strip { /* the new differences of a few unknowns */
-  real r[FP_STRIP], dr[FP_STRIP], dz[FP_STRIP];
+enum { AGES = 4 }; /* whose sums are taken in one pass */
+
+struct strip { /* the newest differences of a few unknowns */
+  wide dr[FP_STRIP], dz[FP_STRIP];
 };
 
-/* Stores r and g; forms the newest differences when there is an older point. */
-INLINE void new_point(const struct fp_samples *s, real damping, bool good, int64_t at, int64_t n,
-                      real *r, real *g, const real *r1, const real *g1, struct strip *v)
+/* Stores r and g. */
+INLINE void first_point(int64_t n, real damping, const real *z, const real *fz, real *r, real *g)
 {
-  const real *z = s->z + at, *fz = s->fz + at;
-  if (damping == 1) {
-    SIMD
-    for (int64_t j = 0; j < n; j++) {
-      r[j] = v->r[j] = fz[j] - z[j];
-      g[j] = fz[j];
-    }
-  } else {
-    SIMD
-    for (int64_t j = 0; j < n; j++) {
-      r[j] = v->r[j] = fz[j] - z[j];
-      g[j] = z[j] + damping * v->r[j];
-    }
-  }
-  if (r1) {
-    SIMD
-    for (int64_t j = 0; j < n; j++)
-      v->dr[j] = v->r[j] - r1[j];
-  }
-  if (r1 && good) {
-    SIMD
-    for (int64_t j = 0; j < n; j++)
-      v->dz[j] = z[j] - (g1[j] - damping * r1[j]);
+  SIMD
+  for (int64_t j = 0; j < n; j++) {
+    real x = fz[j] - z[j];
+    r[j] = x;
+    g[j] = damping == 1 ? fz[j] : z[j] + damping * x;
   }
 }
 
-/* Adds <dr_a, dr> to sum[0] and <dr_a, r> to sum[m]. */
-INLINE void row_bad(int64_t n, const real *r0, const real *r1, const struct strip *v, wide *sum,
-                    int64_t m)
+/* Stores r, g, and the difference dr to r1; adds <dr, dr> to *square and <dr, r> to *right. */
+INLINE void next_point(int64_t n, real damping, const real *z, const real *fz, const real *r1,
+                       real *r, real *g, wide *dr, wide *square, wide *right)
 {
-  wide row = 0, right = 0;
-  SIMD_SUM(row, right)
+  wide dr_dr = 0, dr_r = 0;
+  SIMD_SUM(dr_dr, dr_r)
   for (int64_t j = 0; j < n; j++) {
-    wide d = (wide)(r0[j] - r1[j]);
-    row += d * (wide)v->dr[j];
-    right += d * (wide)v->r[j];
+    real x = fz[j] - z[j];
+    wide d = (wide)x - (wide)r1[j];
+    r[j] = x;
+    g[j] = damping == 1 ? fz[j] : z[j] + damping * x;
+    dr[j] = d;
+    dr_dr += d * d;
+    dr_r += d * (wide)x;
   }
-  sum[0] += row;
-  sum[m] += right;
+  *square += dr_dr;
+  *right += dr_r;
 }
 
-/* The same for two ages at a time, whose points are r0, r1, r2: twice the sums in flight. */
-INLINE void rows_bad(int64_t n, const real *r0, const real *r1, const real *r2,
-                     const struct strip *v, wide *sum, int64_t m)
+/* Adds <dr_a, dr> to *sum; x[0] and x[1] are the age's points. */
+INLINE void row_bad(int64_t n, const real *const *x, const wide *dr, wide *sum)
 {
-  wide row = 0, right = 0, next_row = 0, next_right = 0;
-  SIMD_SUM(row, right, next_row, next_right)
+  const real *x0 = x[0], *x1 = x[1];
+  wide row = 0;
+  SIMD_SUM(row)
+  for (int64_t j = 0; j < n; j++)
+    row += ((wide)x0[j] - (wide)x1[j]) * dr[j];
+  *sum += row;
+}
+
+/* The same of AGES ages: a vector is read, and made float64, once. */
+INLINE void rows_bad(int64_t n, const real *const *x, const wide *dr, wide *sum)
+{
+  const real *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3], *x4 = x[4];
+  wide row0 = 0, row1 = 0, row2 = 0, row3 = 0;
+  SIMD_SUM(row0, row1, row2, row3)
   for (int64_t j = 0; j < n; j++) {
-    wide d = (wide)(r0[j] - r1[j]), e = (wide)(r1[j] - r2[j]);
-    wide dr = (wide)v->dr[j], r = (wide)v->r[j];
-    row += d * dr;
-    right += d * r;
-    next_row += e * dr;
-    next_right += e * r;
+    row0 += ((wide)x0[j] - (wide)x1[j]) * dr[j];
+    row1 += ((wide)x1[j] - (wide)x2[j]) * dr[j];
+    row2 += ((wide)x2[j] - (wide)x3[j]) * dr[j];
+    row3 += ((wide)x3[j] - (wide)x4[j]) * dr[j];
   }
-  sum[0] += row;
-  sum[1] += next_row;
-  sum[m] += right;
-  sum[m + 1] += next_right;
+  sum[0] += row0;
+  sum[1] += row1;
+  sum[2] += row2;
+  sum[3] += row3;
+}
+
+INLINE void older_rows_bad(const struct fp_memory *m, const struct fp_slot *q, int64_t at,
+                           int64_t n, const wide *dr, wide *sum)
+{
+  for (int64_t a = 1, ages = 1; a < q->count; a += ages) {
+    const real *x[AGES + 1];
+    ages = q->count - a >= AGES ? AGES : 1;
+    points(m, q, m->a + at, a, ages, x);
+    if (ages == AGES)
+      rows_bad(n, x, dr, sum + a);
+    else
+      row_bad(n, x, dr, sum + a);
+  }
+}
+
+/* Stores the difference dz to the point before; adds <dz, dz> to *square. */
+INLINE void newest_dz(int64_t n, real damping, const real *z, const real *r1, const real *g1,
+                      wide *dz, wide *square)
+{
+  wide dz_dz = 0;
+  SIMD_SUM(dz_dz)
+  for (int64_t j = 0; j < n; j++) {
+    wide d = (wide)(z[j] - (g1[j] - damping * r1[j]));
+    dz[j] = d;
+    dz_dz += d * d;
+  }
+  *square += dz_dz;
 }
 
 /* Adds <dz_a, dr>, <dz_a, r> and <dz, dr_a>. */
 INLINE void row_good(int64_t n, real damping, const real *r0, const real *r1, const real *g0,
-                     const real *g1, const struct strip *v, wide *sum, int64_t m)
+                     const real *g1, const real *r, const struct strip *v, wide *sum, int64_t m)
 {
   wide row = 0, right = 0, column = 0;
   SIMD_SUM(row, right, column)
   for (int64_t j = 0; j < n; j++) {
-    wide dr = (wide)(r0[j] - r1[j]);
+    wide dr = (wide)r0[j] - (wide)r1[j];
     wide dz = (wide)((g0[j] - damping * r0[j]) - (g1[j] - damping * r1[j]));
-    row += dz * (wide)v->dr[j];
-    right += dz * (wide)v->r[j];
-    column += (wide)v->dz[j] * dr;
+    row += dz * v->dr[j];
+    right += dz * (wide)r[j];
+    column += v->dz[j] * dr;
   }
   sum[0] += row;
   sum[m] += right;
   sum[2 * m] += column;
 }
 
-INLINE void row_norms(int64_t n, const struct strip *v, wide *sum)
+INLINE void rows_good(const struct fp_memory *m, const struct fp_slot *q, int64_t at, int64_t n,
+                      real damping, const struct strip *v, wide *sum)
 {
-  wide dz = 0, dr = 0;
-  SIMD_SUM(dz, dr)
-  for (int64_t j = 0; j < n; j++) {
-    dz += (wide)v->dz[j] * (wide)v->dz[j];
-    dr += (wide)v->dr[j] * (wide)v->dr[j];
+  const real *r = m->a + at + place(m, q, 0) * m->stride;
+  for (int64_t a = 0; a < q->count; a++) {
+    int64_t p0 = at + place(m, q, a) * m->stride, p1 = at + place(m, q, a + 1) * m->stride;
+    row_good(n, damping, m->a + p0, m->a + p1, m->b + p0, m->b + p1, r, v, sum + a, m->m - 1);
   }
-  sum[0] += dz;
-  sum[1] += dr;
 }
 
 KERNEL accumulate(struct fp_samples s, struct fp_memory m, struct anderson_settings o)
@@ -229,33 +260,28 @@ KERNEL accumulate(struct fp_samples s, struct fp_memory m, struct anderson_setti
     struct fp_slot *q = &s.slot[s.sample[t.sample].slot];
     if (!t.active || s.sample[t.sample].action != FP_STEP || q->phase != ANDERSON_STEP)
       continue;
-    int64_t slot = s.sample[t.sample].slot, M = o.m, P = m.m;
+    int64_t M = o.m, newest = place(&m, q, 0) * m.stride, older = place(&m, q, 1) * m.stride;
+    real damping = (real)o.damping;
     wide *sum = m.part + i * m.sums;
     for (int64_t k = 0; k < m.sums; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct strip v;
-      int64_t n = t.end - first < FP_STRIP ? t.end - first : FP_STRIP;
-      int64_t at = slot * P * m.stride + t.at + first - t.first;
-      const real *r1 = NULL, *g1 = NULL;
-      real *r = m.a + at + place(&m, q, 0) * m.stride, *g = m.b + at + place(&m, q, 0) * m.stride;
-      if (q->count > 0)
-        r1 = m.a + at + place(&m, q, 1) * m.stride, g1 = m.b + at + place(&m, q, 1) * m.stride;
-      new_point(&s, (real)o.damping, o.good, first, n, r, g, r1, g1, &v);
-      for (int64_t a = 0; a < q->count; a++) {
-        int64_t p0 = at + place(&m, q, a) * m.stride, p1 = at + place(&m, q, a + 1) * m.stride;
-        if (!o.good && a + 1 < q->count) {
-          const real *r2 = m.a + at + place(&m, q, a + 2) * m.stride;
-          rows_bad(n, m.a + p0, m.a + p1, r2, &v, sum + a, M);
-          a++;
-        } else if (o.good) {
-          row_good(n, (real)o.damping, m.a + p0, m.a + p1, m.b + p0, m.b + p1, &v, sum + a, M);
-        } else {
-          row_bad(n, m.a + p0, m.a + p1, &v, sum + a, M);
-        }
+      struct fp_strip at = strip_of(&m, &t, s.sample[t.sample].slot, first);
+      const real *z = s.z + first, *fz = s.fz + first;
+      real *r = m.a + at.at + newest, *g = m.b + at.at + newest;
+      const real *r1 = m.a + at.at + older, *g1 = m.b + at.at + older;
+      if (q->count <= 0) {
+        first_point(at.n, damping, z, fz, r, g);
+      } else if (o.good) {
+        wide unused = 0;
+        next_point(at.n, damping, z, fz, r1, r, g, v.dr, sum + 3 * M + 1, &unused);
+        newest_dz(at.n, damping, z, r1, g1, v.dz, sum + 3 * M);
+        rows_good(&m, q, at.at, at.n, damping, &v, sum);
+      } else {
+        next_point(at.n, damping, z, fz, r1, r, g, v.dr, sum, sum + M);
+        older_rows_bad(&m, q, at.at, at.n, v.dr, sum);
       }
-      if (o.good && q->count > 0)
-        row_norms(n, &v, sum + 3 * M);
     }
   }
 }
@@ -280,7 +306,7 @@ INLINE void gather_row(const struct fp_samples *s, const struct fp_memory *m,
     }
     w->matrix[p * P + newest] = row;
     w->matrix[newest * P + p] = o->good ? column : row;
-    w->right[p] = right;
+    w->right[p] = !o->good && a > 0 ? w->right[p] + row : right;
   }
   wide dz = 0, dr = 0;
   for (int64_t t = 0; t < active; t++) {
@@ -351,6 +377,35 @@ KERNEL solve(struct fp_samples s, struct fp_memory m, struct anderson_settings o
 
 /* ---- the next iterate ---- */
 
+/* z = g_k - lag r_k: a part of the plain step. */
+INLINE void part_of_step(int64_t n, const real *g, const real *r, real lag, real *z)
+{
+  SIMD
+  for (int64_t j = 0; j < n; j++)
+    z[j] = g[j] - lag * r[j];
+}
+
+/* Adds the direction of one age to z; g[0] and g[1] are its points. */
+INLINE void add_age(int64_t n, const real *const *g, const wide *gamma, real *z)
+{
+  const real *g0 = g[0], *g1 = g[1];
+  real c0 = (real)gamma[0];
+  SIMD
+  for (int64_t j = 0; j < n; j++)
+    z[j] -= c0 * (g0[j] - g1[j]);
+}
+
+/* The same of AGES ages, in the same order. */
+INLINE void add_ages(int64_t n, const real *const *g, const wide *gamma, real *z)
+{
+  const real *g0 = g[0], *g1 = g[1], *g2 = g[2], *g3 = g[3], *g4 = g[4];
+  real c0 = (real)gamma[0], c1 = (real)gamma[1], c2 = (real)gamma[2], c3 = (real)gamma[3];
+  SIMD
+  for (int64_t j = 0; j < n; j++)
+    z[j] = z[j] - c0 * (g0[j] - g1[j]) - c1 * (g1[j] - g2[j]) - c2 * (g2[j] - g3[j]) -
+           c3 * (g3[j] - g4[j]);
+}
+
 KERNEL combine(struct fp_samples s, struct fp_memory m, double damping)
 {
   FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
@@ -358,41 +413,29 @@ KERNEL combine(struct fp_samples s, struct fp_memory m, double damping)
     struct fp_slot *q = &s.slot[s.sample[t.sample].slot];
     if (!t.active || s.sample[t.sample].action != FP_STEP)
       continue;
-    int64_t slot = s.sample[t.sample].slot;
-    struct small w = small_of(&m, slot);
-    int64_t count = q->accelerated ? q->count : 0;
+    struct small w = small_of(&m, s.sample[t.sample].slot);
+    int64_t count = q->accelerated ? q->count : 0, newest = place(&m, q, 0) * m.stride;
     double share = share_of_step(&s, t.sample, damping);
     real lag = (real)(damping * (1 - share));
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
+      struct fp_strip at = strip_of(&m, &t, s.sample[t.sample].slot, first);
       real *z = s.z + first;
-      int64_t n = t.end - first < FP_STRIP ? t.end - first : FP_STRIP;
-      int64_t at = slot * m.m * m.stride + t.at + first - t.first;
-      const real *g = m.b + at + place(&m, q, 0) * m.stride;
+      const real *g = m.b + at.at + newest;
       if (share < 1) {
-        const real *r = m.a + at + place(&m, q, 0) * m.stride;
-        SIMD
-        for (int64_t j = 0; j < n; j++)
-          z[j] = g[j] - lag * r[j];
+        part_of_step(at.n, g, m.a + at.at + newest, lag, z);
         continue;
       }
       SIMD
-      for (int64_t j = 0; j < n; j++)
+      for (int64_t j = 0; j < at.n; j++)
         z[j] = g[j];
-      for (int64_t a = 0; a < count; a++) {
-        const real *g0 = m.b + at + place(&m, q, a) * m.stride;
-        const real *g1 = m.b + at + place(&m, q, a + 1) * m.stride;
-        real gamma = (real)w.gamma[a];
-        if (a + 1 < count) { /* two at a time, in the same order */
-          const real *g2 = m.b + at + place(&m, q, a + 2) * m.stride;
-          real next = (real)w.gamma[++a];
-          SIMD
-          for (int64_t j = 0; j < n; j++)
-            z[j] = z[j] - gamma * (g0[j] - g1[j]) - next * (g1[j] - g2[j]);
-          continue;
-        }
-        SIMD
-        for (int64_t j = 0; j < n; j++)
-          z[j] -= gamma * (g0[j] - g1[j]);
+      for (int64_t a = 0, ages = AGES; a < count; a += ages) {
+        const real *x[AGES + 1];
+        ages = count - a >= AGES ? AGES : 1;
+        points(&m, q, m.b + at.at, a, ages, x);
+        if (ages == AGES)
+          add_ages(at.n, x, w.gamma + a, z);
+        else
+          add_age(at.n, x, w.gamma + a, z);
       }
     }
   }
