@@ -39,8 +39,8 @@ MUST_USE enum status bench_measure_limits(const struct bench_request *q, struct 
 bool bench_on_gpu(const struct bench_request *q);
 
 /* Runs `script` of this directory with python: it prints a JSON object that names its `version`;
- * answer[i] becomes the median of the list name[i].  A script or package that is missing leaves
- * `answer` alone, with a reason printed (bench_peer.c). */
+ * answer[i] becomes the median of the list name[i], which is printed unless unit is NULL.  A script
+ * or package that is missing leaves `answer` alone, with a reason printed (bench_peer.c). */
 MUST_USE enum status bench_peer(const char *script, const char *arguments, const char *unit,
                                 int measures, const char *const *name, double *answer);
 /* Prints how results relate to those of the same name in an earlier file (bench_against.c). */

@@ -54,8 +54,9 @@ const char *bench_peer_lacks(void)
          "biases in projections, and options beyond";
 }
 
-/* The median of a list of numbers, and says how far they lie apart; NaN when it is not one. */
-static double median(const char *name, const json_t *list)
+/* The median of a list of numbers, and (aloud) says how far they lie apart; NaN when it is not one.
+ */
+static double median(const char *name, const json_t *list, bool aloud)
 {
   double value[64];
   size_t n = json_array_size(list);
@@ -64,6 +65,8 @@ static double median(const char *name, const json_t *list)
   for (size_t i = 0; i < n; i++)
     value[i] = json_number_value(json_array_get(list, i));
   double middle = bench_median((int)n, value);
+  if (!aloud)
+    return middle;
   (void)printf("  %s %.4g", name, middle);
   if (n > 1)
     (void)printf(" (%.4g to %.4g)", value[0], value[n - 1]);
@@ -91,10 +94,11 @@ enum status bench_peer(const char *script, const char *arguments, const char *un
   if (!root)
     FAIL(ERR_IO, "%s failed with status %d: %.200s", script, status, output);
   const char *version = json_string_value(json_object_get(root, "version"));
-  (void)printf("peer: %s, threads: %d, %s:\n", version ? version : script, omp_get_max_threads(),
-               unit);
+  if (unit)
+    (void)printf("peer: %s, threads: %d, %s:\n", version ? version : script, omp_get_max_threads(),
+                 unit);
   for (int i = 0; i < measures; i++)
-    answer[i] = median(name[i], json_object_get(root, name[i]));
+    answer[i] = median(name[i], json_object_get(root, name[i]), unit);
   json_decref(root);
   return OK;
 }

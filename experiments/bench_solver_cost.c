@@ -1,12 +1,14 @@
 /* bench_solver_cost.c: nanoseconds per unknown and iteration of a method, without the map: an
  * affine map with rates from -0.999 to 0.999, so that no method is done before the last
- * evaluation. */
+ * evaluation.  Peers and we take turns, and a ratio is that of a turn: the vectors fit no cache,
+ * and other work on the machine takes its bandwidth for seconds at a time. */
 #include "experiments/bench_solvers.h"
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
+#include <string.h>
 
-enum { UNKNOWNS = 196608, EVALUATIONS = 50, REPETITIONS = 5, METHODS = 5, PRECISIONS = 2 };
+enum { UNKNOWNS = 196608, EVALUATIONS = 50, TURNS = 5, METHODS = 5, PRECISIONS = 2 };
 
 struct cost_method {
   const char *name;
@@ -61,14 +63,14 @@ static bool rates_open(struct rates *c)
   return true;
 }
 
-/* ns per unknown and iteration; NaN: not measured. */
+/* ns per unknown and iteration, by turns; NaN: not measured. */
 struct cost {
-  double ours[METHODS], kinsol[METHODS], torchdeq[METHODS];
+  double ours[METHODS][TURNS], kinsol[METHODS][TURNS], torchdeq[METHODS][TURNS];
 };
 
 static struct solve_timing asked(const struct bench_request *q, const struct cost_method *m)
 {
-  struct solve_timing t = {.repetitions = REPETITIONS, .seconds = q->seconds / REPETITIONS};
+  struct solve_timing t = {.repetitions = 1, .seconds = q->seconds / TURNS};
   t.options = bench_solver_options(q, m->solver);
   t.options.max_iter = EVALUATIONS;
   t.options.tol = 0;
@@ -76,24 +78,15 @@ static struct solve_timing asked(const struct bench_request *q, const struct cos
   return t;
 }
 
-static enum status add(struct bench_results *r, const char *who, const struct cost_method *m,
-                       enum dtype dtype, struct solve_timing *t, double *cost)
+static enum status cost_of(const struct cost_method *m, const struct solve_timing *t, double *ns)
 {
-  char name[96];
-  double ns[REPETITIONS];
   if (t->result.exits[FP_MAX_ITER] != 1)
-    FAIL(ERR_NUMERIC, "%s, %s: the solve ended before %d evaluations", who, m->name,
-         (int)EVALUATIONS);
-  for (int i = 0; i < REPETITIONS; i++)
-    ns[i] = 1e9 * (t->solve[i] - t->map[i]) / (double)(t->result.evaluations * UNKNOWNS);
-  (void)snprintf(name, sizeof name, "solvers %s%s %s, %d thread%s", who, m->name, dtype_name(dtype),
-                 omp_get_max_threads(), omp_get_max_threads() > 1 ? "s" : "");
-  TRY(bench_add(r, name, "ns", REPETITIONS, ns, (double)NAN, (double)NAN));
-  *cost = ns[REPETITIONS / 2];
+    FAIL(ERR_NUMERIC, "%s: the solve ended before %d evaluations", m->name, (int)EVALUATIONS);
+  *ns = 1e9 * (t->solve[0] - t->map[0]) / (double)(t->result.evaluations * UNKNOWNS);
   return OK;
 }
 
-static enum status measure_torchdeq(const struct bench_request *q, enum dtype dtype,
+static enum status measure_torchdeq(const struct bench_request *q, enum dtype dtype, int turn,
                                     struct cost *cost)
 {
   const char *names[METHODS];
@@ -104,45 +97,75 @@ static enum status measure_torchdeq(const struct bench_request *q, enum dtype dt
     if (methods[i].peer)
       names[measures++] = methods[i].peer;
   for (int i = 0; i < METHODS; i++)
-    cost->torchdeq[i] = answer[i] = (double)NAN;
-  if (q->no_peer)
+    cost->torchdeq[i][turn] = answer[i] = (double)NAN;
+  if (q->no_peer || (turn > 0 && cost->torchdeq[0][0] != cost->torchdeq[0][0]))
     return OK;
   (void)snprintf(arguments, sizeof arguments,
-                 "cost n=%d evaluations=%d repetitions=%d seconds=%g threads=%d dtype=%s",
-                 (int)UNKNOWNS, (int)EVALUATIONS, (int)REPETITIONS, q->seconds,
-                 omp_get_max_threads(), dtype_name(dtype));
-  TRY(bench_peer("tests/peers/torchdeq_solvers.py", arguments, "ns per unknown and iteration",
-                 measures, names, answer));
+                 "cost n=%d evaluations=%d repetitions=1 seconds=%g threads=%d dtype=%s",
+                 (int)UNKNOWNS, (int)EVALUATIONS, q->seconds / TURNS, omp_get_max_threads(),
+                 dtype_name(dtype));
+  TRY(bench_peer("tests/peers/torchdeq_solvers.py", arguments,
+                 turn == 0 ? "ns per unknown and iteration" : NULL, measures, names, answer));
   for (int i = 0, k = 0; i < METHODS; i++)
     if (methods[i].peer)
-      cost->torchdeq[i] = answer[k++];
+      cost->torchdeq[i][turn] = answer[k++];
   return OK;
+}
+
+static enum status take_turn(const struct bench_request *q, const struct rates *rates,
+                             enum dtype dtype, int turn, struct cost *cost)
+{
+  const struct timed_map map = {UNKNOWNS, rates, map_f32, map_f64};
+  bool kinsol = dtype == DTYPE_F64 && omp_get_max_threads() == 1 && !q->no_peer && kinsol_is_here();
+  TRY(measure_torchdeq(q, dtype, turn, cost));
+  for (int i = 0; i < METHODS; i++) {
+    struct solve_timing t = asked(q, &methods[i]);
+    TRY(map_timed(q->rt, dtype, &map, NULL, &t, NULL));
+    TRY(cost_of(&methods[i], &t, &cost->ours[i][turn]));
+    cost->kinsol[i][turn] = (double)NAN;
+    if (!methods[i].kinsol || !kinsol)
+      continue;
+    t = asked(q, &methods[i]);
+    TRY(kinsol_timed(&map, NULL, &t));
+    TRY(cost_of(&methods[i], &t, &cost->kinsol[i][turn]));
+  }
+  return OK;
+}
+
+static enum status add(struct bench_results *r, const char *who, const char *method,
+                       enum dtype dtype, const double *cost)
+{
+  char name[96];
+  double ns[TURNS];
+  if (cost[0] != cost[0])
+    return OK;
+  memcpy(ns, cost, sizeof ns);
+  (void)snprintf(name, sizeof name, "solvers %s%s %s, %d thread%s", who, method, dtype_name(dtype),
+                 omp_get_max_threads(), omp_get_max_threads() > 1 ? "s" : "");
+  return bench_add(r, name, "ns", TURNS, ns, (double)NAN, (double)NAN);
 }
 
 static enum status measure(const struct bench_request *q, const struct rates *rates,
                            enum dtype dtype, struct bench_results *r, struct cost *cost)
 {
-  const struct timed_map map = {UNKNOWNS, rates, map_f32, map_f64};
-  TRY(measure_torchdeq(q, dtype, cost));
+  for (int turn = 0; turn < TURNS; turn++)
+    TRY(take_turn(q, rates, dtype, turn, cost));
   for (int i = 0; i < METHODS; i++) {
-    struct solve_timing t = asked(q, &methods[i]);
-    TRY(map_timed(q->rt, dtype, &map, NULL, &t, NULL));
-    TRY(add(r, "", &methods[i], dtype, &t, &cost->ours[i]));
-    cost->kinsol[i] = (double)NAN;
-    if (!methods[i].kinsol || dtype != DTYPE_F64 || omp_get_max_threads() > 1 || q->no_peer ||
-        !kinsol_is_here())
-      continue;
-    t = asked(q, &methods[i]);
-    TRY(kinsol_timed(&map, NULL, &t));
-    TRY(add(r, "KINSOL ", &methods[i], dtype, &t, &cost->kinsol[i]));
+    TRY(add(r, "", methods[i].name, dtype, cost->ours[i]));
+    TRY(add(r, "TorchDEQ ", methods[i].name, dtype, cost->torchdeq[i]));
+    TRY(add(r, "KINSOL ", methods[i].name, dtype, cost->kinsol[i]));
   }
   return OK;
 }
 
-static void print_peer(double peer, double ours)
+/* The medians of the peer's times and of its ratios to ours, turn by turn. */
+static void print_peer(const double *peer, const double *ours)
 {
-  if (peer - peer == 0)
-    (void)printf(" %.1f (%.1fx) |", peer, peer / ours);
+  double time[TURNS], ratio[TURNS];
+  for (int i = 0; i < TURNS; i++)
+    time[i] = peer[i], ratio[i] = peer[i] / ours[i];
+  if (time[0] == time[0])
+    (void)printf(" %.1f (%.1fx) |", bench_median(TURNS, time), bench_median(TURNS, ratio));
   else
     (void)printf(" |");
 }
@@ -150,18 +173,21 @@ static void print_peer(double peer, double ours)
 /* KINSOL has float64 on one thread only, which is what all are compared with. */
 static void print(int threads, struct cost cost[][PRECISIONS])
 {
-  (void)printf("\nns per unknown and iteration, the map excluded, n = %d; in brackets: times ours\n"
+  (void)printf("\nns per unknown and iteration, the map excluded, n = %d; in brackets: times ours; "
+               "medians of %d turns\n"
                "\n| method | precision | threads | ours | TorchDEQ | KINSOL %s, f64 |\n"
                "| --- | --- | --- | --- | --- | --- |\n",
-               (int)UNKNOWNS, kinsol_version());
+               (int)UNKNOWNS, (int)TURNS, kinsol_version());
   for (int k = 0; k < threads; k++)
     for (int p = 0; p < PRECISIONS; p++)
       for (int i = 0; i < METHODS; i++) {
         const struct cost *c = &cost[k][p];
+        double ours[TURNS];
+        memcpy(ours, c->ours[i], sizeof ours);
         (void)printf("| %s | %s | %d | %.2f |", methods[i].name, dtype_name((enum dtype)p), k + 1,
-                     c->ours[i]);
+                     bench_median(TURNS, ours));
         print_peer(c->torchdeq[i], c->ours[i]);
-        print_peer(k == 0 ? cost[0][DTYPE_F64].kinsol[i] : (double)NAN, c->ours[i]);
+        print_peer(k == 0 ? cost[0][DTYPE_F64].kinsol[i] : c->kinsol[i], c->ours[i]);
         (void)printf("\n");
       }
 }
