@@ -31,9 +31,11 @@ struct arena arena_over(void *base, size_t size)
 static void *allocate(size_t size)
 {
   bool large = size >= 2 * (size_t)HUGE_PAGE;
-  void *base = aligned_alloc(large ? HUGE_PAGE : ALIGN, size);
+  void *base;
+  if (posix_memalign(&base, large ? HUGE_PAGE : ALIGN, size) != 0)
+    return NULL;
 #ifdef MADV_HUGEPAGE
-  if (base && large)
+  if (large)
     (void)madvise(base, size, MADV_HUGEPAGE); /* a hint; a kernel without them says no */
 #endif
   return base;
