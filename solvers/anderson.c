@@ -6,13 +6,13 @@
  *   z_{k+1} = g_k - dG gamma
  *
  * The last m+1 points (r, g) are kept; their differences are formed on the way.  A step reads r for
- * the new row of the normal matrix, whose others are kept, and g for the combination.  Type II's
- * right side needs no sums of its own: dr_j'r_k = dr_j'r_{k-1} + dr_j'dr_{k-1}, what it was and the
- * new row; a residual that falls 10^12-fold within the memory shows no difference to sums taken
- * anew.  Sums are float64.  The matrix is scaled to a unit diagonal, the ridge is relative to that,
- * and dependent directions are dropped by complete pivoting.  A step that made the residual grow is
- * undone: the Picard step is taken in its place, and the history begins anew.  In a window only
- * the leading block is accelerated; those behind it take 0.9 of the way (share_of_step).
+ * the new row of the normal matrix and the right side, and g for the combination.  The matrix's
+ * other rows are kept; nothing is updated by a difference or a sum: dr_j'r_k taken as dr_j'r_{k-1}
+ * + dr_j'dr_{k-1} is lost when the residual falls 10^12-fold within the memory.  Sums are float64.
+ * The matrix is scaled to a unit diagonal, the ridge is relative to that, and dependent directions
+ * are dropped by complete pivoting.  A step that made the residual grow is undone: the Picard step
+ * is taken in its place, and the history begins anew.  In a window only the leading block is
+ * accelerated; those behind it take 0.9 of the way (share_of_step).
  *
  * Memory: a, b (slots,m+1,stride): r and g of the last points, in a ring.
  * small: the normal matrix by ring places (P,P), P = m+1; right side (P); norms of dz and dr (P,2);
@@ -168,46 +168,53 @@ INLINE void next_point(int64_t n, real damping, const real *z, const real *fz, c
   *right += dr_r;
 }
 
-/* Adds <dr_a, dr> to *sum; x[0] and x[1] are the age's points. */
-INLINE void row_bad(int64_t n, const real *const *x, const wide *dr, wide *sum)
+/* Adds <dr_a, dr> to sum[0] and <dr_a, r> to sum[m]; x[0] and x[1] are the age's points. */
+INLINE void row_bad(int64_t n, const real *const *x, const real *r, const wide *dr, wide *sum,
+                    int64_t m)
 {
   const real *x0 = x[0], *x1 = x[1];
-  wide row = 0;
-  SIMD_SUM(row)
-  for (int64_t j = 0; j < n; j++)
-    row += ((wide)x0[j] - (wide)x1[j]) * dr[j];
-  *sum += row;
+  wide row = 0, right = 0;
+  SIMD_SUM(row, right)
+  for (int64_t j = 0; j < n; j++) {
+    wide d = (wide)x0[j] - (wide)x1[j];
+    row += d * dr[j];
+    right += d * (wide)r[j];
+  }
+  sum[0] += row;
+  sum[m] += right;
 }
 
 /* The same of AGES ages: a vector is read, and made float64, once. */
-INLINE void rows_bad(int64_t n, const real *const *x, const wide *dr, wide *sum)
+INLINE void rows_bad(int64_t n, const real *const *x, const real *r, const wide *dr, wide *sum,
+                     int64_t m)
 {
   const real *x0 = x[0], *x1 = x[1], *x2 = x[2], *x3 = x[3], *x4 = x[4];
   wide row0 = 0, row1 = 0, row2 = 0, row3 = 0;
-  SIMD_SUM(row0, row1, row2, row3)
+  wide right0 = 0, right1 = 0, right2 = 0, right3 = 0;
+  SIMD_SUM(row0, row1, row2, row3, right0, right1, right2, right3)
   for (int64_t j = 0; j < n; j++) {
-    row0 += ((wide)x0[j] - (wide)x1[j]) * dr[j];
-    row1 += ((wide)x1[j] - (wide)x2[j]) * dr[j];
-    row2 += ((wide)x2[j] - (wide)x3[j]) * dr[j];
-    row3 += ((wide)x3[j] - (wide)x4[j]) * dr[j];
+    wide d0 = (wide)x0[j] - (wide)x1[j], d1 = (wide)x1[j] - (wide)x2[j];
+    wide d2 = (wide)x2[j] - (wide)x3[j], d3 = (wide)x3[j] - (wide)x4[j];
+    wide by = dr[j], to = (wide)r[j];
+    row0 += d0 * by, row1 += d1 * by, row2 += d2 * by, row3 += d3 * by;
+    right0 += d0 * to, right1 += d1 * to, right2 += d2 * to, right3 += d3 * to;
   }
-  sum[0] += row0;
-  sum[1] += row1;
-  sum[2] += row2;
-  sum[3] += row3;
+  sum[0] += row0, sum[1] += row1, sum[2] += row2, sum[3] += row3;
+  sum[m] += right0, sum[m + 1] += right1, sum[m + 2] += right2, sum[m + 3] += right3;
 }
 
 INLINE void older_rows_bad(const struct fp_memory *m, const struct fp_slot *q, int64_t at,
                            int64_t n, const wide *dr, wide *sum)
 {
+  const real *r = m->a + at + place(m, q, 0) * m->stride;
   for (int64_t a = 1, ages = 1; a < q->count; a += ages) {
     const real *x[AGES + 1];
     ages = q->count - a >= AGES ? AGES : 1;
     points(m, q, m->a + at, a, ages, x);
     if (ages == AGES)
-      rows_bad(n, x, dr, sum + a);
+      rows_bad(n, x, r, dr, sum + a, m->m - 1);
     else
-      row_bad(n, x, dr, sum + a);
+      row_bad(n, x, r, dr, sum + a, m->m - 1);
   }
 }
 
@@ -306,7 +313,7 @@ INLINE void gather_row(const struct fp_samples *s, const struct fp_memory *m,
     }
     w->matrix[p * P + newest] = row;
     w->matrix[newest * P + p] = o->good ? column : row;
-    w->right[p] = !o->good && a > 0 ? w->right[p] + row : right;
+    w->right[p] = right;
   }
   wide dz = 0, dr = 0;
   for (int64_t t = 0; t < active; t++) {

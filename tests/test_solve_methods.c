@@ -245,6 +245,26 @@ static void scipy_linear(void **state)
   }
 }
 
+/* The same from far away: three evaluations more than there are unknowns, whatever
+ * the residual falls by while all of them are remembered. */
+static void a_residual_may_fall_far(void **state)
+{
+  (void)state;
+  enum { SIZE = 20 };
+  static struct affine c;
+  make_affine(SIZE, 4, 1, &c);
+  for (double far = 1; far <= 1e8; far *= 100) {
+    struct fp_options o = solver_options(FP_ANDERSON, 100, 1e-12);
+    double x[SIZE];
+    for (int i = 0; i < SIZE; i++)
+      x[i] = far * noise(i, 77);
+    o.stop = FP_ABS, o.memory = 50;
+    struct fp_result r = solve(affine_map, &c, SIZE, &o, x);
+    assert_int_equal(r.exits[FP_CONVERGED], 1);
+    assert_true(r.max_iterations <= SIZE + 3);
+  }
+}
+
 /* ---- the methods against their dense definitions ---- */
 
 static double dot(int n, const double *x, const double *y)
@@ -648,6 +668,7 @@ int main(void)
       cmocka_unit_test(scalars),
       cmocka_unit_test(petsc_bratu),
       cmocka_unit_test(scipy_linear),
+      cmocka_unit_test(a_residual_may_fall_far),
       cmocka_unit_test(broyden_is_broyden),
       cmocka_unit_test(broyden_reduces_its_rank),
       cmocka_unit_test(anderson_is_anderson),
