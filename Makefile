@@ -244,7 +244,7 @@ fuzz: $(FUZZERS:%=$(BUILD)/fuzz/fuzz_%) ## fuzzes YAML, safetensors, trainer.jso
 NVCC ?= $(firstword $(wildcard $(addsuffix /nvcc,$(subst :, ,$(PATH)) $(addsuffix /bin,$(CUDA_HOME) \
           /usr/local/cuda))))
 NVCC_ARCHS = $(filter sm_80 sm_90 sm_100,$(shell $(NVCC) --list-gpu-code))
-CUDA_PLAIN := kernels/device_cuda.c kernels/dense_cuda.c
+CUDA_PLAIN := kernels/device_cuda.c kernels/dense_cuda.c kernels/graphs_cuda.c
 CUDA_SOURCES := $(filter-out $(wildcard kernels/*_cpu.c kernels/gemm.c),$(KERNELS) $(SOLVERS)) \
                 $(filter-out $(CUDA_PLAIN),$(wildcard kernels/*_cuda.c))
 CUDA_HOST := core/arena.c core/options.c # what of core/ the solvers call

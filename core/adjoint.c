@@ -452,5 +452,6 @@ enum status adjoint_solve(struct network *net, const struct parameter_set *p, in
   problem.ctx = &ctx;
   problem.f = whole_f;
   problem.fixed_rows = true; /* the activations stay where they are */
+  problem.capturable = true; /* a window's f looks where its spans are */
   return solve_fixed_point(net, &problem, &o, net->fb, r);
 }

@@ -9,6 +9,7 @@
 #include "core/status.h"
 
 struct dense_library;
+struct captured;
 
 #define backend NAME(backend)
 struct backend {
@@ -23,6 +24,13 @@ struct backend {
   enum status (*upload)(stream st, size_t bytes, const void *host, DEVICE void *dev);
   enum status (*download)(stream st, size_t bytes, const DEVICE void *dev, void *host); /* syncs */
   enum status (*sync)(stream st);
+  /* Work that is enqueued again and again; NULL: the device gains nothing by it.  What is enqueued
+   * between capture_begin and capture_end is not run, but kept as a graph that replay enqueues; it
+   * holds until the next capture_end.  Nothing in between may wait, allocate, or copy from or to
+   * the host.  false, NULL: there is no graph, and the caller enqueues all of the work itself. */
+  bool (*capture_begin)(stream st);
+  const struct captured *(*capture_end)(stream st);
+  void (*replay)(stream st, const struct captured *graph);
 #define OPERATION(name, ...) void (*name)(stream st, __VA_ARGS__);
 #include "core/operations.def"
 #undef OPERATION

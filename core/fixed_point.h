@@ -39,6 +39,9 @@ struct fp_problem {
   int64_t rows, length, n;
   struct fp_inverse *inverse; /* receives what the solve leaves behind; NULL: not wanted */
   bool fixed_rows;            /* the map sees all rows in order in every call (no compaction) */
+  bool capturable;            /* f and retire only enqueue, and the same whenever `a` is the same:
+                               * they wait for nothing, copy nothing from or to the host and keep
+                               * no count, so that a call may be replayed (core/backend.h) */
   const int32_t *lengths;     /* (rows) on the host: blocks of each row that count; NULL: all */
   void *ctx;
   /* Writes fz (rows,blocks,n) = f(z) on the active blocks; what it writes into padding is ignored.

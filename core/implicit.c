@@ -107,6 +107,7 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
   problem.inverse = record ? record->inverse : NULL;
   ctx.rows = rows, ctx.max_iter = o->max_iter;
   ctx.states = record ? record->states : 1;
+  problem.capturable = ctx.states == 1; /* else f counts its calls */
   CHECK(ctx.states == 1 || !window);
   if (window)
     carried_states_clear(net->m, rows, &net->carried);

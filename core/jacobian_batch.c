@@ -259,7 +259,7 @@ static enum status iterate(struct jacobian_batch *b, int64_t rows, jacobian_map_
   int64_t D = b->w.m.dims.D;
   size_t bytes = (size_t)(rows * D) * sizeof(real), device = 0, host = 0;
   struct fp_problem p = {.rows = rows, .length = 1, .n = D};
-  p.fixed_rows = fixed_rows, p.ctx = b, p.f = map;
+  p.fixed_rows = fixed_rows, p.capturable = true, p.ctx = b, p.f = map;
   struct fp_result r = {.exit = b->host_exit};
   const struct scratch free = b->scratch;
   struct scratch measure = {arena_measure(&device), arena_measure(&host)};

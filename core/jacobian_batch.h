@@ -47,7 +47,7 @@ struct jacobian_batch {
   struct scratch scratch;
 };
 
-/* A map of (rows,D) whose fixed point is sought. */
+/* A map of (rows,D) whose fixed point is sought; capturable (core/fixed_point.h). */
 #define jacobian_map_fn NAME(jacobian_map_fn)
 typedef enum status jacobian_map_fn(void *batch, const struct fp_active *a, const DEVICE real *z,
                                     DEVICE real *fz);

@@ -13,6 +13,9 @@ static struct backend table = {
     .upload = device_upload,
     .download = device_download,
     .sync = device_sync,
+    .capture_begin = device_capture_begin,
+    .capture_end = device_capture_end,
+    .replay = device_replay,
 #define OPERATION(operation, ...) .operation = OP(operation),
 #include "core/operations.def"
 #undef OPERATION

@@ -3,12 +3,13 @@
  * Kernels and library calls are started without waiting.  The first that cannot be started is kept
  * with its name until the next sync, download or upload, which fails with it.  What fails while it
  * runs shows later: the error then names what was started last; CUDA_LAUNCH_BLOCKING=1 makes that
- * the culprit. */
+ * the culprit.  What fails because it is being captured only spoils the graph (graphs_cuda.c). */
 #ifdef __CUDACC__
 #include "kernels/device_cuda.h"
 #include "core/real.h"
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct plugin_host host;
@@ -34,27 +35,47 @@ extern "C" void check_failed(const char *file, int line, const char *cond)
 
 /* ---- errors ---- */
 
+static void spoil(struct device *d, const char *why)
+{
+  if (!d->spoiled)
+    d->spoiled = why;
+}
+
+static void note_failure(struct device *d, const char *call, const char *why)
+{
+  if (!*d->failure)
+    (void)snprintf(d->failure, sizeof d->failure, "%s: %s", call, why);
+}
+
+/* A library does not say whether it failed because it was captured: without a graph it is called
+ * again. */
 extern "C" void device_note(stream st, const char *call, const char *why)
 {
   struct device *d = device_of(st);
   d->last = call;
-  if (why && !*d->failure)
-    (void)snprintf(d->failure, sizeof d->failure, "%s: %s", call, why);
+  if (why && d->capturing)
+    spoil(d, why);
+  else if (why)
+    note_failure(d, call, why);
 }
 
 extern "C" cudaStream_t launch_queue(stream st) { return device_of(st)->queue; }
 
 extern "C" void launch_check(stream st, const char *kernel, const char *file, int line)
 {
+  struct device *d = device_of(st);
   cudaError_t e = cudaGetLastError();
   char where[256];
-  if (e == cudaSuccess) {
-    device_of(st)->last = kernel;
+  d->last = kernel;
+  if (e == cudaSuccess)
+    return;
+  if (d->capturing && e >= cudaErrorStreamCaptureUnsupported &&
+      e <= cudaErrorStreamCaptureWrongThread) {
+    spoil(d, cudaGetErrorString(e));
     return;
   }
   (void)snprintf(where, sizeof where, "%s (%s:%d)", kernel, file, line);
-  device_note(st, where, cudaGetErrorString(e));
-  device_of(st)->last = kernel;
+  note_failure(d, where, cudaGetErrorString(e));
 }
 
 static enum status failed(struct device *d, cudaError_t e, const char *doing)
@@ -68,6 +89,15 @@ static enum status failed(struct device *d, cudaError_t e, const char *doing)
     FAIL(ERR_DEVICE, "CUDA: %s: %s; what was started last: %s (CUDA_LAUNCH_BLOCKING=1 names it)",
          doing, cudaGetErrorString(e), d->last ? d->last : "nothing");
   return OK;
+}
+
+/* What would wait, or read the host's memory each time that the graph is replayed. */
+static enum status refuse_captured(struct device *d, const char *doing)
+{
+  if (!d->capturing)
+    return OK;
+  spoil(d, doing);
+  FAIL(ERR_DEVICE, "CUDA: %s while a graph is captured", doing);
 }
 
 /* ---- memory ---- */
@@ -96,6 +126,7 @@ extern "C" enum status device_upload(stream st, size_t bytes, const void *from, 
 {
   struct device *d = device_of(st);
   cudaError_t e = cudaSuccess;
+  TRY(refuse_captured(d, "upload"));
   if (bytes)
     e = cudaMemcpyAsync(dev, from, bytes, cudaMemcpyHostToDevice, d->queue);
   return failed(d, e, "upload");
@@ -105,6 +136,7 @@ extern "C" enum status device_download(stream st, size_t bytes, const void *dev,
 {
   struct device *d = device_of(st);
   cudaError_t e = cudaSuccess;
+  TRY(refuse_captured(d, "download"));
   if (bytes)
     e = cudaMemcpyAsync(to, dev, bytes, cudaMemcpyDeviceToHost, d->queue);
   if (e == cudaSuccess)
@@ -115,6 +147,7 @@ extern "C" enum status device_download(stream st, size_t bytes, const void *dev,
 extern "C" enum status device_sync(stream st)
 {
   struct device *d = device_of(st);
+  TRY(refuse_captured(d, "sync"));
   return failed(d, cudaStreamSynchronize(d->queue), "sync");
 }
 
@@ -145,19 +178,32 @@ static enum status find_device(struct device *d)
   if (cudaFuncGetAttributes(&attributes, (const void *)probe) != cudaSuccess)
     FAIL(ERR_DEVICE, "the plug-in has no code for %s: make cuda NVCC_ARCHS=sm_%d%d", d->name,
          p.major, p.minor);
+  d->blas_bytes = (size_t)(p.major >= 9 ? 32 : 4) << 20; /* as cuBLAS's manual recommends */
+  return OK;
+}
+
+/* cuBLAS would take memory of its own, and another for every graph. */
+static enum status open_blas(struct device *d)
+{
+  void *workspace;
+  TRY(device_alloc(d->blas_bytes, &workspace));
+  cublasStatus_t b = cublasCreate(&d->blas);
+  if (b == CUBLAS_STATUS_SUCCESS)
+    b = cublasSetStream(d->blas, d->queue);
+  if (b == CUBLAS_STATUS_SUCCESS)
+    b = cublasSetWorkspace(d->blas, workspace, d->blas_bytes); /* cublasSetStream takes it away */
+  if (b != CUBLAS_STATUS_SUCCESS)
+    FAIL(ERR_DEVICE, "cuBLAS: %s", cublasGetStatusString(b));
   return OK;
 }
 
 static enum status open_device(struct device *d)
 {
+  const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS");
+  d->graphs = !graphs || strcmp(graphs, "0") != 0;
   TRY(find_device(d));
   TRY_CUDA(cudaStreamCreateWithFlags(&d->queue, cudaStreamNonBlocking), "a stream");
-  cublasStatus_t b = cublasCreate(&d->blas);
-  if (b == CUBLAS_STATUS_SUCCESS)
-    b = cublasSetStream(d->blas, d->queue);
-  if (b != CUBLAS_STATUS_SUCCESS)
-    FAIL(ERR_DEVICE, "cuBLAS: %s", cublasGetStatusString(b));
-  return OK;
+  return open_blas(d);
 }
 
 struct solver_port_f32;

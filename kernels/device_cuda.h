@@ -7,15 +7,26 @@
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
+/* A graph's executable (graphs_cuda.c). */
+struct captured {
+  cudaGraphExec_t graph; /* NULL: this place is free */
+  size_t nodes;
+};
+enum { GRAPHS_KEPT = 8 };
+
 struct device {
   struct device *self;
   cudaStream_t queue;
   cublasHandle_t blas;
+  size_t blas_bytes; /* of cuBLAS's workspace */
   cusolverDnHandle_t solver;
   enum plugin_matmul matmul;
   const char *last;  /* the kernel or library call that was started last */
   char failure[512]; /* the first that could not be started since the last sync; "": none */
   char name[320];
+  bool graphs, capturing;
+  const char *spoiled; /* why what is being captured is no graph; NULL: it may be */
+  struct captured captured[GRAPHS_KEPT]; /* the last used first */
 };
 
 static inline struct device *device_of(stream st) { return *(struct device **)st; }
@@ -27,8 +38,13 @@ void device_free(void *p);
 enum status device_upload(stream st, size_t bytes, const void *host, void *dev);
 enum status device_download(stream st, size_t bytes, const void *dev, void *host);
 enum status device_sync(stream st);
-/* Notes that a library call on this stream failed; sync reports the first. */
+/* Notes that a library call on this stream failed (why; NULL: it did not); sync reports the first.
+ */
 void device_note(stream st, const char *call, const char *why);
+/* Graphs, members of struct backend too: graphs_cuda.c. */
+bool device_capture_begin(stream st);
+const struct captured *device_capture_end(stream st);
+void device_replay(stream st, const struct captured *graph);
 }
 
 /* What the plug-in's files, compiled by precision, give to it. */

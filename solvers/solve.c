@@ -18,7 +18,9 @@ struct solver {
   int32_t *host_iterations; /* total */
   double *host_residual;
   uint8_t *host_exit;
-  DEVICE real *z; /* the caller's (problem rows,length,n) */
+  DEVICE real *z;               /* the caller's (problem rows,length,n) */
+  const struct captured *graph; /* of an iteration on iterated_rows; NULL: none yet */
+  int64_t iterated_rows;        /* of the last iteration; 0: there was none */
 };
 
 static const struct fp_method *method_of(enum fp_solver solver)
@@ -119,6 +121,30 @@ static enum status iterate(struct solver *v)
     write_back(v, s->retired);
     samples_slide(st, s, &v->d, v->z);
   }
+  return OK;
+}
+
+/* An iteration enqueues the same work as long as no row is dropped.  The first runs as it is (what
+ * a device and its libraries load at a first call cannot be captured), the second is captured, and
+ * replayed as itself and for those behind it. */
+static enum status iterate_captured(struct solver *v)
+{
+  const struct backend *be = v->be;
+  if (v->iterated_rows != v->s.rows) {
+    v->iterated_rows = v->s.rows;
+    v->graph = NULL;
+    return iterate(v);
+  }
+  if (!v->graph) {
+    if (!be->capture_begin(be->st))
+      return iterate(v);
+    enum status s = iterate(v);
+    v->graph = be->capture_end(be->st);
+    if (!v->graph)
+      return iterate(v);
+    TRY(s);
+  }
+  be->replay(be->st, v->graph);
   return OK;
 }
 
@@ -247,9 +273,10 @@ enum status fp_solve(const struct backend *be, const struct fp_problem *p,
   TRY(carve(&scratch, p->rows, p->length, p->n, o, &v));
   TRY(start(&v, result));
   int64_t every = o->poll_every > 1 ? o->poll_every : 1;
+  bool captured = p->capturable && be->capture_begin;
   for (bool done = false; !done;) {
     for (int64_t k = 0; k < every; k++) {
-      TRY(iterate(&v));
+      TRY(captured ? iterate_captured(&v) : iterate(&v));
       result->evaluations++;
     }
     TRY(poll(&v, &done));

@@ -6,9 +6,12 @@
 #include "kernels/backends.h"
 #include "solvers/registry.h"
 #include "tests/derivatives.h"
+#include "tests/emulation/graphs.h"
 #include "tests/model_gradient.h"
 #include "tests/numeric/device_operations.h"
+#include "tests/numeric/device_solves.h"
 #include "tests/spawn.h"
+#include <dlfcn.h>
 #include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
@@ -44,6 +47,79 @@ static void recurrences(void **state)
     name##_f64(cpu.f64, gpu.f64, seed); \
   }
 DEVICE_TESTS(DEFINE)
+
+/* ---- graphs ---- */
+
+/* What the stand-in has done with graphs so far; on a GPU nobody counts. */
+static struct emulated_graphs graphs_so_far(void)
+{
+  static const struct emulated_graphs *count;
+  if (!count && emulated) {
+    void *plugin = dlopen(getenv("DEQMAMBA_CUDA"), RTLD_NOW);
+    assert_non_null(plugin);
+    count = dlsym(plugin, "emulated_graphs");
+    assert_non_null(count);
+  }
+  return count ? *count : (struct emulated_graphs){0};
+}
+
+static struct solve_calls solve_on_gpu(int solve, bool wide, bool looks)
+{
+  return wide ? device_solve_f64(gpu.f64, gpu.solver_f64, solve, looks)
+              : device_solve_f32(gpu.f32, gpu.solver_f32, solve, looks);
+}
+
+/* Twice each, so that the second finds its executable. */
+static void graphs(void **state)
+{
+  (void)state;
+  for (int i = 0; i < 4 * DEVICE_SOLVES; i++) {
+    int solve = i / 2 % DEVICE_SOLVES;
+    struct emulated_graphs before = graphs_so_far();
+    struct solve_calls c = solve_on_gpu(solve, i >= 2 * DEVICE_SOLVES, false);
+    struct emulated_graphs after = graphs_so_far();
+    (void)printf("%s: %d calls, %d graphs, %d replays\n", device_solve_name(solve), c.calls,
+                 c.captured, c.replayed);
+    assert_true(c.captured > 0 && c.replayed >= c.captured);
+    if (!emulated)
+      continue;
+    assert_int_equal(after.captured - before.captured, c.captured);
+    assert_int_equal(after.replayed - before.replayed, c.replayed);
+    assert_int_equal(after.refused, 0);
+    if (i % 2)
+      assert_int_equal(after.updated - before.updated, c.captured);
+  }
+}
+
+/* More graphs than executables are kept. */
+static void refused_updates(void **state)
+{
+  (void)state;
+  if (!emulated)
+    skip();
+  assert_int_equal(setenv("EMULATED_GRAPHS", "update", 1), 0);
+  for (int i = 0; i < DEVICE_SOLVES; i++) {
+    struct emulated_graphs before = graphs_so_far();
+    struct solve_calls c = solve_on_gpu(i, true, false);
+    struct emulated_graphs after = graphs_so_far();
+    assert_int_equal(after.instantiated - before.instantiated, c.captured);
+    assert_int_equal(after.replayed - before.replayed, c.replayed);
+  }
+  assert_int_equal(unsetenv("EMULATED_GRAPHS"), 0);
+  assert_true(graphs_so_far().refused > 0);
+}
+
+/* The first failure is the last: this test is the last that captures in this process. */
+static void failed_captures(void **state)
+{
+  (void)state;
+  struct emulated_graphs before = graphs_so_far();
+  for (int i = 0; i < DEVICE_SOLVES; i++)
+    assert_true(solve_on_gpu(i, true, true).replayed > 0);
+  assert_int_equal(graphs_so_far().replayed, before.replayed);
+  assert_true(solve_on_gpu(0, true, false).calls > 0);
+  assert_int_equal(graphs_so_far().replayed, before.replayed);
+}
 
 /* ---- whole models ---- */
 
@@ -202,6 +278,30 @@ static void evaluating(void **state)
   assert_string_equal(got, want);
 }
 
+/* Without graphs, or where they fail: the same table. */
+static void evaluating_without_graphs(void **state)
+{
+  (void)state;
+  static const char *const failures[] = {"capture", "instantiate"};
+  struct spawned want, got;
+  SPAWN(&want, "evaluate", scratch("gpu64"), "device=cuda");
+  check_spawned(&want, 0, "simultaneous");
+  assert_null(strstr(want.output, "graphs are off"));
+  const char *table = strstr(want.output, "sequential");
+  assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", "0", 1), 0);
+  SPAWN(&got, "evaluate", scratch("gpu64"), "device=cuda");
+  assert_int_equal(unsetenv("DEQMAMBA_CUDA_GRAPHS"), 0);
+  check_spawned(&got, 0, table);
+  assert_null(strstr(got.output, "graphs are off"));
+  for (int i = 0; i < 2 && emulated; i++) {
+    assert_int_equal(setenv("EMULATED_GRAPHS", failures[i], 1), 0);
+    SPAWN(&got, "evaluate", scratch("gpu64"), "device=cuda");
+    assert_int_equal(unsetenv("EMULATED_GRAPHS"), 0);
+    check_spawned(&got, 0, table);
+    check_spawned(&got, 0, "CUDA graphs are off: ");
+  }
+}
+
 static void jacobian(void **state)
 {
   (void)state;
@@ -264,9 +364,13 @@ int main(int argc, char **argv)
   const struct CMUnitTest tests[] = {
       DEVICE_TESTS(LIST) cmocka_unit_test(operations),
       cmocka_unit_test(recurrences),
+      cmocka_unit_test(graphs),
+      cmocka_unit_test(refused_updates),
       cmocka_unit_test(models),
+      cmocka_unit_test(failed_captures),
       cmocka_unit_test(training),
       cmocka_unit_test(evaluating),
+      cmocka_unit_test(evaluating_without_graphs),
       cmocka_unit_test(jacobian),
       cmocka_unit_test(failures_have_names),
       cmocka_unit_test(no_device),

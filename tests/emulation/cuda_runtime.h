@@ -4,10 +4,15 @@
  * only: any other access is a segmentation fault.  Fresh memory, and what lies behind an
  * allocation, holds NaN; writing there aborts.
  *
+ * What is launched, multiplied or copied within the device while a stream is captured is not run but
+ * kept, with copies of its arguments; a copy from or to the host, waiting or allocating spoils the graph.
+ *
  * Environment: EMULATED_DEVICES=0: there is no device; EMULATED_FAULT=n: the n-th launch fails;
- * EMULATED_OPEN: device memory is not closed, which is faster. */
+ * EMULATED_OPEN: device memory is not closed, which is faster; EMULATED_GRAPHS=capture, instantiate
+ * or update: that fails always. */
 #ifndef TESTS_EMULATION_CUDA_RUNTIME_H
 #define TESTS_EMULATION_CUDA_RUNTIME_H
+#include <functional>
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -28,12 +33,9 @@ void __syncthreads(void);
 
 /* ---- launching ---- */
 
-struct emulated_kernel { /* one thread of it */
-  virtual void run() const = 0;
-};
-/* together: the threads of a block wait for each other */
+/* thread: what each does; together: the threads of a block wait for each other */
 void emulated_launch(unsigned blocks, unsigned threads, bool together,
-                     const emulated_kernel &kernel);
+                     const std::function<void()> &thread);
 
 template <class... P> struct emulated_call {
   void (*kernel)(P...);
@@ -41,13 +43,7 @@ template <class... P> struct emulated_call {
   bool together;
   void operator()(P... p) const
   {
-    auto body = [&] { kernel(p...); };
-    struct thread : emulated_kernel {
-      const decltype(body) &f;
-      explicit thread(const decltype(body) &f_) : f(f_) {}
-      void run() const override { f(); }
-    };
-    emulated_launch(blocks, threads, together, thread(body));
+    emulated_launch(blocks, threads, together, [kernel = kernel, p...] { kernel(p...); });
   }
 };
 typedef struct emulated_queue *cudaStream_t;
@@ -67,7 +63,11 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
   cudaErrorNoDevice = 100,
-  cudaErrorLaunchFailure = 719
+  cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
+  cudaErrorStreamCaptureInvalidated = 901,
+  cudaErrorStreamCaptureWrongThread = 908,
+  cudaErrorGraphExecUpdateFailure = 910
 };
 enum cudaMemcpyKind {
   cudaMemcpyHostToDevice = 1,
@@ -75,6 +75,12 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice
 };
 enum { cudaStreamNonBlocking = 1 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+typedef struct emulated_graph *cudaGraph_t, *cudaGraphExec_t;
+typedef struct emulated_node *cudaGraphNode_t;
+struct cudaGraphExecUpdateResultInfo {
+  cudaGraphNode_t errorNode;
+};
 struct cudaDeviceProp {
   char name[256];
   size_t totalGlobalMem;
@@ -97,5 +103,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
                             cudaStream_t queue);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *queue, unsigned flags);
 cudaError_t cudaStreamSynchronize(cudaStream_t queue);
+cudaError_t cudaStreamBeginCapture(cudaStream_t queue, enum cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t queue, cudaGraph_t *graph);
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t to, cudaGraph_t graph,
+                                cudaGraphExecUpdateResultInfo *info);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t queue);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
 }
 #endif

@@ -7,6 +7,38 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include <vector>
+#include "tests/emulation/graphs.h"
+
+/* ---- what is captured ---- */
+
+struct emulated_node {
+  std::function<void()> run;
+};
+struct emulated_graph {
+  std::vector<emulated_node> nodes;
+};
+static struct {
+  emulated_graph *graph; /* being captured; NULL: none is */
+  bool spoiled;
+} capture;
+extern "C" __attribute__((visibility("default"))) struct emulated_graphs emulated_graphs;
+struct emulated_graphs emulated_graphs;
+
+static void enqueue(const std::function<void()> &work)
+{
+  if (capture.graph)
+    capture.graph->nodes.push_back({work});
+  else
+    work();
+}
+
+/* Whether this is not allowed now. */
+static bool spoils_capture()
+{
+  capture.spoiled = capture.spoiled || capture.graph;
+  return capture.graph;
+}
 
 /* ---- memory ---- */
 
@@ -57,6 +89,8 @@ static bool on_device(const void *p, size_t bytes)
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
   int i = 0;
+  if (spoils_capture())
+    return cudaErrorStreamCaptureUnsupported;
   while (i < used && allocations[i].length)
     i++;
   if (i == MOST || bytes > CAPACITY - taken)
@@ -112,8 +146,12 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
   bool reads = kind != cudaMemcpyHostToDevice, writes = kind != cudaMemcpyDeviceToHost;
   if (on_device(from, bytes) != reads || on_device(to, bytes) != writes)
     return cudaErrorInvalidValue;
-  opened open;
-  memcpy(to, from, bytes);
+  if (kind != cudaMemcpyDeviceToDevice && spoils_capture())
+    return cudaErrorStreamCaptureUnsupported;
+  enqueue([=] {
+    opened open;
+    memcpy(to, from, bytes);
+  });
   return cudaSuccess;
 }
 
@@ -128,11 +166,11 @@ static ucontext_t scheduler, fiber[THREADS_MOST];
 static char *stacks;
 static bool finished[THREADS_MOST];
 static unsigned running;
-static const emulated_kernel *block_kernel;
+static const std::function<void()> *block_thread;
 
 static void fiber_main()
 {
-  block_kernel->run();
+  (*block_thread)();
   finished[running] = true;
   swapcontext(&fiber[running], &scheduler);
 }
@@ -170,12 +208,13 @@ static void run_block(unsigned threads)
   }
 }
 
-static void launch_blocks(unsigned blocks, unsigned threads, const emulated_kernel &kernel,
-                          bool together)
+static void launch_blocks(unsigned blocks, unsigned threads, bool together,
+                          const std::function<void()> &thread)
 {
+  opened open;
   gridDim = {blocks, 1, 1};
   blockDim = {threads, 1, 1};
-  block_kernel = &kernel;
+  block_thread = &thread;
   for (unsigned b = 0; b < blocks; b++) {
     blockIdx = {b, 0, 0};
     if (together) {
@@ -184,7 +223,7 @@ static void launch_blocks(unsigned blocks, unsigned threads, const emulated_kern
     }
     for (unsigned t = 0; t < threads; t++) {
       threadIdx = {t, 0, 0};
-      kernel.run();
+      thread();
     }
   }
 }
@@ -196,7 +235,7 @@ static bool fails(void)
 }
 
 void emulated_launch(unsigned blocks, unsigned threads, bool together,
-                     const emulated_kernel &kernel)
+                     const std::function<void()> &thread)
 {
   if (blocks == 0 || threads == 0 || threads > THREADS_MOST) {
     failure = cudaErrorInvalidValue;
@@ -209,8 +248,7 @@ void emulated_launch(unsigned blocks, unsigned threads, bool together,
   if (!stacks)
     stacks = (char *)mmap(NULL, (size_t)THREADS_MOST * STACK, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  opened open;
-  launch_blocks(blocks, threads, kernel, together);
+  enqueue([=] { launch_blocks(blocks, threads, together, thread); });
 }
 
 /* ---- the rest of the runtime ---- */
@@ -233,6 +271,13 @@ const char *cudaGetErrorString(cudaError_t e)
     return "out of memory";
   case cudaErrorNoDevice:
     return "no CUDA-capable device is detected";
+  case cudaErrorStreamCaptureUnsupported:
+    return "operation not permitted when stream is capturing";
+  case cudaErrorStreamCaptureInvalidated:
+  case cudaErrorStreamCaptureWrongThread:
+    return "operation failed due to a previous error during capture";
+  case cudaErrorGraphExecUpdateFailure:
+    return "the graph update was not performed";
   case cudaErrorLaunchFailure:
     break;
   }
@@ -263,13 +308,100 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *queue, unsigned)
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t)
+{
+  return spoils_capture() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+/* ---- graphs ---- */
+
+static bool told_to_fail(const char *what)
+{
+  const char *told = getenv("EMULATED_GRAPHS");
+  return told && strcmp(told, what) == 0;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t, enum cudaStreamCaptureMode)
+{
+  if (capture.graph)
+    return cudaErrorInvalidValue;
+  capture = {new emulated_graph, told_to_fail("capture")};
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *graph)
+{
+  if (!capture.graph)
+    return cudaErrorInvalidValue;
+  *graph = capture.graph;
+  capture.graph = NULL;
+  if (capture.spoiled) {
+    delete *graph;
+    *graph = NULL;
+    return cudaErrorStreamCaptureInvalidated;
+  }
+  emulated_graphs.captured++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphGetNodes(cudaGraph_t graph, cudaGraphNode_t *nodes, size_t *count)
+{
+  *count = graph->nodes.size();
+  return nodes ? cudaErrorInvalidValue : cudaSuccess; /* to list them is not emulated */
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long)
+{
+  if (told_to_fail("instantiate"))
+    return cudaErrorMemoryAllocation;
+  *out = new emulated_graph(*graph);
+  emulated_graphs.instantiated++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t to, cudaGraph_t graph,
+                                cudaGraphExecUpdateResultInfo *)
+{
+  if (told_to_fail("update") || to->nodes.size() != graph->nodes.size()) {
+    emulated_graphs.refused++;
+    return cudaErrorGraphExecUpdateFailure;
+  }
+  *to = *graph;
+  emulated_graphs.updated++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
+{
+  if (capture.graph) /* a graph within a graph is not emulated */
+    return cudaErrorStreamCaptureUnsupported;
+  for (const emulated_node &node : graph->nodes)
+    node.run();
+  emulated_graphs.replayed++;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph)
+{
+  delete graph;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
+{
+  delete graph;
+  return cudaSuccess;
+}
 
 /* ---- cuBLAS ---- */
 
 const char *cublasGetStatusString(cublasStatus_t) { return "invalid value"; }
 cublasStatus_t cublasCreate(cublasHandle_t *) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *workspace, size_t bytes)
+{
+  return on_device(workspace, bytes) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
 
 cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb,
                                int64_t m, int64_t n, int64_t k, const void *alpha, const void *A,
@@ -284,15 +416,17 @@ cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t ta, cublasOpera
     return CUBLAS_STATUS_INVALID_VALUE;
   CBLAS_TRANSPOSE a = ta == CUBLAS_OP_N ? CblasNoTrans : CblasTrans;
   CBLAS_TRANSPOSE b = tb == CUBLAS_OP_N ? CblasNoTrans : CblasTrans;
-  opened open;
-  if (narrow)
-    cblas_sgemm(CblasColMajor, a, b, (int)m, (int)n, (int)k, *(const float *)alpha,
-                (const float *)A, (int)lda, (const float *)B, (int)ldb, *(const float *)beta,
-                (float *)C, (int)ldc);
-  else
-    cblas_dgemm(CblasColMajor, a, b, (int)m, (int)n, (int)k, *(const double *)alpha,
-                (const double *)A, (int)lda, (const double *)B, (int)ldb, *(const double *)beta,
-                (double *)C, (int)ldc);
+  double by = narrow ? *(const float *)alpha : *(const double *)alpha;
+  double keep = narrow ? *(const float *)beta : *(const double *)beta;
+  enqueue([=] {
+    opened open;
+    if (narrow)
+      cblas_sgemm(CblasColMajor, a, b, (int)m, (int)n, (int)k, (float)by, (const float *)A,
+                  (int)lda, (const float *)B, (int)ldb, (float)keep, (float *)C, (int)ldc);
+    else
+      cblas_dgemm(CblasColMajor, a, b, (int)m, (int)n, (int)k, by, (const double *)A, (int)lda,
+                  (const double *)B, (int)ldb, keep, (double *)C, (int)ldc);
+  });
   return CUBLAS_STATUS_SUCCESS;
 }
 
