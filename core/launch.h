@@ -5,6 +5,16 @@
  *
  * FOR_EACH's indices are independent: no index reads what another writes.  On the CPU they are
  * shared among threads; a sum never crosses an index, so results do not depend on their number.
+ * Where an index is a row of columns, and sums over it are wanted, a warp of the GPU takes it, a
+ * lane every WARP-th column, so that neighbouring lanes read neighbouring columns:
+ *
+ *   FOR_EACH_ROW (i, n, cost) { FOR_COLUMNS (j, 0, width) sum += ...; ROW_FOLD(sum, plus); ... }
+ *   LAUNCH_ROWS(st, n, kernel, ...);
+ *
+ * ROW_FOLD gives every lane the sum of all of them, in an order that is always the same.  A lane
+ * reads no column that another writes; of what a row has one, the lane of column 0 writes it
+ * (OWNS_COLUMN(0)).  On the CPU FOR_COLUMNS is the plain loop, and there is nothing to fold.
+ *
  * OP(x) is the name of x in this compilation: rmsnorm_fwd_cpu_f32, _cpu_v4_f32 (AVX-512),
  * _cuda_f32.
  */
@@ -29,12 +39,40 @@ typedef void *stream; /* the plug-in's device on the GPU (kernels/device_cuda.h)
 #define BLOCK_KERNEL static __global__ void __launch_bounds__(BLOCK_THREADS)
 #define FOR_EACH_BLOCK(i, n, cost) for (int64_t i = blockIdx.x; i < (n); i += gridDim.x)
 enum { BLOCK_THREADS = 1024 };
+#ifndef WARP /* fewer in tests/emulation, where the lanes of a warp take turns */
+#define WARP 32
+#endif
+enum { ROWS_A_BLOCK = 4 };
+#define FOR_EACH_ROW(i, n, cost)                                                     \
+  for (int64_t i = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) / WARP; i < (n); \
+       i += (int64_t)gridDim.x * blockDim.x / WARP)
+#define FOR_COLUMNS(j, first, end) for (int64_t j = (first) + lane(); j < (end); j += WARP)
+#define ROW_FOLD(x, f)                               \
+  do {                                               \
+    for (int apart_ = WARP / 2; apart_; apart_ /= 2) \
+      (x) = f((x), from_lane((x), apart_));          \
+  } while (0)
 #define SIMD
 #define SIMD_SUM(...)
 #ifndef LAUNCH_KERNEL /* tests/emulation runs the same code on the CPU */
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) kernel<<<blocks, threads, 0, queue>>>
 #define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) kernel<<<blocks, threads, 0, queue>>>
+#define LAUNCH_ROW_KERNEL(kernel, blocks, threads, queue) kernel<<<blocks, threads, 0, queue>>>
 #endif
+/* This thread's place in its warp; x of the lane whose place differs by the bit `apart`.  The
+ * host's copies of such functions are never called. */
+#if defined(__CUDA_ARCH__) || !defined(__NVCC__)
+INLINE int lane(void) { return (int)(threadIdx.x % WARP); }
+template <class T> INLINE T from_lane(T x, int apart)
+{
+  return __shfl_xor_sync(0xffffffffu, x, apart);
+}
+#else
+INLINE int lane(void) { return 0; }
+template <class T> INLINE T from_lane(T x, int) { return x; }
+#endif
+template <class T> INLINE T plus(T a, T b) { return a + b; }
+#define OWNS_COLUMN(j) (lane() == (j) % WARP) /* whether this lane takes column j of a row */
 /* The queue of a stream; and what records the first failed launch, which sync reports by its name.
  */
 extern "C" cudaStream_t launch_queue(stream st);
@@ -50,6 +88,8 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
     }                                                                                 \
   } while (0)
 #define LAUNCH(st, n, kernel, ...) LAUNCH_AS_(LAUNCH_KERNEL, 128, 128, st, n, kernel, __VA_ARGS__)
+#define LAUNCH_ROWS(st, n, kernel, ...) \
+  LAUNCH_AS_(LAUNCH_ROW_KERNEL, ROWS_A_BLOCK, ROWS_A_BLOCK *WARP, st, n, kernel, __VA_ARGS__)
 #define LAUNCH_BLOCKS(st, n, kernel, ...) \
   LAUNCH_AS_(LAUNCH_BLOCK_KERNEL, 1, BLOCK_THREADS, st, n, kernel, __VA_ARGS__)
 #else
@@ -71,6 +111,11 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
 #define BLOCK_KERNEL KERNEL
 #define FOR_EACH_BLOCK(i, n, cost) FOR_EACH_COST (i, n, cost)
 #define LAUNCH_BLOCKS LAUNCH
+#define FOR_EACH_ROW(i, n, cost) FOR_EACH_COST (i, n, cost)
+#define FOR_COLUMNS(j, first, end) for (int64_t j = (first); j < (end); j++)
+#define ROW_FOLD(x, f) ((void)0)
+#define LAUNCH_ROWS LAUNCH
+#define OWNS_COLUMN(j) true
 #define SIMD PRAGMA(omp simd)
 #define SIMD_SUM(...) PRAGMA(omp simd reduction(+ : __VA_ARGS__))
 #ifdef CHECK_DEVICE /* host code only: kernels may dereference */

@@ -8,15 +8,28 @@
 #include "kernels/operations.h"
 #include "kernels/rows.h"
 
-#ifdef __CUDACC__
-#define SIMD_MAX(...)
-#else
-#define SIMD_MAX(...) PRAGMA(omp simd reduction(max : __VA_ARGS__))
-#endif
 #if REAL_BITS == 32
 typedef float logit;
 #else
 typedef double logit;
+#endif
+
+#ifdef __CUDACC__
+#define SIMD_MAX(...)
+INLINE logit larger(logit a, logit b) { return b > a ? b : a; }
+INLINE int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
+/* `at`, 0, becomes the first column of V for which `before` is false; there is one. */
+#define FIND_COLUMN(at, V, before)                      \
+  do {                                                  \
+    for (at = lane(); at < (V) && (before); at += WARP) \
+      continue;                                         \
+    ROW_FOLD(at, smaller);                              \
+  } while (0)
+#else
+#define SIMD_MAX(...) PRAGMA(omp simd reduction(max : __VA_ARGS__))
+#define FIND_COLUMN(at, V, before) \
+  while (before)                   \
+  at++
 #endif
 
 /* Largest real part; NaN are passed over. */
@@ -24,8 +37,9 @@ INLINE logit row_max(int64_t V, const real *x)
 {
   logit best = re(x[0]);
   SIMD_MAX(best)
-  for (int64_t v = 0; v < V; v++)
+  FOR_COLUMNS (v, 0, V)
     best = re(x[v]) > best ? re(x[v]) : best;
+  ROW_FOLD(best, larger);
   return best;
 }
 
@@ -33,17 +47,18 @@ INLINE bool is_label(int64_t label, int64_t V) { return label >= 0 && label < V;
 
 KERNEL fwd(int64_t M, int64_t V, const real *x, const int32_t *labels, real *lse, wide *loss)
 {
-  FOR_EACH_COST (m, M, 16 * V) {
+  FOR_EACH_ROW (m, M, 16 * V) {
     const real *xm = x + m * V;
     int64_t label = labels[m];
     logit top = row_max(V, xm);
     wide sum = 0;
     ADD_ROW_SUM(sum, V, v, exp_falling(xm[v] - top));
     wide above = log(sum); /* lse - top, of which the loss is made without cancelling */
-    lse[m] = (real)((wide)top + above);
-    if (label == IGNORED_LABEL)
+    if (OWNS_COLUMN(0))
+      lse[m] = (real)((wide)top + above);
+    if (label == IGNORED_LABEL && OWNS_COLUMN(0))
       loss[m] = 0;
-    else
+    else if (OWNS_COLUMN(0))
       loss[m] = is_label(label, V) ? above + ((wide)top - (wide)xm[label]) : (wide)NAN;
   }
 }
@@ -51,16 +66,16 @@ KERNEL fwd(int64_t M, int64_t V, const real *x, const int32_t *labels, real *lse
 KERNEL vjp(int64_t M, int64_t V, const real *x, const int32_t *labels, const real *lse, real scale,
            real *xb)
 {
-  FOR_EACH_COST (m, M, 16 * V) {
+  FOR_EACH_ROW (m, M, 16 * V) {
     int64_t label = labels[m];
     if (label == IGNORED_LABEL)
       continue;
     const real *xm = x + m * V;
     real *xbm = xb + m * V, top = lse[m], factor = is_label(label, V) ? scale : (real)NAN;
     SIMD
-    for (int64_t v = 0; v < V; v++)
+    FOR_COLUMNS (v, 0, V)
       xbm[v] += factor * exp_falling(xm[v] - top);
-    if (is_label(label, V))
+    if (is_label(label, V) && OWNS_COLUMN(label))
       xbm[label] -= scale;
   }
 }
@@ -68,7 +83,7 @@ KERNEL vjp(int64_t M, int64_t V, const real *x, const int32_t *labels, const rea
 KERNEL jvp(int64_t M, int64_t V, const real *x, const int32_t *labels, const real *lse,
            const real *xd, wide *lossd)
 {
-  FOR_EACH_COST (m, M, 16 * V) {
+  FOR_EACH_ROW (m, M, 16 * V) {
     int64_t label = labels[m];
     wide sum = 0;
     if (label != IGNORED_LABEL && xd) {
@@ -77,29 +92,31 @@ KERNEL jvp(int64_t M, int64_t V, const real *x, const int32_t *labels, const rea
       ADD_ROW_SUM(sum, V, v, exp_falling(xm[v] - top) * xdm[v]);
       sum = is_label(label, V) ? sum - (wide)xdm[label] : (wide)NAN;
     }
-    lossd[m] = sum;
+    if (OWNS_COLUMN(0))
+      lossd[m] = sum;
   }
 }
 
 KERNEL largest(int64_t M, int64_t V, const real *x, int32_t *best)
 {
-  FOR_EACH_COST (m, M, 16 * V) {
+  FOR_EACH_ROW (m, M, 16 * V) {
     const real *xm = x + m * V;
     logit top = row_max(V, xm);
     int64_t not_numbers = 0, at = 0;
     SIMD_SUM(not_numbers)
-    for (int64_t v = 0; v < V; v++)
+    FOR_COLUMNS (v, 0, V)
       not_numbers += re(xm[v]) != re(xm[v]);
-    while (!not_numbers && re(xm[at]) < top)
-      at++;
-    best[m] = not_numbers ? -1 : (int32_t)at;
+    ROW_FOLD(not_numbers, plus);
+    FIND_COLUMN(at, V, !not_numbers && re(xm[at]) < top);
+    if (OWNS_COLUMN(0))
+      best[m] = not_numbers ? -1 : (int32_t)at;
   }
 }
 
 void OP(cross_entropy_fwd)(stream st, int64_t M, int64_t V, const DEVICE real *x,
                            const DEVICE int32_t *labels, DEVICE real *lse, DEVICE wide *loss)
 {
-  LAUNCH(st, M, fwd, M, V, x, labels, lse, loss);
+  LAUNCH_ROWS(st, M, fwd, M, V, x, labels, lse, loss);
 }
 
 void OP(cross_entropy_vjp)(stream st, int64_t M, int64_t V, const DEVICE real *x,
@@ -107,17 +124,17 @@ void OP(cross_entropy_vjp)(stream st, int64_t M, int64_t V, const DEVICE real *x
                            DEVICE real *xb)
 {
   if (xb)
-    LAUNCH(st, M, vjp, M, V, x, labels, lse, scale, xb);
+    LAUNCH_ROWS(st, M, vjp, M, V, x, labels, lse, scale, xb);
 }
 
 void OP(cross_entropy_jvp)(stream st, int64_t M, int64_t V, const DEVICE real *x,
                            const DEVICE int32_t *labels, const DEVICE real *lse,
                            const DEVICE real *xd, DEVICE wide *lossd)
 {
-  LAUNCH(st, M, jvp, M, V, x, labels, lse, xd, lossd);
+  LAUNCH_ROWS(st, M, jvp, M, V, x, labels, lse, xd, lossd);
 }
 
 void OP(argmax)(stream st, int64_t M, int64_t V, const DEVICE real *x, DEVICE int32_t *best)
 {
-  LAUNCH(st, M, largest, M, V, x, best);
+  LAUNCH_ROWS(st, M, largest, M, V, x, best);
 }

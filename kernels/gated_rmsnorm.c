@@ -41,22 +41,23 @@ ELEMENTARY void fwd_group(bool norm_first, struct group s, real eps, const real 
   wide squares = 0;
   if (!norm_first) {
     SIMD
-    for (int64_t j = 0; j < s.K; j++)
+    FOR_COLUMNS (j, 0, s.K)
       out[j] = y[j] * silu(z[j]);
   }
   const real *p = norm_first ? y : out;
   ADD_ROW_SUM(squares, s.K, j, p[j] * p[j]);
   real scale = (real)(1 / sqrt(squares / (wide)s.K + (wide)eps));
-  *r = scale;
+  if (OWNS_COLUMN(0))
+    *r = scale;
   SIMD
-  for (int64_t j = 0; j < s.K; j++)
+  FOR_COLUMNS (j, 0, s.K)
     out[j] = w[j] * (p[j] * scale) * after(norm_first, z[j]);
 }
 
 KERNEL fwd(struct gated_rmsnorm_shape d, real eps, const real *y, const real *z, const real *w,
            real *r, real *out)
 {
-  FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
+  FOR_EACH_ROW (i, d.rows * d.G, 16 * d.E / d.G) {
     struct group s = group_of(d, i);
     if (d.norm_before_gate)
       fwd_group(true, s, eps, y + s.at, z + s.z_at, w + s.w_at, r + i, out + s.at);
@@ -109,7 +110,7 @@ ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, cons
   wide dot = 0;
   if (kept) {
     SIMD
-    for (int64_t j = 0; j < s.K; j++) {
+    FOR_COLUMNS (j, 0, s.K) {
       struct silu_pair gate = silu_with_slope(z[j]);
       value[j] = gate.value;
       slope[j] = gate.slope;
@@ -119,7 +120,7 @@ ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, cons
   real along = r * r * (real)(dot / (wide)s.K);
   if (yb && zb) {
     SIMD
-    for (int64_t j = 0; j < s.K; j++) {
+    FOR_COLUMNS (j, 0, s.K) {
       struct channel c = vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along,
                                      w[j] * outb[j]);
       yb[j] += c.yb;
@@ -127,13 +128,13 @@ ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, cons
     }
   } else if (yb) {
     SIMD
-    for (int64_t j = 0; j < s.K; j++)
+    FOR_COLUMNS (j, 0, s.K)
       yb[j] +=
           vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along, w[j] * outb[j])
               .yb;
   } else {
     SIMD
-    for (int64_t j = 0; j < s.K; j++)
+    FOR_COLUMNS (j, 0, s.K)
       zb[j] +=
           vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along, w[j] * outb[j])
               .zb;
@@ -152,7 +153,7 @@ ELEMENTARY void vjp_group(bool norm_first, struct group s, const real *y, const 
 KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *w,
               const real *r, const real *outb, real *yb, real *zb)
 {
-  FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
+  FOR_EACH_ROW (i, d.rows * d.G, 16 * d.E / d.G) {
     struct group s = group_of(d, i);
     real *ybi = yb ? yb + s.at : NULL, *zbi = zb ? zb + s.z_at : NULL;
     if (d.norm_before_gate)
@@ -197,7 +198,7 @@ ELEMENTARY void jvp_group(bool norm_first, struct group s, const real *y, const 
 {
   wide dot = 0;
   SIMD
-  for (int64_t j = 0; j < s.K; j++) { /* pd waits in outd */
+  FOR_COLUMNS (j, 0, s.K) { /* pd waits in outd */
     struct silu_pair gate = silu_with_slope(z[j]);
     real ydj = yd.factor * yd.at[j];
     outd[j] = norm_first ? ydj : ydj * gate.value + y[j] * gate.slope * (zd.factor * zd.at[j]);
@@ -205,7 +206,7 @@ ELEMENTARY void jvp_group(bool norm_first, struct group s, const real *y, const 
   ADD_ROW_SUM(dot, s.K, j, y[j] * before(norm_first, z[j]) * outd[j]);
   real along = r * r * (real)(dot / (wide)s.K);
   SIMD
-  for (int64_t j = 0; j < s.K; j++) {
+  FOR_COLUMNS (j, 0, s.K) {
     struct silu_pair gate = silu_with_slope(z[j]);
     real q = gate.value, p = norm_first ? y[j] : y[j] * q;
     real sum = (wd.factor * wd.at[j] * p + w[j] * (outd[j] - p * along)) * r;
@@ -216,7 +217,7 @@ ELEMENTARY void jvp_group(bool norm_first, struct group s, const real *y, const 
 KERNEL jvp(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *w, const real *r,
            const real *yd, const real *zd, const real *wd, real *outd)
 {
-  FOR_EACH_COST (i, d.rows * d.G, 16 * d.E / d.G) {
+  FOR_EACH_ROW (i, d.rows * d.G, 16 * d.E / d.G) {
     struct group s = group_of(d, i);
     const real *yi = y + s.at, *zi = z + s.z_at, *wi = w + s.w_at;
     struct tangent ydi = tangent_or(yd ? yd + s.at : NULL, yi);
@@ -233,7 +234,7 @@ void OP(gated_rmsnorm_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, co
                            const DEVICE real *z, const DEVICE real *w, DEVICE real *r,
                            DEVICE real *out)
 {
-  LAUNCH(st, d.rows * d.G, fwd, d, eps, y, z, w, r, out);
+  LAUNCH_ROWS(st, d.rows * d.G, fwd, d, eps, y, z, w, r, out);
 }
 
 void OP(gated_rmsnorm_vjp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,
@@ -242,7 +243,7 @@ void OP(gated_rmsnorm_vjp)(stream st, struct gated_rmsnorm_shape d, const DEVICE
                            DEVICE real *wb)
 {
   if (yb || zb)
-    LAUNCH(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, yb, zb);
+    LAUNCH_ROWS(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, yb, zb);
   if (wb)
     LAUNCH_BLOCKS(st, d.G * strips(d.E / d.G), vjp_w, d, y, z, r, outb, wb);
 }
@@ -252,5 +253,5 @@ void OP(gated_rmsnorm_jvp)(stream st, struct gated_rmsnorm_shape d, const DEVICE
                            const DEVICE real *yd, const DEVICE real *zd, const DEVICE real *wd,
                            DEVICE real *outd)
 {
-  LAUNCH(st, d.rows * d.G, jvp, d, y, z, w, r, yd, zd, wd, outd);
+  LAUNCH_ROWS(st, d.rows * d.G, jvp, d, y, z, w, r, yd, zd, wd, outd);
 }

@@ -9,15 +9,16 @@
 
 KERNEL fwd(int64_t M, int64_t D, real eps, const real *x, const real *w, real *r, real *y)
 {
-  FOR_EACH_COST (m, M, D) {
+  FOR_EACH_ROW (m, M, D) {
     const real *xm = x + m * D;
     real *ym = y + m * D;
     wide squares = 0;
     ADD_ROW_SUM(squares, D, j, xm[j] * xm[j]);
     real scale = (real)(1 / sqrt(squares / (wide)D + (wide)eps));
-    r[m] = scale;
+    if (OWNS_COLUMN(0))
+      r[m] = scale;
     SIMD
-    for (int64_t j = 0; j < D; j++)
+    FOR_COLUMNS (j, 0, D)
       ym[j] = w[j] * (xm[j] * scale);
   }
 }
@@ -25,14 +26,14 @@ KERNEL fwd(int64_t M, int64_t D, real eps, const real *x, const real *w, real *r
 KERNEL vjp_x(int64_t M, int64_t D, const real *x, const real *w, const real *r, const real *yb,
              real *xb)
 {
-  FOR_EACH_COST (m, M, D) {
+  FOR_EACH_ROW (m, M, D) {
     const real *xm = x + m * D, *ybm = yb + m * D;
     real *xbm = xb + m * D;
     wide dot = 0;
     ADD_ROW_SUM(dot, D, j, w[j] * ybm[j] * xm[j]);
     real scale = r[m], along = scale * scale * (real)(dot / (wide)D);
     SIMD
-    for (int64_t j = 0; j < D; j++)
+    FOR_COLUMNS (j, 0, D)
       xbm[j] += scale * (w[j] * ybm[j] - xm[j] * along);
   }
 }
@@ -46,13 +47,13 @@ BLOCK_KERNEL vjp_w(int64_t M, int64_t D, const real *x, const real *r, const rea
 KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, const real *xd,
            const real *wd, real *yd)
 {
-  FOR_EACH_COST (m, M, D) {
+  FOR_EACH_ROW (m, M, D) {
     const real *xm = x + m * D;
     real *ydm = yd + m * D, scale = r[m];
     const real *tangent = wd ? wd : w;
     real wanted = wd ? scale : 0; /* no masked accesses to NULL, which are slow */
     SIMD
-    for (int64_t j = 0; j < D; j++)
+    FOR_COLUMNS (j, 0, D)
       ydm[j] = tangent[j] * (xm[j] * wanted);
     if (xd) {
       const real *xdm = xd + m * D;
@@ -60,7 +61,7 @@ KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, co
       ADD_ROW_SUM(dot, D, j, xm[j] * xdm[j]);
       real along = scale * scale * (real)(dot / (wide)D);
       SIMD
-      for (int64_t j = 0; j < D; j++)
+      FOR_COLUMNS (j, 0, D)
         ydm[j] += w[j] * (scale * (xdm[j] - xm[j] * along));
     }
   }
@@ -69,14 +70,14 @@ KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, co
 void OP(rmsnorm_fwd)(stream st, int64_t M, int64_t D, real eps, const DEVICE real *x,
                      const DEVICE real *w, DEVICE real *r, DEVICE real *y)
 {
-  LAUNCH(st, M, fwd, M, D, eps, x, w, r, y);
+  LAUNCH_ROWS(st, M, fwd, M, D, eps, x, w, r, y);
 }
 
 void OP(rmsnorm_vjp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
                      const DEVICE real *r, const DEVICE real *yb, DEVICE real *xb, DEVICE real *wb)
 {
   if (xb)
-    LAUNCH(st, M, vjp_x, M, D, x, w, r, yb, xb);
+    LAUNCH_ROWS(st, M, vjp_x, M, D, x, w, r, yb, xb);
   if (wb)
     LAUNCH_BLOCKS(st, strips(D), vjp_w, M, D, x, r, yb, wb);
 }
@@ -85,5 +86,5 @@ void OP(rmsnorm_jvp)(stream st, int64_t M, int64_t D, const DEVICE real *x, cons
                      const DEVICE real *r, const DEVICE real *xd, const DEVICE real *wd,
                      DEVICE real *yd)
 {
-  LAUNCH(st, M, jvp, M, D, x, w, r, xd, wd, yd);
+  LAUNCH_ROWS(st, M, jvp, M, D, x, w, r, xd, wd, yd);
 }

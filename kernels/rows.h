@@ -2,7 +2,7 @@
  *
  * Elementwise, (rows,n): index i of rows * spans(n) is SPAN columns of one row:
  *   FOR_EACH (i, rows * spans(n)) { struct span s = span_of(i, n); SIMD for (j = s.first; ...) }
- * Sums over a row: tiles of real, added up in `wide`.
+ * Sums over a row, by FOR_EACH_ROW: tiles of real, added up in `wide`.
  * Sums over the rows, one a column: index i of strips(n) is STRIP columns, which one thread adds up
  * from the first row to the last; on the GPU a block does, a warp an interleaved part of the rows:
  *   BLOCK_KERNEL k(...) { FOR_EACH_BLOCK (i, strips(n), cost) ADD_COLUMN_SUMS(i, ...); }
@@ -37,17 +37,25 @@ INLINE struct span span_of(int64_t i, int64_t n)
 
 /* sum += term(j), j in 0..n-1, where `sum` is wide: a float holds at most SUM_TILE/4 terms. */
 enum { SUM_TILE = 512 };
-#define ADD_ROW_SUM(sum, n, j, term)                                \
+#define ADD_TILES_(sum, n, j, term)                                 \
   for (int64_t tile_ = 0; tile_ < (n); tile_ += SUM_TILE) {         \
     int64_t end_ = tile_ + SUM_TILE < (n) ? tile_ + SUM_TILE : (n); \
     real part_ = 0;                                                 \
     SIMD_SUM(part_)                                                 \
-    for (int64_t j = tile_; j < end_; j++)                          \
+    FOR_COLUMNS (j, tile_, end_)                                    \
       part_ += (term);                                              \
     (sum) += (wide)part_;                                           \
   }
 
 #ifdef __CUDACC__
+#define ADD_ROW_SUM(sum, n, j, term) \
+  do {                               \
+    wide lanes_ = 0;                 \
+    ADD_TILES_(lanes_, n, j, term)   \
+    ROW_FOLD(lanes_, plus);          \
+    (sum) += lanes_;                 \
+  } while (0)
+
 /* This thread's column of a strip, and which part of the rows it adds up. */
 static __device__ inline int own_column(void) { return (int)(threadIdx.x % STRIP); }
 static __device__ inline int own_part(void) { return (int)(threadIdx.x / STRIP); }
@@ -78,6 +86,7 @@ static __device__ inline wide column_total(wide sum)
       (out)[j] += (real)sum_;                                             \
   } while (0)
 #else
+#define ADD_ROW_SUM ADD_TILES_
 /* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n: in real over
  * SUM_ROWS rows, then in wide. */
 enum { SUM_ROWS = 64 };

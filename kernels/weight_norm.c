@@ -23,11 +23,11 @@ INLINE wide dot_of(int64_t n, const real *a, const real *b)
 
 KERNEL fwd(int64_t rows, int64_t n, const real *g, const real *v, real *w)
 {
-  FOR_EACH_COST (i, rows, 2 * n) {
+  FOR_EACH_ROW (i, rows, 2 * n) {
     const real *vi = v + i * n;
     real scale = (real)((wide)g[i] * inverse_norm(n, vi));
     SIMD
-    for (int64_t j = 0; j < n; j++)
+    FOR_COLUMNS (j, 0, n)
       w[i * n + j] = scale * vi[j];
   }
 }
@@ -35,14 +35,14 @@ KERNEL fwd(int64_t rows, int64_t n, const real *g, const real *v, real *w)
 KERNEL vjp(int64_t rows, int64_t n, const real *g, const real *v, const real *wb, real *gb,
            real *vb)
 {
-  FOR_EACH_COST (i, rows, 4 * n) {
+  FOR_EACH_ROW (i, rows, 4 * n) {
     const real *vi = v + i * n, *wbi = wb + i * n;
     wide inverse = inverse_norm(n, vi), dot = dot_of(n, wbi, vi);
     real scale = (real)((wide)g[i] * inverse), along = (real)(dot * inverse * inverse);
-    if (gb)
+    if (gb && OWNS_COLUMN(0))
       gb[i] += (real)(dot * inverse);
     SIMD
-    for (int64_t j = 0; j < (vb ? n : 0); j++)
+    FOR_COLUMNS (j, 0, vb ? n : 0)
       vb[i * n + j] += scale * (wbi[j] - vi[j] * along);
   }
 }
@@ -50,12 +50,12 @@ KERNEL vjp(int64_t rows, int64_t n, const real *g, const real *v, const real *wb
 KERNEL jvp(int64_t rows, int64_t n, const real *g, const real *v, const real *gd, const real *vd,
            real *wd)
 {
-  FOR_EACH_COST (i, rows, 4 * n) {
+  FOR_EACH_ROW (i, rows, 4 * n) {
     const real *vi = v + i * n;
     wide inverse = inverse_norm(n, vi), dot = vd ? dot_of(n, vi, vd + i * n) : 0;
     real scale = (real)((wide)g[i] * inverse);
     real along = (gd ? (real)((wide)gd[i] * inverse) : 0) - scale * (real)(dot * inverse * inverse);
-    for (int64_t j = 0; j < n; j++)
+    FOR_COLUMNS (j, 0, n)
       wd[i * n + j] = along * vi[j] + (vd ? scale * vd[i * n + j] : 0);
   }
 }
@@ -63,19 +63,19 @@ KERNEL jvp(int64_t rows, int64_t n, const real *g, const real *v, const real *gd
 void OP(weight_norm_fwd)(stream st, int64_t rows, int64_t n, const DEVICE real *g,
                          const DEVICE real *v, DEVICE real *w)
 {
-  LAUNCH(st, rows, fwd, rows, n, g, v, w);
+  LAUNCH_ROWS(st, rows, fwd, rows, n, g, v, w);
 }
 
 void OP(weight_norm_vjp)(stream st, int64_t rows, int64_t n, const DEVICE real *g,
                          const DEVICE real *v, const DEVICE real *wb, DEVICE real *gb,
                          DEVICE real *vb)
 {
-  LAUNCH(st, rows, vjp, rows, n, g, v, wb, gb, vb);
+  LAUNCH_ROWS(st, rows, vjp, rows, n, g, v, wb, gb, vb);
 }
 
 void OP(weight_norm_jvp)(stream st, int64_t rows, int64_t n, const DEVICE real *g,
                          const DEVICE real *v, const DEVICE real *gd, const DEVICE real *vd,
                          DEVICE real *wd)
 {
-  LAUNCH(st, rows, jvp, rows, n, g, v, gd, vd, wd);
+  LAUNCH_ROWS(st, rows, jvp, rows, n, g, v, gd, vd, wd);
 }

@@ -4,13 +4,13 @@
 
 KERNEL mix(struct fp_samples s, real damping)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
     struct fp_tile t = tile_of(&s, i);
     if (t.active && s.sample[t.sample].action == FP_STEP) {
       real *z = s.z;
       const real *fz = s.fz;
       SIMD
-      for (int64_t j = t.first; j < t.end; j++)
+      FOR_COLUMNS (j, t.first, t.end)
         z[j] += damping * (fz[j] - z[j]);
     }
   }
@@ -18,10 +18,10 @@ KERNEL mix(struct fp_samples s, real damping)
 
 KERNEL replace(struct fp_samples s)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
     struct fp_tile t = tile_of(&s, i);
     if (t.active && s.sample[t.sample].action == FP_STEP)
-      for (int64_t j = t.first; j < t.end; j++)
+      FOR_COLUMNS (j, t.first, t.end)
         s.z[j] = s.fz[j];
   }
 }
@@ -31,9 +31,9 @@ static void picard_step(stream st, const struct fp_samples *s, const struct fp_o
 {
   (void)m;
   if (o->damping == 1)
-    LAUNCH(st, fp_tiles(s), replace, *s);
+    LAUNCH_ROWS(st, fp_tiles(s), replace, *s);
   else
-    LAUNCH(st, fp_tiles(s), mix, *s, (real)o->damping);
+    LAUNCH_ROWS(st, fp_tiles(s), mix, *s, (real)o->damping);
 }
 
 extern const struct fp_method picard;

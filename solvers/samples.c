@@ -31,26 +31,32 @@ INLINE double larger(double a, double b)
 /* Per tile: squares of ||fz - z|| and ||fz||, or (largest) of their largest components. */
 KERNEL measure_tiles(struct fp_samples s, bool largest)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     const real *z = s.z, *fz = s.fz;
     double square = 0, reference = 0;
     if (!t.active) {
       /* padding counts for nothing */
     } else if (largest) {
-      for (int64_t j = t.first; j < t.end; j++) {
+      FOR_COLUMNS (j, t.first, t.end) {
         square = larger(square, square_norm(fz[j] - z[j]));
         reference = larger(reference, square_norm(fz[j]));
       }
+      ROW_FOLD(square, larger);
+      ROW_FOLD(reference, larger);
     } else {
       SIMD_SUM(square, reference)
-      for (int64_t j = t.first; j < t.end; j++) {
+      FOR_COLUMNS (j, t.first, t.end) {
         square += square_norm(fz[j] - z[j]);
         reference += square_norm(fz[j]);
       }
+      ROW_FOLD(square, plus);
+      ROW_FOLD(reference, plus);
     }
-    s.part[2 * i] = square;
-    s.part[2 * i + 1] = reference;
+    if (OWNS_COLUMN(0)) {
+      s.part[2 * i] = square;
+      s.part[2 * i + 1] = reference;
+    }
   }
 }
 
@@ -69,7 +75,7 @@ KERNEL measure_blocks(struct fp_samples s, bool largest)
 
 void samples_measure(stream st, const struct fp_samples *s, bool largest)
 {
-  LAUNCH(st, fp_tiles(s), measure_tiles, *s, largest);
+  LAUNCH_ROWS(st, fp_tiles(s), measure_tiles, *s, largest);
   LAUNCH(st, s->rows * s->blocks, measure_blocks, *s, largest);
 }
 
@@ -269,10 +275,10 @@ KERNEL decide_windows(struct fp_samples s, struct fp_decision d)
 
 KERNEL keep_best(struct fp_samples s)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
     struct fp_tile t = tile_of(&s, i);
     if (t.active && s.sample[t.sample].keep)
-      for (int64_t j = t.first; j < t.end; j++)
+      FOR_COLUMNS (j, t.first, t.end)
         s.best[j] = s.z[j];
   }
 }
@@ -288,7 +294,7 @@ void samples_decide(stream st, const struct fp_samples *s, const struct fp_decis
   } else {
     LAUNCH(st, s->rows, decide_windows, *s, *d);
   }
-  LAUNCH(st, fp_tiles(s), keep_best, *s);
+  LAUNCH_ROWS(st, fp_tiles(s), keep_best, *s);
 }
 
 void samples_record(stream st, const struct fp_samples *s, const struct fp_decision *d)
@@ -300,17 +306,17 @@ void samples_record(stream st, const struct fp_samples *s, const struct fp_decis
 
 KERNEL replay_best(struct fp_samples s)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
     struct fp_tile t = tile_of(&s, i);
     if (t.active && s.sample[t.sample].action == FP_REPLAY)
-      for (int64_t j = t.first; j < t.end; j++)
+      FOR_COLUMNS (j, t.first, t.end)
         s.z[j] = s.best[j];
   }
 }
 
 void samples_replay(stream st, const struct fp_samples *s)
 {
-  LAUNCH(st, fp_tiles(s), replay_best, *s);
+  LAUNCH_ROWS(st, fp_tiles(s), replay_best, *s);
 }
 
 /* Block b of packed row r begins anew, from the guess; behind the row's end it is zero. */

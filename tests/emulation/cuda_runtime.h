@@ -4,8 +4,9 @@
  * only: any other access is a segmentation fault.  Fresh memory, and what lies behind an
  * allocation, holds NaN; writing there aborts.
  *
- * What is launched, multiplied or copied within the device while a stream is captured is not run but
- * kept, with copies of its arguments; a copy from or to the host, waiting or allocating spoils the graph.
+ * What is launched, multiplied or copied within the device while a stream is captured is not run
+ * but kept, with copies of its arguments; to copy from or to the host, to wait or to allocate
+ * spoils the graph.
  *
  * Environment: EMULATED_DEVICES=0: there is no device; EMULATED_FAULT=n: the n-th launch fails;
  * EMULATED_OPEN: device memory is not closed, which is faster; EMULATED_GRAPHS=capture, instantiate
@@ -30,6 +31,11 @@ struct dim3 {
 };
 extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 void __syncthreads(void);
+double emulated_shuffle(double x, int apart); /* exact for whatever crosses lanes */
+template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
+{
+  return (T)emulated_shuffle((double)x, apart);
+}
 
 /* ---- launching ---- */
 
@@ -53,6 +59,8 @@ emulated_call<P...> emulate(void (*kernel)(P...), unsigned blocks, unsigned thre
   return {kernel, blocks, threads, together};
 }
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, false)
+#define WARP 4
+#define LAUNCH_ROW_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
 /* fewer threads: they are slow here */
 #define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, 96, true)
 

@@ -188,8 +188,22 @@ void __syncthreads(void)
   threadIdx.x = running;
 }
 
+/* What the lanes show each other, in one array while the other is read: a lane shows x, lets the
+ * others do so, and is never two ahead of any. */
+static double shown[2][THREADS_MOST];
+static unsigned shuffles[THREADS_MOST];
+
+double emulated_shuffle(double x, int apart)
+{
+  unsigned me = running, turn = shuffles[me]++ % 2;
+  shown[turn][me] = x;
+  __syncthreads();
+  return shown[turn][me ^ (unsigned)apart];
+}
+
 static void run_block(unsigned threads)
 {
+  memset(shuffles, 0, sizeof shuffles);
   for (unsigned t = 0; t < threads; t++) {
     getcontext(&fiber[t]);
     fiber[t].uc_stack.ss_sp = stacks + (size_t)t * STACK;
