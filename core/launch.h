@@ -13,7 +13,8 @@
  *
  * ROW_FOLD gives every lane the sum of all of them, in an order that is always the same.  A lane
  * reads no column that another writes; of what a row has one, the lane of column 0 writes it
- * (OWNS_COLUMN(0)).  On the CPU FOR_COLUMNS is the plain loop, and there is nothing to fold.
+ * (OWNS_COLUMN(0)), and ROW_SYNC lies between that and the others' reading it.  On the CPU
+ * FOR_COLUMNS is the plain loop, and there is nothing to fold.
  *
  * OP(x) is the name of x in this compilation: rmsnorm_fwd_cpu_f32, _cpu_v4_f32 (AVX-512),
  * _cuda_f32.
@@ -72,6 +73,7 @@ INLINE int lane(void) { return 0; }
 template <class T> INLINE T from_lane(T x, int) { return x; }
 #endif
 template <class T> INLINE T plus(T a, T b) { return a + b; }
+#define ROW_SYNC __syncwarp()
 #define OWNS_COLUMN(j) (lane() == (j) % WARP) /* whether this lane takes column j of a row */
 /* The queue of a stream; and what records the first failed launch, which sync reports by its name.
  */
@@ -114,6 +116,7 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
 #define FOR_EACH_ROW(i, n, cost) FOR_EACH_COST (i, n, cost)
 #define FOR_COLUMNS(j, first, end) for (int64_t j = (first); j < (end); j++)
 #define ROW_FOLD(x, f) ((void)0)
+#define ROW_SYNC ((void)0)
 #define LAUNCH_ROWS LAUNCH
 #define OWNS_COLUMN(j) true
 #define SIMD PRAGMA(omp simd)

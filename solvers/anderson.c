@@ -135,14 +135,14 @@ KERNEL prepare(struct fp_samples s, struct fp_memory m, struct anderson_settings
 enum { AGES = 4 }; /* whose sums are taken in one pass */
 
 struct strip { /* the newest differences of a few unknowns */
-  wide dr[FP_STRIP], dz[FP_STRIP];
+  wide dr[FP_OWN], dz[FP_OWN];
 };
 
 /* Stores r and g. */
 INLINE void first_point(int64_t n, real damping, const real *z, const real *fz, real *r, real *g)
 {
   SIMD
-  for (int64_t j = 0; j < n; j++) {
+  FOR_COLUMNS (j, 0, n) {
     real x = fz[j] - z[j];
     r[j] = x;
     g[j] = damping == 1 ? fz[j] : z[j] + damping * x;
@@ -155,17 +155,17 @@ INLINE void next_point(int64_t n, real damping, const real *z, const real *fz, c
 {
   wide dr_dr = 0, dr_r = 0;
   SIMD_SUM(dr_dr, dr_r)
-  for (int64_t j = 0; j < n; j++) {
+  FOR_COLUMNS (j, 0, n) {
     real x = fz[j] - z[j];
     wide d = (wide)x - (wide)r1[j];
     r[j] = x;
     g[j] = damping == 1 ? fz[j] : z[j] + damping * x;
-    dr[j] = d;
+    dr[OWN(j)] = d;
     dr_dr += d * d;
     dr_r += d * (wide)x;
   }
-  *square += dr_dr;
-  *right += dr_r;
+  ADD_LANES(*square, dr_dr);
+  ADD_LANES(*right, dr_r);
 }
 
 /* Adds <dr_a, dr> to sum[0] and <dr_a, r> to sum[m]; x[0] and x[1] are the age's points. */
@@ -175,13 +175,13 @@ INLINE void row_bad(int64_t n, const real *const *x, const real *r, const wide *
   const real *x0 = x[0], *x1 = x[1];
   wide row = 0, right = 0;
   SIMD_SUM(row, right)
-  for (int64_t j = 0; j < n; j++) {
+  FOR_COLUMNS (j, 0, n) {
     wide d = (wide)x0[j] - (wide)x1[j];
-    row += d * dr[j];
+    row += d * dr[OWN(j)];
     right += d * (wide)r[j];
   }
-  sum[0] += row;
-  sum[m] += right;
+  ADD_LANES(sum[0], row);
+  ADD_LANES(sum[m], right);
 }
 
 /* The same of AGES ages: a vector is read, and made float64, once. */
@@ -192,15 +192,21 @@ INLINE void rows_bad(int64_t n, const real *const *x, const real *r, const wide 
   wide row0 = 0, row1 = 0, row2 = 0, row3 = 0;
   wide right0 = 0, right1 = 0, right2 = 0, right3 = 0;
   SIMD_SUM(row0, row1, row2, row3, right0, right1, right2, right3)
-  for (int64_t j = 0; j < n; j++) {
+  FOR_COLUMNS (j, 0, n) {
     wide d0 = (wide)x0[j] - (wide)x1[j], d1 = (wide)x1[j] - (wide)x2[j];
     wide d2 = (wide)x2[j] - (wide)x3[j], d3 = (wide)x3[j] - (wide)x4[j];
-    wide by = dr[j], to = (wide)r[j];
+    wide by = dr[OWN(j)], to = (wide)r[j];
     row0 += d0 * by, row1 += d1 * by, row2 += d2 * by, row3 += d3 * by;
     right0 += d0 * to, right1 += d1 * to, right2 += d2 * to, right3 += d3 * to;
   }
-  sum[0] += row0, sum[1] += row1, sum[2] += row2, sum[3] += row3;
-  sum[m] += right0, sum[m + 1] += right1, sum[m + 2] += right2, sum[m + 3] += right3;
+  ADD_LANES(sum[0], row0);
+  ADD_LANES(sum[1], row1);
+  ADD_LANES(sum[2], row2);
+  ADD_LANES(sum[3], row3);
+  ADD_LANES(sum[m], right0);
+  ADD_LANES(sum[m + 1], right1);
+  ADD_LANES(sum[m + 2], right2);
+  ADD_LANES(sum[m + 3], right3);
 }
 
 INLINE void older_rows_bad(const struct fp_memory *m, const struct fp_slot *q, int64_t at,
@@ -224,12 +230,12 @@ INLINE void newest_dz(int64_t n, real damping, const real *z, const real *r1, co
 {
   wide dz_dz = 0;
   SIMD_SUM(dz_dz)
-  for (int64_t j = 0; j < n; j++) {
+  FOR_COLUMNS (j, 0, n) {
     wide d = (wide)(z[j] - (g1[j] - damping * r1[j]));
-    dz[j] = d;
+    dz[OWN(j)] = d;
     dz_dz += d * d;
   }
-  *square += dz_dz;
+  ADD_LANES(*square, dz_dz);
 }
 
 /* Adds <dz_a, dr>, <dz_a, r> and <dz, dr_a>. */
@@ -238,16 +244,16 @@ INLINE void row_good(int64_t n, real damping, const real *r0, const real *r1, co
 {
   wide row = 0, right = 0, column = 0;
   SIMD_SUM(row, right, column)
-  for (int64_t j = 0; j < n; j++) {
+  FOR_COLUMNS (j, 0, n) {
     wide dr = (wide)r0[j] - (wide)r1[j];
     wide dz = (wide)((g0[j] - damping * r0[j]) - (g1[j] - damping * r1[j]));
-    row += dz * v->dr[j];
+    row += dz * v->dr[OWN(j)];
     right += dz * (wide)r[j];
-    column += v->dz[j] * dr;
+    column += v->dz[OWN(j)] * dr;
   }
-  sum[0] += row;
-  sum[m] += right;
-  sum[2 * m] += column;
+  ADD_LANES(sum[0], row);
+  ADD_LANES(sum[m], right);
+  ADD_LANES(sum[2 * m], column);
 }
 
 INLINE void rows_good(const struct fp_memory *m, const struct fp_slot *q, int64_t at, int64_t n,
@@ -262,7 +268,7 @@ INLINE void rows_good(const struct fp_memory *m, const struct fp_slot *q, int64_
 
 KERNEL accumulate(struct fp_samples s, struct fp_memory m, struct anderson_settings o)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), 4 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), 4 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     struct fp_slot *q = &s.slot[s.sample[t.sample].slot];
     if (!t.active || s.sample[t.sample].action != FP_STEP || q->phase != ANDERSON_STEP)
@@ -270,7 +276,7 @@ KERNEL accumulate(struct fp_samples s, struct fp_memory m, struct anderson_setti
     int64_t M = o.m, newest = place(&m, q, 0) * m.stride, older = place(&m, q, 1) * m.stride;
     real damping = (real)o.damping;
     wide *sum = m.part + i * m.sums;
-    for (int64_t k = 0; k < m.sums; k++)
+    for (int64_t k = 0; OWNS_COLUMN(0) && k < m.sums; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct strip v;
@@ -388,7 +394,7 @@ KERNEL solve(struct fp_samples s, struct fp_memory m, struct anderson_settings o
 INLINE void part_of_step(int64_t n, const real *g, const real *r, real lag, real *z)
 {
   SIMD
-  for (int64_t j = 0; j < n; j++)
+  FOR_COLUMNS (j, 0, n)
     z[j] = g[j] - lag * r[j];
 }
 
@@ -398,7 +404,7 @@ INLINE void add_age(int64_t n, const real *const *g, const wide *gamma, real *z)
   const real *g0 = g[0], *g1 = g[1];
   real c0 = (real)gamma[0];
   SIMD
-  for (int64_t j = 0; j < n; j++)
+  FOR_COLUMNS (j, 0, n)
     z[j] -= c0 * (g0[j] - g1[j]);
 }
 
@@ -408,14 +414,14 @@ INLINE void add_ages(int64_t n, const real *const *g, const wide *gamma, real *z
   const real *g0 = g[0], *g1 = g[1], *g2 = g[2], *g3 = g[3], *g4 = g[4];
   real c0 = (real)gamma[0], c1 = (real)gamma[1], c2 = (real)gamma[2], c3 = (real)gamma[3];
   SIMD
-  for (int64_t j = 0; j < n; j++)
+  FOR_COLUMNS (j, 0, n)
     z[j] = z[j] - c0 * (g0[j] - g1[j]) - c1 * (g1[j] - g2[j]) - c2 * (g2[j] - g3[j]) -
            c3 * (g3[j] - g4[j]);
 }
 
 KERNEL combine(struct fp_samples s, struct fp_memory m, double damping)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     struct fp_slot *q = &s.slot[s.sample[t.sample].slot];
     if (!t.active || s.sample[t.sample].action != FP_STEP)
@@ -433,7 +439,7 @@ KERNEL combine(struct fp_samples s, struct fp_memory m, double damping)
         continue;
       }
       SIMD
-      for (int64_t j = 0; j < at.n; j++)
+      FOR_COLUMNS (j, 0, at.n)
         z[j] = g[j];
       for (int64_t a = 0, ages = AGES; a < count; a += ages) {
         const real *x[AGES + 1];
@@ -470,9 +476,9 @@ static void anderson_step(stream st, const struct fp_samples *s, const struct fp
   c.safeguard = o->safeguard, c.max_weight = o->max_weight;
   c.good = o->kind == FP_GOOD;
   LAUNCH(st, samples, prepare, *s, *m, c);
-  LAUNCH(st, fp_tiles(s), accumulate, *s, *m, c);
+  LAUNCH_ROWS(st, fp_tiles(s), accumulate, *s, *m, c);
   LAUNCH(st, samples, solve, *s, *m, c);
-  LAUNCH(st, fp_tiles(s), combine, *s, *m, o->damping);
+  LAUNCH_ROWS(st, fp_tiles(s), combine, *s, *m, o->damping);
 }
 
 extern const struct fp_method anderson;

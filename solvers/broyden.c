@@ -167,27 +167,50 @@ KERNEL prepare(struct fp_samples s, struct broyden_settings o)
 
 /* ---- products with H and its transpose ---- */
 
+/* Of a lane's unknowns. */
 INLINE wide dot(int64_t n, const real *x, const real *y)
 {
   wide sum = 0;
   SIMD_SUM(sum)
-  for (int64_t j = 0; j < n; j++)
+  FOR_COLUMNS (j, 0, n)
     sum += (wide)x[j] * (wide)y[j];
   return sum;
 }
 
+/* The same of vectors that the lane keeps (solvers/samples.h). */
+#ifdef __CUDACC__
+INLINE wide dot_own(int64_t n, const real *x, const real *own)
+{
+  wide sum = 0;
+  FOR_COLUMNS (j, 0, n)
+    sum += (wide)x[j] * (wide)own[OWN(j)];
+  return sum;
+}
+
+INLINE wide square_own(int64_t n, const real *own)
+{
+  wide sum = 0;
+  FOR_COLUMNS (j, 0, n)
+    sum += (wide)own[OWN(j)] * (wide)own[OWN(j)];
+  return sum;
+}
+#else
+#define dot_own dot
+#define square_own(n, own) dot(n, own, own)
+#endif
+
 INLINE void add_scaled(int64_t n, real a, const real *x, real *y)
 {
   SIMD
-  for (int64_t j = 0; j < n; j++)
+  FOR_COLUMNS (j, 0, n)
     y[j] += a * x[j];
 }
 
 INLINE void residual(const struct fp_samples *s, const struct fp_strip *v, real *r)
 {
   SIMD
-  for (int64_t j = 0; j < v->n; j++)
-    r[j] = s->fz[v->first + j] - s->z[v->first + j];
+  FOR_COLUMNS (j, 0, v->n)
+    r[OWN(j)] = s->fz[v->first + j] - s->z[v->first + j];
 }
 
 INLINE bool works(const struct fp_samples *s, const struct fp_tile *t, const struct fp_slot *q,
@@ -200,28 +223,28 @@ INLINE bool works(const struct fp_samples *s, const struct fp_tile *t, const str
  * newest update */
 KERNEL dots(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), 2 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), 2 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     struct fp_slot *q = &s.slot[slot];
     if (!works(&s, &t, q, BROYDEN_UPDATE))
       continue;
     wide *sum = m.part + i * m.sums;
-    for (int64_t k = 0; k < m.sums; k++)
+    for (int64_t k = 0; OWNS_COLUMN(0) && k < m.sums; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct fp_strip v = strip_of(&m, &t, slot, first);
-      real r[FP_STRIP];
+      real r[FP_OWN];
       residual(&s, &v, r);
       for (int64_t k = 0; k < q->count; k++) {
-        sum[k] += dot(v.n, m.b + v.at + k * m.stride, r);
+        ADD_LANES(sum[k], dot_own(v.n, m.b + v.at + k * m.stride, r));
         if (!o.bad)
-          sum[o.m + k] += dot(v.n, m.a + v.at + k * m.stride, m.c + v.in) * q->length;
+          ADD_LANES(sum[o.m + k], dot(v.n, m.a + v.at + k * m.stride, m.c + v.in) * q->length);
       }
       for (int64_t k = 0; o.reduce && k < q->count; k++) {
         int64_t at = v.at + k * m.stride, newest = v.at + (q->count - 1) * m.stride;
-        sum[2 * o.m + k] += dot(v.n, m.a + at, m.a + newest);
-        sum[3 * o.m + k] += dot(v.n, m.b + at, m.b + newest);
+        ADD_LANES(sum[2 * o.m + k], dot(v.n, m.a + at, m.a + newest));
+        ADD_LANES(sum[3 * o.m + k], dot(v.n, m.b + at, m.b + newest));
       }
     }
   }
@@ -407,7 +430,7 @@ INLINE const real *direction_of(const struct fp_memory *m, const struct broyden_
  * y.r, |r|^2 (bad), where p is the direction of s, and Hy = p~ - q. */
 KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), 2 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), 2 * m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     struct fp_slot *q = &s.slot[slot];
@@ -415,32 +438,32 @@ KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings
       continue;
     struct broyden_update u = update_of(&m, slot);
     wide *sum = m.part + i * m.sums;
-    for (int64_t k = 0; k < SUMS; k++)
+    for (int64_t k = 0; OWNS_COLUMN(0) && k < SUMS; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct fp_strip v = strip_of(&m, &t, slot, first);
-      real r[FP_STRIP], hy[FP_STRIP];
+      real r[FP_OWN], hy[FP_OWN];
       real *h = m.a + v.at + q->count * m.stride, *w = m.b + v.at + q->count * m.stride;
       const real *p = direction_of(&m, &o, q, &v), *now = m.c + v.in;
       residual(&s, &v, r);
       SIMD
-      for (int64_t j = 0; j < v.n; j++)
-        h[j] = (real)o.damping * r[j];
+      FOR_COLUMNS (j, 0, v.n)
+        h[j] = (real)o.damping * r[OWN(j)];
       SIMD
-      for (int64_t j = 0; j < v.n; j++)
-        w[j] = o.bad ? w[j] - r[j] : (real)(o.damping * q->length) * p[j];
+      FOR_COLUMNS (j, 0, v.n)
+        w[j] = o.bad ? w[j] - r[OWN(j)] : (real)(o.damping * q->length) * p[j];
       for (int64_t k = 0; k < q->count; k++) {
         add_scaled(v.n, (real)u.vr[k], m.a + v.at + k * m.stride, h);
         if (!o.bad)
           add_scaled(v.n, (real)u.us[k], m.b + v.at + k * m.stride, w);
       }
       SIMD
-      for (int64_t j = 0; j < v.n; j++)
-        hy[j] = now[j] - h[j];
-      sum[0] += o.bad ? dot(v.n, w, w) : dot(v.n, p, hy);
-      sum[1] += o.bad ? dot(v.n, w, r) : dot(v.n, hy, hy);
-      sum[2] += o.bad ? dot(v.n, r, r) : dot(v.n, p, h);
-      sum[3] += dot(v.n, p, p);
+      FOR_COLUMNS (j, 0, v.n)
+        hy[OWN(j)] = now[j] - h[j];
+      ADD_LANES(sum[0], o.bad ? dot(v.n, w, w) : dot_own(v.n, p, hy));
+      ADD_LANES(sum[1], o.bad ? dot_own(v.n, w, r) : square_own(v.n, hy));
+      ADD_LANES(sum[2], o.bad ? square_own(v.n, r) : dot(v.n, p, h));
+      ADD_LANES(sum[3], dot(v.n, p, p));
     }
   }
 }
@@ -480,7 +503,7 @@ INLINE void first_step(const struct fp_samples *s, const struct fp_memory *m,
 {
   real *p = m->c + v->in, *back = m->d + v->in, *r = m->b + v->at, *z = s->z + v->first;
   SIMD
-  for (int64_t j = 0; j < v->n; j++) {
+  FOR_COLUMNS (j, 0, v->n) {
     r[j] = s->fz[v->first + j] - z[j];
     p[j] = (real)o->damping * r[j];
     z[j] += (real)share * p[j];
@@ -501,11 +524,11 @@ INLINE void next_step(const struct fp_samples *s, const struct fp_memory *m,
   if (q->stalls) { /* u = (t d - p~ + q) / denominator; else d = p~ = p */
     up = 1;
     SIMD
-    for (int64_t j = 0; j < v->n; j++)
+    FOR_COLUMNS (j, 0, v->n)
       p[j] = uq * ((real)q->length * d[j] - p[j]);
   }
   SIMD
-  for (int64_t j = 0; j < v->n; j++) {
+  FOR_COLUMNS (j, 0, v->n) {
     real direction = h[j];
     h[j] = up * p[j] + uq * direction;
     p[j] = direction + pu * h[j];
@@ -513,17 +536,17 @@ INLINE void next_step(const struct fp_samples *s, const struct fp_memory *m,
   }
   if (o->bad) {
     SIMD
-    for (int64_t j = 0; j < v->n; j++)
+    FOR_COLUMNS (j, 0, v->n)
       old[j] = fz[j] - z[j];
   }
   SIMD
-  for (int64_t j = 0; j < v->n; j++)
+  FOR_COLUMNS (j, 0, v->n)
     z[j] += p[j];
 }
 
 KERNEL advance(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     const struct fp_slot *q = &s.slot[slot];
@@ -539,7 +562,7 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct broyden_settings 
       else if (q->phase == BROYDEN_BACK)
         add_scaled(v.n, (real)-q->length, m.c + v.in, z);
       else
-        for (int64_t j = 0; j < v.n; j++)
+        FOR_COLUMNS (j, 0, v.n)
           z[j] = m.d[v.in + j];
     }
   }
@@ -574,15 +597,15 @@ static void broyden_step(stream st, const struct fp_samples *s, const struct fp_
   c.line_search = o->line_search;
   c.reduce = o->limit == FP_REDUCE && o->rank > 0;
   LAUNCH(st, samples, prepare, *s, c);
-  LAUNCH(st, fp_tiles(s), dots, *s, *m, c);
+  LAUNCH_ROWS(st, fp_tiles(s), dots, *s, *m, c);
   LAUNCH(st, samples, add_dots, *s, *m, c);
   if (c.reduce) {
     LAUNCH(st, samples, reduce, *s, *m, c);
     LAUNCH(st, fp_tiles(s), recombine, *s, *m, c);
   }
-  LAUNCH(st, fp_tiles(s), products, *s, *m, c);
+  LAUNCH_ROWS(st, fp_tiles(s), products, *s, *m, c);
   LAUNCH(st, samples, update, *s, *m, c);
-  LAUNCH(st, fp_tiles(s), advance, *s, *m, c);
+  LAUNCH_ROWS(st, fp_tiles(s), advance, *s, *m, c);
   LAUNCH(st, samples, settle, *s, o->damping);
 }
 

@@ -83,11 +83,12 @@ KERNEL prepare(struct fp_samples s, struct gmres_settings o)
   }
 }
 
+/* Of the lane's unknowns. */
 INLINE wide dot(int64_t n, const real *x, const real *y)
 {
   wide sum = 0;
   SIMD_SUM(sum)
-  for (int64_t j = 0; j < n; j++)
+  FOR_COLUMNS (j, 0, n)
     sum += (wide)x[j] * (wide)y[j];
   return sum;
 }
@@ -95,34 +96,35 @@ INLINE wide dot(int64_t n, const real *x, const real *y)
 /* base: V_0 = r_0 and v_0, f(v_0) are kept; probe: V_{j+1} = (I - A) V_j */
 KERNEL apply(struct fp_samples s, struct fp_memory m)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), 4 * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), 4 * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     const struct fp_slot *q = &s.slot[slot];
     if (!t.active || s.sample[t.sample].action != FP_STEP)
       continue;
     wide *sum = m.part + i * m.sums;
-    sum[0] = sum[1] = 0;
+    if (OWNS_COLUMN(0))
+      sum[0] = sum[1] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct fp_strip v = strip_of(&m, &t, slot, first);
       const real *z = s.z + first, *fz = s.fz + first, *f0 = m.d + v.in;
       if (q->phase == GMRES_BASE) {
         real *r = m.a + v.at;
         SIMD
-        for (int64_t j = 0; j < v.n; j++) {
+        FOR_COLUMNS (j, 0, v.n) {
           r[j] = fz[j] - z[j];
           m.c[v.in + j] = z[j];
           m.d[v.in + j] = fz[j];
         }
-        sum[0] += dot(v.n, r, r);
-        sum[1] += dot(v.n, fz, fz);
+        ADD_LANES(sum[0], dot(v.n, r, r));
+        ADD_LANES(sum[1], dot(v.n, fz, fz));
       } else if (q->phase == GMRES_PROBE) {
         const real *V = m.a + v.at + q->count * m.stride;
         real *w = m.a + v.at + (q->count + 1) * m.stride, by = (real)(1 / q->length);
         SIMD
-        for (int64_t j = 0; j < v.n; j++)
+        FOR_COLUMNS (j, 0, v.n)
           w[j] = V[j] - by * (fz[j] - f0[j]);
-        sum[0] += dot(v.n, w, w);
+        ADD_LANES(sum[0], dot(v.n, w, w));
       }
     }
   }
@@ -175,20 +177,20 @@ KERNEL begin_cycle(struct fp_samples s, struct fp_memory m)
 
 KERNEL project(struct fp_samples s, struct fp_memory m)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     const struct fp_slot *q = &s.slot[slot];
     if (!t.active || s.sample[t.sample].action != FP_STEP || q->phase != GMRES_PROBE)
       continue;
     wide *sum = m.part + i * m.sums;
-    for (int64_t k = 0; k <= q->count; k++)
+    for (int64_t k = 0; OWNS_COLUMN(0) && k <= q->count; k++)
       sum[k] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct fp_strip v = strip_of(&m, &t, slot, first);
       const real *w = m.a + v.at + (q->count + 1) * m.stride;
       for (int64_t k = 0; k <= q->count; k++)
-        sum[k] += dot(v.n, m.a + v.at + k * m.stride, w);
+        ADD_LANES(sum[k], dot(v.n, m.a + v.at + k * m.stride, w));
     }
   }
 }
@@ -217,7 +219,7 @@ KERNEL add_column(struct fp_samples s, struct fp_memory m, bool again)
 /* w -= V h, with the h that the last pass found; the square of what is left. */
 KERNEL subtract(struct fp_samples s, struct fp_memory m)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     const struct fp_slot *q = &s.slot[slot];
@@ -225,7 +227,8 @@ KERNEL subtract(struct fp_samples s, struct fp_memory m)
     if (!t.active || s.sample[t.sample].action != FP_STEP || q->phase != GMRES_PROBE)
       continue;
     wide *sum = m.part + i * m.sums;
-    sum[0] = 0;
+    if (OWNS_COLUMN(0))
+      sum[0] = 0;
     for (int64_t first = t.first; first < t.end; first += FP_STRIP) {
       struct fp_strip v = strip_of(&m, &t, slot, first);
       real *w = m.a + v.at + (q->count + 1) * m.stride;
@@ -233,10 +236,10 @@ KERNEL subtract(struct fp_samples s, struct fp_memory m)
         const real *V = m.a + v.at + c * m.stride;
         real h = (real)k.y[c];
         SIMD
-        for (int64_t j = 0; j < v.n; j++)
+        FOR_COLUMNS (j, 0, v.n)
           w[j] -= h * V[j];
       }
-      sum[0] += dot(v.n, w, w);
+      ADD_LANES(sum[0], dot(v.n, w, w));
     }
   }
 }
@@ -324,7 +327,7 @@ INLINE void probe(const struct fp_memory *m, const struct fp_strip *v, const str
   real *V = m->a + v->at + q->count * m->stride, length = (real)q->length;
   const real *v0 = m->c + v->in;
   SIMD
-  for (int64_t j = 0; j < v->n; j++) {
+  FOR_COLUMNS (j, 0, v->n) {
     V[j] *= by;
     z[j] = v0[j] + length * V[j];
   }
@@ -332,7 +335,7 @@ INLINE void probe(const struct fp_memory *m, const struct fp_strip *v, const str
 
 KERNEL advance(struct fp_samples s, struct fp_memory m, struct gmres_settings o)
 {
-  FOR_EACH_COST (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
+  FOR_EACH_ROW (i, fp_tiles(&s), m.m * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
     int64_t slot = s.sample[t.sample].slot;
     const struct fp_slot *q = &s.slot[slot];
@@ -349,18 +352,18 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct gmres_settings o)
         probe(&m, &v, q, (real)(1 / k.h[0]), z);
       } else if (q->phase == GMRES_ANSWER && q->count > 0) {
         SIMD
-        for (int64_t j = 0; j < v.n; j++)
+        FOR_COLUMNS (j, 0, v.n)
           z[j] = m.c[v.in + j];
         for (int64_t c = 0; c < q->count; c++) {
           const real *V = m.a + v.at + c * m.stride;
           real y = (real)k.y[c];
           SIMD
-          for (int64_t j = 0; j < v.n; j++)
+          FOR_COLUMNS (j, 0, v.n)
             z[j] += y * V[j];
         }
       } else {
         SIMD
-        for (int64_t j = 0; j < v.n; j++)
+        FOR_COLUMNS (j, 0, v.n)
           z[j] += (real)o.damping * (fz[j] - z[j]);
       }
     }
@@ -384,15 +387,15 @@ static void gmres_step(stream st, const struct fp_samples *s, const struct fp_op
   c.m = m->m - 1, c.max_iter = o->max_iter;
   c.damping = o->damping, c.tol = o->tol, c.stop = (int)o->stop;
   LAUNCH(st, samples, prepare, *s, c);
-  LAUNCH(st, fp_tiles(s), apply, *s, *m);
+  LAUNCH_ROWS(st, fp_tiles(s), apply, *s, *m);
   LAUNCH(st, samples, begin_cycle, *s, *m);
   for (int again = 0; again < 2; again++) {
-    LAUNCH(st, fp_tiles(s), project, *s, *m);
+    LAUNCH_ROWS(st, fp_tiles(s), project, *s, *m);
     LAUNCH(st, samples, add_column, *s, *m, again == 1);
-    LAUNCH(st, fp_tiles(s), subtract, *s, *m);
+    LAUNCH_ROWS(st, fp_tiles(s), subtract, *s, *m);
   }
   LAUNCH(st, samples, decide, *s, *m, c);
-  LAUNCH(st, fp_tiles(s), advance, *s, *m, c);
+  LAUNCH_ROWS(st, fp_tiles(s), advance, *s, *m, c);
   LAUNCH(st, samples, settle, *s);
 }
 

@@ -17,15 +17,17 @@ INLINE int64_t vector_at(const struct fp_inverse *h, int64_t r, int64_t k, int64
 /* part (rows,length,most): u_k . g on a block */
 KERNEL project(struct fp_inverse h, const real *g)
 {
-  FOR_EACH_COST (i, h.rows * h.length, h.most * h.n) {
+  FOR_EACH_ROW (i, h.rows * h.length, h.most * h.n) {
     int64_t r = i / h.length, b = i % h.length;
     for (int64_t k = 0; b < h.lengths[r] && k < h.count[r]; k++) {
       const real *u = h.u + vector_at(&h, r, k, b), *x = g + i * h.n;
       wide sum = 0;
       SIMD_SUM(sum)
-      for (int64_t j = 0; j < h.n; j++)
+      FOR_COLUMNS (j, 0, h.n)
         sum += (wide)u[j] * (wide)x[j];
-      h.part[i * h.most + k] = sum;
+      ROW_FOLD(sum, plus);
+      if (OWNS_COLUMN(0))
+        h.part[i * h.most + k] = sum;
     }
   }
 }
@@ -45,19 +47,19 @@ KERNEL add_blocks(struct fp_inverse h)
 
 KERNEL combine(struct fp_inverse h, const real *g, real *out)
 {
-  FOR_EACH_COST (i, h.rows * h.length, h.most * h.n) {
+  FOR_EACH_ROW (i, h.rows * h.length, h.most * h.n) {
     int64_t r = i / h.length, b = i % h.length;
     bool known = b < h.lengths[r] && h.count[r] > 0;
     const real *x = g + i * h.n;
     real *y = out + i * h.n, scale = (real)(known ? h.damping : 1);
     SIMD
-    for (int64_t j = 0; j < h.n; j++)
+    FOR_COLUMNS (j, 0, h.n)
       y[j] = scale * x[j];
     for (int64_t k = 0; known && k < h.count[r]; k++) {
       const real *v = h.v + vector_at(&h, r, k, b);
       real a = (real)h.part[r * h.length * h.most + k];
       SIMD
-      for (int64_t j = 0; j < h.n; j++)
+      FOR_COLUMNS (j, 0, h.n)
         y[j] += a * v[j];
     }
   }
@@ -66,18 +68,20 @@ KERNEL combine(struct fp_inverse h, const real *g, real *out)
 /* A row that is not what it should be takes g, and is known no more. */
 KERNEL judge(struct fp_inverse h, double limit, const real *g, real *out)
 {
-  FOR_EACH_COST (r, h.rows, h.length * h.n) {
+  FOR_EACH_ROW (r, h.rows, h.length * h.n) {
     const real *x = g + r * h.length * h.n;
     real *y = out + r * h.length * h.n;
     double before = 0, after = 0;
-    for (int64_t j = 0; j < h.length * h.n; j++) {
+    FOR_COLUMNS (j, 0, h.length * h.n) {
       before += square_norm(x[j]);
       after += square_norm(y[j]);
     }
+    ROW_FOLD(before, plus);
+    ROW_FOLD(after, plus);
     bool sound = is_finite(after) && (limit <= 0 || after <= limit * limit * before);
-    for (int64_t j = 0; !sound && j < h.length * h.n; j++)
+    FOR_COLUMNS (j, 0, sound ? 0 : h.length * h.n)
       y[j] = x[j];
-    if (!sound)
+    if (!sound && OWNS_COLUMN(0))
       h.count[r] = -1;
   }
 }
@@ -97,10 +101,10 @@ enum status fp_transpose(const struct backend *be, const struct fp_inverse *h, d
 {
   stream st = be->st;
   int32_t count;
-  LAUNCH(st, h->rows * h->length, project, *h, g);
+  LAUNCH_ROWS(st, h->rows * h->length, project, *h, g);
   LAUNCH(st, h->rows * h->most, add_blocks, *h);
-  LAUNCH(st, h->rows * h->length, combine, *h, g, out);
-  LAUNCH(st, h->rows, judge, *h, limit, g, out);
+  LAUNCH_ROWS(st, h->rows * h->length, combine, *h, g, out);
+  LAUNCH_ROWS(st, h->rows, judge, *h, limit, g, out);
   LAUNCH(st, 1, count_fallen, *h);
   TRY(be->download(st, sizeof count, h->fallen, &count));
   *fallen = count;

@@ -319,17 +319,18 @@ void samples_replay(stream st, const struct fp_samples *s)
   LAUNCH_ROWS(st, fp_tiles(s), replay_best, *s);
 }
 
-/* Block b of packed row r begins anew, from the guess; behind the row's end it is zero. */
+/* Block b of packed row r begins anew, from the guess; behind the row's end it is zero.  A warp
+ * does that together, as all that moves a row's blocks. */
 INLINE void admit_block(const struct fp_samples *s, const struct fp_decision *d, const real *guess,
                         int64_t r, int64_t b, int32_t slot)
 {
   int64_t i = r * s->blocks + b, at = s->row[r] * d->length + s->first[r] + b;
-  for (int64_t j = 0; j < s->n; j++) {
+  FOR_COLUMNS (j, 0, s->n) {
     real z = b < s->count[r] ? guess[at * s->n + j] : 0;
     s->z[i * s->n + j] = z;
     s->best[i * s->n + j] = z;
   }
-  if (s->per_row > 1 || b == 0) {
+  if (OWNS_COLUMN(0) && (s->per_row > 1 || b == 0)) {
     struct fp_sample *p = &s->sample[s->per_row == 1 ? r : i];
     p->now = p->best = HUGE_VAL;
     p->scale = 0;
@@ -364,14 +365,17 @@ INLINE int32_t admitted(const struct fp_samples *s, const struct fp_decision *d,
 
 KERNEL begin(struct fp_samples s, struct fp_decision d, const real *guess)
 {
-  FOR_EACH_COST (r, s.rows, s.blocks * s.n) {
-    s.row[r] = (int32_t)r;
-    s.first[r] = 0;
-    s.count[r] = admitted(&s, &d, r, 0);
-    s.retired[r] = 0;
+  FOR_EACH_ROW (r, s.rows, s.blocks * s.n) {
+    if (OWNS_COLUMN(0)) {
+      s.row[r] = (int32_t)r;
+      s.first[r] = 0;
+      s.count[r] = admitted(&s, &d, r, 0);
+      s.retired[r] = 0;
+    }
+    ROW_SYNC;
     for (int64_t b = 0; b < s.blocks; b++)
       admit_block(&s, &d, guess, r, b, (int32_t)(s.per_row == 1 ? r : r * s.blocks + b));
-    for (int64_t k = r * s.per_row; k < (r + 1) * s.per_row; k++)
+    for (int64_t k = r * s.per_row; OWNS_COLUMN(0) && k < (r + 1) * s.per_row; k++)
       empty_slot(&s.slot[k]);
   }
 }
@@ -393,22 +397,23 @@ void samples_count(stream st, const struct fp_samples *s, DEVICE int64_t *counte
 void samples_begin(stream st, const struct fp_samples *s, const struct fp_decision *d,
                    const DEVICE real *guess)
 {
-  LAUNCH(st, s->rows, begin, *s, *d, guess);
+  LAUNCH_ROWS(st, s->rows, begin, *s, *d, guess);
 }
 
 INLINE void move_block(const struct fp_samples *s, int64_t to, int64_t from)
 {
-  for (int64_t j = 0; j < s->n; j++) {
+  FOR_COLUMNS (j, 0, s->n) {
     s->z[to * s->n + j] = s->z[from * s->n + j];
     s->best[to * s->n + j] = s->best[from * s->n + j];
   }
-  s->sample[to] = s->sample[from];
+  if (OWNS_COLUMN(0))
+    s->sample[to] = s->sample[from];
 }
 
 /* Reverses the slots of blocks first..end-1 of a row. */
 INLINE void reverse_slots(const struct fp_samples *s, int64_t first, int64_t end)
 {
-  for (end--; first < end; first++, end--) {
+  for (end--; OWNS_COLUMN(0) && first < end; first++, end--) {
     int32_t slot = s->sample[first].slot;
     s->sample[first].slot = s->sample[end].slot;
     s->sample[end].slot = slot;
@@ -426,18 +431,23 @@ INLINE void advance_row(const struct fp_samples *s, int64_t r, int64_t k, int64_
   for (int64_t b = 0; b < kept; b++) {
     int32_t slot = s->sample[row + b].slot;
     move_block(s, row + b, row + b + k);
-    s->sample[row + b].slot = slot;
+    if (OWNS_COLUMN(0))
+      s->sample[row + b].slot = slot;
   }
-  s->first[r] += (int32_t)k;
+  if (OWNS_COLUMN(0))
+    s->first[r] += (int32_t)k;
 }
 
 KERNEL slide(struct fp_samples s, struct fp_decision d, const real *guess)
 {
-  FOR_EACH_COST (r, s.rows, 2 * s.blocks * s.n) {
+  FOR_EACH_ROW (r, s.rows, 2 * s.blocks * s.n) {
     int64_t k = s.retired[r], kept = s.count[r] - k, moved = k > 0 ? s.blocks : kept;
+    ROW_SYNC;
     if (k > 0)
       advance_row(&s, r, k, kept);
-    s.count[r] = admitted(&s, &d, r, kept);
+    if (OWNS_COLUMN(0))
+      s.count[r] = admitted(&s, &d, r, kept);
+    ROW_SYNC;
     for (int64_t b = kept; b < s.count[r] || b < moved; b++)
       admit_block(&s, &d, guess, r, b, s.sample[r * s.blocks + b].slot);
   }
@@ -446,7 +456,7 @@ KERNEL slide(struct fp_samples s, struct fp_decision d, const real *guess)
 void samples_slide(stream st, const struct fp_samples *s, const struct fp_decision *d,
                    const DEVICE real *guess)
 {
-  LAUNCH(st, s->rows, slide, *s, *d, guess);
+  LAUNCH_ROWS(st, s->rows, slide, *s, *d, guess);
 }
 
 /* In a window the rows whose blocks have all left have none. */

@@ -14,6 +14,14 @@ enum { FP_TILE = 512 };
 enum { FP_TILE = 4096 };
 #endif
 enum { FP_STRIP = 512 }; /* unknowns of a tile that a loop over many vectors takes at a time */
+/* What a lane keeps of a strip: OWN(j) of FP_OWN is its place of the strip's unknown j. */
+#ifdef __CUDACC__
+enum { FP_OWN = FP_STRIP / WARP };
+#define OWN(j) ((j) / WARP)
+#else
+enum { FP_OWN = FP_STRIP };
+#define OWN(j) (j)
+#endif
 
 /* What a step does with a sample. */
 enum fp_action { FP_STEP, FP_HOLD, FP_REPLAY };
@@ -206,6 +214,19 @@ INLINE double share_of_step(const struct fp_samples *s, int64_t sample, double d
 {
   return will_lead(s, sample) || damping <= 0.9 ? 1 : 0.9 / damping;
 }
+
+/* to += the sum of what the lanes have added up (core/launch.h). */
+#ifdef __CUDACC__
+#define ADD_LANES(to, x)    \
+  do {                      \
+    wide lanes_ = (x);      \
+    ROW_FOLD(lanes_, plus); \
+    if (OWNS_COLUMN(0))     \
+      (to) += lanes_;       \
+  } while (0)
+#else
+#define ADD_LANES(to, x) ((to) += (x))
+#endif
 
 INLINE bool is_finite(double x) { return x - x == 0; }
 #endif

@@ -31,6 +31,7 @@ struct dim3 {
 };
 extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 void __syncthreads(void);
+#define __syncwarp __syncthreads /* a turn of all: the lanes of a warp take as many */
 double emulated_shuffle(double x, int apart); /* exact for whatever crosses lanes */
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
 {
