@@ -9,8 +9,8 @@
  * spoils the graph.
  *
  * Environment: EMULATED_DEVICES=0: there is no device; EMULATED_FAULT=n: the n-th launch fails;
- * EMULATED_OPEN: device memory is not closed, which is faster; EMULATED_GRAPHS=capture, instantiate
- * or update: that fails always. */
+ * EMULATED_OPEN: device memory is not closed, which is faster; EMULATED_GRAPHS=capture,
+ * instantiate, update, or launch (one that is captured): that fails always. */
 #ifndef TESTS_EMULATION_CUDA_RUNTIME_H
 #define TESTS_EMULATION_CUDA_RUNTIME_H
 #include <functional>

@@ -33,6 +33,12 @@ static void enqueue(const std::function<void()> &work)
     work();
 }
 
+static bool told_to_fail(const char *what)
+{
+  const char *told = getenv("EMULATED_GRAPHS");
+  return told && strcmp(told, what) == 0;
+}
+
 /* Whether this is not allowed now. */
 static bool spoils_capture()
 {
@@ -245,7 +251,7 @@ static void launch_blocks(unsigned blocks, unsigned threads, bool together,
 static bool fails(void)
 {
   static long left = getenv("EMULATED_FAULT") ? atol(getenv("EMULATED_FAULT")) : 0;
-  return left > 0 && --left == 0;
+  return (left > 0 && --left == 0) || (capture.graph && told_to_fail("launch"));
 }
 
 void emulated_launch(unsigned blocks, unsigned threads, bool together,
@@ -328,12 +334,6 @@ cudaError_t cudaStreamSynchronize(cudaStream_t)
 }
 
 /* ---- graphs ---- */
-
-static bool told_to_fail(const char *what)
-{
-  const char *told = getenv("EMULATED_GRAPHS");
-  return told && strcmp(told, what) == 0;
-}
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t, enum cudaStreamCaptureMode)
 {
