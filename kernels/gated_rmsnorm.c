@@ -34,18 +34,22 @@ INLINE struct group group_of(struct gated_rmsnorm_shape d, int64_t i)
 ELEMENTARY real before(bool norm_first, real z) { return norm_first ? 1 : silu(z); }
 ELEMENTARY real after(bool norm_first, real z) { return norm_first ? silu(z) : 1; }
 
+ELEMENTARY real square_kept(real p, real *to)
+{
+  *to = p;
+  return p * p;
+}
+
 /* norm_first is a constant where this is called, so that its loops have no branch */
 ELEMENTARY void fwd_group(bool norm_first, struct group s, real eps, const real *y, const real *z,
                           const real *w, real *r, real *out)
 {
   wide squares = 0;
-  if (!norm_first) {
-    SIMD
-    FOR_COLUMNS (j, 0, s.K)
-      out[j] = y[j] * silu(z[j]);
-  }
   const real *p = norm_first ? y : out;
-  ADD_ROW_SUM(squares, s.K, j, p[j] * p[j]);
+  if (norm_first)
+    ADD_ROW_SUM(squares, s.K, j, y[j] * y[j]);
+  else
+    ADD_ROW_SUM(squares, s.K, j, square_kept(y[j] * silu(z[j]), out + j));
   real scale = (real)(1 / sqrt(squares / (wide)s.K + (wide)eps));
   if (OWNS_COLUMN(0))
     *r = scale;

@@ -11,6 +11,7 @@
 #ifndef KERNELS_ROWS_H
 #define KERNELS_ROWS_H
 #include "core/launch.h"
+#include "kernels/sums.h"
 
 #ifdef __CUDACC__
 enum { SPAN = 1, STRIP = 32 };
@@ -37,17 +38,15 @@ INLINE struct span span_of(int64_t i, int64_t n)
 
 /* sum += term(j), j in 0..n-1, where `sum` is wide: a float holds at most SUM_TILE/4 terms. */
 enum { SUM_TILE = 512 };
+#ifdef __CUDACC__
 #define ADD_TILES_(sum, n, j, term)                                 \
   for (int64_t tile_ = 0; tile_ < (n); tile_ += SUM_TILE) {         \
     int64_t end_ = tile_ + SUM_TILE < (n) ? tile_ + SUM_TILE : (n); \
     real part_ = 0;                                                 \
-    SIMD_SUM(part_)                                                 \
     FOR_COLUMNS (j, tile_, end_)                                    \
       part_ += (term);                                              \
     (sum) += (wide)part_;                                           \
   }
-
-#ifdef __CUDACC__
 #define ADD_ROW_SUM(sum, n, j, term) \
   do {                               \
     wide lanes_ = 0;                 \
@@ -86,7 +85,31 @@ static __device__ inline wide column_total(wide sum)
       (out)[j] += (real)sum_;                                             \
   } while (0)
 #else
-#define ADD_ROW_SUM ADD_TILES_
+enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
+#define ADD_ROW_SUM(sum, n, j, term)                                      \
+  do {                                                                    \
+    for (int64_t tile_ = 0; tile_ < (n); tile_ += SUM_TILE) {             \
+      int64_t end_ = tile_ + SUM_TILE < (n) ? tile_ + SUM_TILE : (n);     \
+      int64_t full_ = end_ - (end_ - tile_) % SUM_PARTS;                  \
+      real parts_[SUM_PARTS] = {0}, part_;                                \
+      for (int64_t block_ = tile_; block_ < full_; block_ += SUM_PARTS) { \
+        SIMD                                                              \
+        for (int q_ = 0; q_ < SUM_PARTS; q_++) {                          \
+          int64_t j = block_ + q_;                                        \
+          parts_[q_] += (term);                                           \
+        }                                                                 \
+      }                                                                   \
+      part_ = sum_of_parts(SUM_PARTS, parts_);                            \
+      if (full_ < end_) {                                                 \
+        real rest_ = 0;                                                   \
+        SIMD_SUM(rest_)                                                   \
+        for (int64_t j = full_; j < end_; j++)                            \
+          rest_ += (term);                                                \
+        part_ += rest_;                                                   \
+      }                                                                   \
+      (sum) += (wide)part_;                                               \
+    }                                                                     \
+  } while (0)
 /* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n: in real over
  * SUM_ROWS rows, then in wide. */
 enum { SUM_ROWS = 64 };

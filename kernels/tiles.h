@@ -6,7 +6,7 @@
  */
 #ifndef KERNELS_TILES_H
 #define KERNELS_TILES_H
-#include "kernels/elementary.h"
+#include "kernels/sums.h"
 
 /* Four rows of these lanes fill half the vector registers of each instruction set.  An index works
  * through up to ROW_SPAN rows of its lanes. */
@@ -91,17 +91,6 @@ ELEMENTARY void tile_scale_rows(int rows, const real *factor, real acc[ROWS][LAN
   }
 }
 
-/* Sum of parts, which are used up: pairs, then pairs of pairs. */
-ELEMENTARY real sum_of_lanes(real *parts)
-{
-  for (int half = LANES / 2; half > 0; half /= 2) {
-    SIMD
-    for (int l = 0; l < half; l++)
-      parts[l] += parts[l + half];
-  }
-  return parts[0];
-}
-
 /* sum += term(n) for n in 0..N-1: a vector's partial sums first, added up once at the end. */
 #define ADD_LANE_SUM(sum, N, n, term)                           \
   do {                                                          \
@@ -114,7 +103,7 @@ ELEMENTARY real sum_of_lanes(real *parts)
         parts_[lane_] += (term);                                \
       }                                                         \
     }                                                           \
-    real part_ = sum_of_lanes(parts_);                          \
+    real part_ = sum_of_parts(LANES, parts_);                   \
     for (int64_t n = full_; n < (N); n++)                       \
       part_ += (term);                                          \
     (sum) += part_;                                             \
