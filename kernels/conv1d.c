@@ -155,6 +155,38 @@ INLINE struct block block_of(struct conv1d_shape d, int64_t i)
 
 /* ---- forward ---- */
 
+#ifdef __CUDACC__
+#define convolve_inside(s, first, end, y, C) (void)(first)
+enum { INSIDE_TAPS = 0 };
+#else
+enum { INSIDE_TAPS = 4 };
+
+/* Tokens first.. of a whole strip of four taps whose inputs all lie in x.  A function of its own,
+ * with copies that nothing else points to, so that taps stay in registers: a third faster. */
+static __attribute__((noinline)) void convolve_inside(const struct strip *s, int64_t first,
+                                                      int64_t end, real *y, int64_t C)
+{
+  real w0[LANES], w1[LANES], w2[LANES], w3[LANES], bias[LANES];
+  SIMD
+  for (int l = 0; l < LANES; l++) {
+    w0[l] = s->taps[0][l], w1[l] = s->taps[1][l];
+    w2[l] = s->taps[2][l], w3[l] = s->taps[3][l];
+    bias[l] = s->bias[l];
+  }
+  for (int64_t t = first; t < end; t++) {
+    const real *x0 = s->x + (t - 3) * s->ld, *x1 = x0 + s->ld, *x2 = x1 + s->ld, *x3 = x2 + s->ld;
+    real *yt = y + t * C;
+    SIMD
+    for (int l = 0; l < LANES; l++) {
+      real v = add_product(bias[l], w0[l], x0[l]);
+      v = add_product(v, w1[l], x1[l]);
+      v = add_product(v, w2[l], x2[l]);
+      yt[l] = silu(add_product(v, w3[l], x3[l]));
+    }
+  }
+}
+#endif
+
 ELEMENTARY void convolve_block(struct width n, struct conv1d_shape d, struct block k,
                                const int32_t *row, const real *x, const real *w, const real *b,
                                const real *state0, real *y)
@@ -162,9 +194,15 @@ ELEMENTARY void convolve_block(struct width n, struct conv1d_shape d, struct blo
   struct strip s;
   load_taps(d, n, k.c, w, b, &s);
   for (int64_t seq = k.seq; seq < k.last; seq++) {
+    real *ys = y + seq * d.T * d.C + k.c;
+    int64_t border = k.end;
     load_inputs(d, n, seq, k.c, row ? row[seq] : seq, x, state0, &s);
-    for (int64_t t = k.first; t < k.end; t++) {
-      real v[LANES], *yt = y + (seq * d.T + t) * d.C + k.c;
+    if (n.W == INSIDE_TAPS && n.lanes == LANES && x) {
+      border = k.first > 3 ? k.first : k.end < 3 ? k.end : 3;
+      convolve_inside(&s, border, k.end, ys, d.C);
+    }
+    for (int64_t t = k.first; t < border; t++) {
+      real v[LANES], *yt = ys + t * d.C;
       preactivation(&s, n, t, v);
       SIMD
       for (int l = 0; l < n.lanes; l++)
