@@ -103,8 +103,7 @@ ELEMENTARY void weigh_block(struct ssd_shape d, struct chunk k, int first, int e
 
 /* The arrays of block_outputs. */
 struct block_inputs {
-  const real *x, *C, *dt, *A_log, *D, *S;
-  bool carried; /* the first chunk has a state */
+  const real *x, *C, *dt, *A_log, *D;
 };
 
 /* y of one block, columns p0..: w are the weights on its diagonal, X the scaled earlier blocks */
@@ -114,25 +113,20 @@ ELEMENTARY void block_columns(struct ssd_shape d, struct chunk k, const struct b
 {
   int64_t Q = ssd_chunk_length(d);
   int lanes = at_most(d.P - p0, LANES);
-  bool state = k.c > 0 || a->carried;
-  real St[SSD_MAX_STATE][LANES], acc[ROWS][LANES];
-  const real *xs = x_of(d, k, a->x) + p0, *Cs = group_columns(d, k, a->C);
-  if (state)
-    tile_transpose(d.N, lanes, a->S + (k.u * d.P + p0) * d.N, d.N, St);
+  real acc[ROWS][LANES];
+  const real *xs = x_of(d, k, a->x) + p0;
   for (int i0 = first; i0 < end; i0 += ROWS) {
     int rows = at_most(end - i0, ROWS);
     tile_zero(acc);
-    if (state)
-      tile_multiply(rows, LANES, d.N, Cs + i0 * d.ld, d.ld, 1, St[0], LANES, acc);
     for (int J = 0; J < first; J += BLOCK) {
       real all[ROWS] = {0};
       for (int r = 0; r < rows; r++)
         all[r] = e.all[J / BLOCK];
-      if (state || J > 0)
+      if (J > 0)
         tile_scale_rows(rows, all, acc);
       tile_multiply(rows, lanes, BLOCK, scores + i0 * Q + J, Q, 1, X + J * d.P + p0, d.P, acc);
     }
-    if (state || first > 0)
+    if (first > 0)
       tile_scale_rows(rows, e.up + i0, acc);
     tile_multiply(rows, lanes, i0 + rows - first, w + (i0 - first) * BLOCK, BLOCK, 1,
                   xs + first * d.ld, d.ld, acc);
@@ -144,16 +138,17 @@ ELEMENTARY void block_columns(struct ssd_shape d, struct chunk k, const struct b
   }
 }
 
+/* Of chunks that no state enters: with states it goes by steps (ssd_steps_cpu.h). */
 KERNEL block_outputs(struct ssd_shape d, struct block_inputs a, real *work, real *y)
 {
   struct chunk_scratch s = scratch_of(d, work);
   int64_t Q = ssd_chunk_length(d);
-  FOR_EACH_COST (u, chunk_heads(d), Q * d.P * (Q + 2 * d.N)) {
+  FOR_EACH_COST (u, chunk_heads(d), Q * d.P * Q) {
     struct chunk k = chunk_of(d, u, d.H);
     struct block_decays e = decays_of(d, s, u);
     const real *scores = s.scores + group_pairs(d, k), *dt = a.dt + k.token * d.H + k.h;
     real w[BLOCK * BLOCK], *X = s.scaled + u * ssd_blocks(Q) * BLOCK * d.P;
-    if (k.q > BLOCK || k.c > 0 || a.carried)
+    if (k.q > BLOCK)
       decay_blocks(d, k, a.dt, a.A_log, e);
     for (int first = 0; first < k.q; first += BLOCK) {
       int end = block_end(k.q, first);
@@ -265,7 +260,8 @@ ELEMENTARY void pairs_of_row(int lanes, int past, const real *m, const real *sco
   SIMD
   for (int l = 0; l < lanes; l++) {
     sb[l] += pair[l];
-    K[l] = (past > l ? score[l] : 0) * pair[l];
+    real across = score[l] * pair[l];
+    K[l] = past > l ? across : 0;
   }
 }
 

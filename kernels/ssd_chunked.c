@@ -30,6 +30,8 @@
 #include "kernels/ssd_heads.h"
 #include "kernels/ssd_products.h"
 
+enum { CHANNELS = 128 }; /* of x that are transposed at a time */
+
 /* ---- where things are ---- */
 
 struct chunk_scratch {
@@ -171,8 +173,10 @@ ELEMENTARY void weigh_row(int lanes, int past, const real *m, const real *score,
                           real *weight)
 {
   SIMD
-  for (int l = 0; l < lanes; l++)
-    weight[l] = (past >= l ? score[l] : 0) * (m[l] * dt[l]);
+  for (int l = 0; l < lanes; l++) {
+    real w = score[l] * (m[l] * dt[l]); /* read first: a load under a mask is slow */
+    weight[l] = past >= l ? w : 0;
+  }
 }
 
 /* One row i; masked scores and z may be anything. */
@@ -181,10 +185,11 @@ ELEMENTARY void pair_row(int lanes, int past, const real *m, const real *score, 
 {
   SIMD
   for (int l = 0; l < lanes; l++) {
-    real scored = (past >= l ? score[l] : 0) * m[l], zm = past >= l ? z[l] : 0;
-    weight[l] = scored * dt[l];
-    weight2[l] = m[l] * dt[l] * zm;
-    direct[l] = add_product(direct[l], scored, zm);
+    real scored = score[l] * m[l], pair = m[l] * dt[l] * z[l], both = scored * z[l];
+    scored *= dt[l];
+    weight[l] = past >= l ? scored : 0;
+    weight2[l] = past >= l ? pair : 0;
+    direct[l] += past >= l ? both : 0;
   }
 }
 
@@ -382,6 +387,7 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
 #elif REAL_BITS != 128
 #define BY_BLOCKS
 #include "kernels/ssd_blocks_cpu.h"
+#include "kernels/ssd_steps_cpu.h"
 #endif
 
 void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
@@ -397,6 +403,13 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
   int64_t Q = ssd_chunk_length(d), BC = d.B * ssd_chunks(d), heads = chunk_heads(d);
   bool passes = ssd_chunks(d) > 1 || S1;
   DEVICE real *states = S ? S : s.states;
+#ifdef BY_BLOCKS
+  if (goes_by_steps(d, ssd_chunks(d) > 1 || S0 || S1)) {
+    struct steps in = {x, Bm, C, dt, A_log, D, row, S0, S, s.states, y, S1};
+    LAUNCH(st, d.B * d.H, all_steps, d, in);
+    return;
+  }
+#endif
   if (S || S0 || passes)
     LAUNCH(st, d.B * d.H * d.P, start_states, d, row, S0, states);
   if (S0 || passes)
@@ -424,7 +437,7 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
     LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
 #ifdef BY_BLOCKS
   if (y && d.by_blocks) {
-    struct block_inputs in = {x, C, dt, A_log, D, states, S0 != NULL};
+    struct block_inputs in = {x, C, dt, A_log, D};
     LAUNCH(st, heads, block_outputs, d, in, work, y);
     return;
   }
@@ -441,7 +454,6 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
 KERNEL pair_cotangents(struct ssd_shape d, const real *x, const real *dt, const real *A_log,
                        const real *yb, real *work)
 {
-  enum { CHANNELS = 128 }; /* of x that are transposed at a time */
   struct chunk_scratch s = scratch_of(d, work);
   int64_t Q = ssd_chunk_length(d), blocks = lane_blocks(Q), HP = d.H * d.P;
   FOR_EACH_COST (index, chunk_heads(d) * blocks, Q * LANES * (d.P + 16)) {
@@ -766,6 +778,26 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
     batched_vjp(st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, times, dtb, S0b);
     if (A_logb)
       LAUNCH(st, d.H, add_over_blocks, BC, d.H, Q, s.c, A_logb);
+    if (Db)
+      skip_vjp(st, d, x, yb, 1, s.a, Db);
+    return;
+  }
+#endif
+#ifdef BY_BLOCKS
+  if (goes_back_by_steps(d, leaves || summed || S)) {
+    int64_t parts = d.B * d.T * d.H * d.N;
+    struct steps_back a = {x,  Bm, C,   dt,  A_log, D,    S,    yb,   S1b,  xb,
+                           Bb, Cb, dtb, S0b, NULL,  NULL, NULL, NULL, times};
+    a.total = work, a.states = work + d.B * d.H;
+    a.B_part = a.states + d.B * d.H * (steps_of_chunk(d) + 2) * d.P * d.N;
+    a.C_part = a.B_part + parts;
+    LAUNCH(st, d.B * d.H, all_steps_back, d, a);
+    if (heads_together(d) < d.H / d.G && Bb)
+      LAUNCH(st, d.B * d.T * d.G, add_heads, d, a.B_part, Bb);
+    if (heads_together(d) < d.H / d.G && Cb)
+      LAUNCH(st, d.B * d.T * d.G, add_heads, d, a.C_part, Cb);
+    if (A_logb)
+      LAUNCH(st, d.H, add_over_blocks, d.B, d.H, 1, a.total, A_logb);
     if (Db)
       skip_vjp(st, d, x, yb, 1, s.a, Db);
     return;

@@ -228,6 +228,61 @@ void chunks_are_recurrence(const void *table)
   }
 }
 
+/* The results of a call that neither starts from states nor leaves any, and keeps none. */
+static void run_whole_chunk(const struct backend *be, const struct problem *p, real **r)
+{
+  struct ssd_shape d = p->d;
+  int64_t group = d.H * d.P;
+  real *work = nans(ssd_chunked_work(d));
+  be->ssd_chunked_fwd(be->st, d, p->xBC, B_of(p), C_of(p), p->dt, p->A_log, p->D, NULL, NULL, NULL,
+                      work, r[Y], NULL);
+  be->ssd_chunked_vjp(be->st, d, p->xBC, B_of(p), C_of(p), p->dt, p->A_log, p->D, NULL, p->yb, NULL,
+                      work, r[XB], r[XB] + group, r[XB] + group + d.G * d.N, r[DTB], r[A_LOGB],
+                      r[DB], NULL);
+  free(work);
+}
+
+/* On a CPU a shape goes by steps or by blocks, heads together or each by itself, as it costs least;
+ * with states and without.  Whole vectors and what is left of one, in every direction. */
+#define shapes_are_recurrence NAME(shapes_are_recurrence)
+void shapes_are_recurrence(const void *table)
+{
+  const struct backend *be = table;
+  static const struct ssd_shape shapes[] = {
+      {1, 140, 4, 17, 64, 2, .chunk = 200}, {2, 70, 2, 33, 30, 1, .chunk = 70},
+      {1, 60, 4, 32, 16, 1, .chunk = 64},   {4, 40, 4, 32, 16, 1, .chunk = 64},
+      {1, 16, 2, 33, 40, 2, .chunk = 16},   {3, 129, 2, 16, 48, 1, .chunk = 129},
+      {2, 64, 4, 17, 100, 2, .chunk = 64},  {1, 130, 2, 17, 120, 1, .chunk = 130},
+      {5, 35, 4, 16, 32, 1, .chunk = 17},   {1, 90, 3, 150, 18, 1, .chunk = 64}};
+  for (int i = 0; i < COUNT(shapes); i++)
+    for (int states = 0; states < 2; states++) {
+      struct problem p = problem_new(shapes[i]);
+      real *want[RESULTS], *got[RESULTS];
+      p.d.by_blocks = be->ssd_by_blocks;
+      results_new(&p, want);
+      results_new(&p, got);
+      if (!states) {
+        free(p.S0), free(p.S1b);
+        p.S0 = p.S1b = NULL;
+      }
+      run_recurrent(be, &p, want);
+      if (states) {
+        run_chunked(be, &p, true, got);
+      } else if (ssd_chunks(p.d) == 1) {
+        run_whole_chunk(be, &p, got);
+        memcpy(got[S1], want[S1], (size_t)p.count[S1] * sizeof **got);
+        memcpy(got[S0B], want[S0B], (size_t)p.count[S0B] * sizeof **got);
+      } else {
+        run_chunked(be, &p, true, got);
+        memcpy(got[S0B], want[S0B], (size_t)p.count[S0B] * sizeof **got);
+      }
+      check_results(&p, got, want, Y, states ? "a shape with states" : "a shape without states");
+      results_free(want);
+      results_free(got);
+      problem_free(&p);
+    }
+}
+
 /* A chunk that starts from zeros: S NULL changes no bit, in the VJP and in the JVP. */
 #define nothing_kept_of_zeros NAME(nothing_kept_of_zeros)
 void nothing_kept_of_zeros(const void *table)
@@ -278,14 +333,21 @@ void states_need_not_be_kept(const void *table)
     be->ssd_fwd(be->st, p.d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, NULL, S, NULL, y, S);
     check_reals(p.count[Y], y, want[Y], TOLERANCE, "y with the state in place");
     check_reals(p.count[S1], S, want[S1], TOLERANCE, "state in place");
-    real *work = nans(ssd_chunked_work(p.d));
-    memcpy(S, p.S0, (size_t)p.count[S1] * sizeof *S);
-    be->ssd_chunked_fwd(be->st, p.d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, NULL, S, NULL,
-                        work, y, S);
-    check_reals(p.count[Y], y, want[Y], TOLERANCE, "chunked y with the state in place");
-    check_reals(p.count[S1], S, want[S1], TOLERANCE, "chunked state in place");
+    for (int blocks = 0; blocks < 2; blocks++) {
+      p.d.by_blocks = blocks && be->ssd_by_blocks;
+      real *work = nans(ssd_chunked_work(p.d));
+      memcpy(S, p.S0, (size_t)p.count[S1] * sizeof *S);
+      be->ssd_chunked_fwd(be->st, p.d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, NULL, S, NULL,
+                          work, y, S);
+      check_reals(p.count[Y], y, want[Y], TOLERANCE, "chunked y with the state in place");
+      check_reals(p.count[S1], S, want[S1], TOLERANCE, "chunked state in place");
+      memcpy(S, p.S0, (size_t)p.count[S1] * sizeof *S);
+      be->ssd_chunked_fwd(be->st, p.d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, NULL, S, NULL,
+                          work, NULL, S);
+      check_reals(p.count[S1], S, want[S1], TOLERANCE, "chunked state alone");
+      free(work);
+    }
     results_free(want);
-    free(work);
     free(y);
     free(S);
     problem_free(&p);
@@ -396,10 +458,11 @@ void rows_carry_states(const void *table)
   struct ssd_shape d = p.d;
   int64_t HPN = d.H * d.P * d.N;
   real *r[RESULTS], *S = nans(ROW_COUNT * HPN), *ends = nans(3 * HPN), *y = nans(p.count[Y]);
-  real *work = nans(ssd_chunked_work(d));
   results_new(&p, r);
   run_recurrent(be, &p, r);
-  for (int chunked = 0; chunked < 2; chunked++) {
+  for (int chunked = 0; chunked < 3; chunked++) {
+    d.by_blocks = chunked == 2 && be->ssd_by_blocks;
+    real *work = nans(ssd_chunked_work(d));
     to_rows(HPN, p.S0, S);
     if (chunked)
       be->ssd_chunked_fwd(be->st, d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, rows, S, NULL,
@@ -409,12 +472,12 @@ void rows_carry_states(const void *table)
     from_rows(HPN, S, ends);
     check_reals(p.count[Y], y, r[Y], TOLERANCE, chunked ? "chunked y by rows" : "y by rows");
     check_reals(3 * HPN, ends, r[S1], TOLERANCE, chunked ? "chunked S1 by rows" : "S1 by rows");
+    free(work);
   }
   results_free(r);
   free(S);
   free(ends);
   free(y);
-  free(work);
   problem_free(&p);
 }
 

@@ -7,6 +7,7 @@ typedef void forms_test(const void *be);
 #define FORMS_TESTS(TEST)        \
   TEST(recurrence_is_definition) \
   TEST(chunks_are_recurrence)    \
+  TEST(shapes_are_recurrence)    \
   TEST(nothing_kept_of_zeros)    \
   TEST(states_need_not_be_kept)  \
   TEST(steps_are_whole)          \
