@@ -52,6 +52,7 @@ static enum status carve(struct jacobian_batch *b, bool differentiate)
     memcpy(layer, b->act.layer, (size_t)d->layers * sizeof *layer);
     b->solving = b->act;
     b->solving.layer = layer;
+    b->solving.forgotten = true;
     for (int64_t i = 0; i < d->layers; i++)
       layer[i].S = NULL;
   }

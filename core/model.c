@@ -278,15 +278,17 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
   int64_t M = s->rows * s->T;
   DEVICE real *out;
   TRY(CARVE(&scratch.device, M * d->D, &out));
-  be->axpby(be->st, M * d->D, 1, z, 0, a->layer[0].x);
+  if (!a->forgotten)
+    be->axpby(be->st, M * d->D, 1, z, 0, a->layer[0].x);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i];
+    const DEVICE real *x = i ? l->x : z;
     DEVICE real *next = i + 1 < d->layers ? a->layer[i + 1].x : a->x;
     if (i > 0 || !s->from_zero)
-      be->rmsnorm_fwd(be->st, M, d->D, eps, l->x, w->norm, l->r, l->xn);
+      be->rmsnorm_fwd(be->st, M, d->D, eps, x, w->norm, l->r, l->xn);
     TRY(mixer_fwd(m, w, s, i, l, scratch, out));
-    add_branch(m, s, 2 * i, l->x, out, d->F ? l->x2 : next);
+    add_branch(m, s, 2 * i, x, out, d->F ? l->x2 : next);
     if (d->F) {
       be->rmsnorm_fwd(be->st, M, d->D, eps, l->x2, w->norm2, l->r2, l->xn2);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, l->h);
@@ -300,24 +302,26 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
 }
 
 /* Tokens of a segment: whole chunks. */
-static int64_t segment_of(const struct model_dims *d)
+static int64_t segment_of(const struct model_dims *d, bool forgotten)
 {
-  enum { TOKENS = 256 };
-  return (TOKENS + d->chunk - 1) / d->chunk * d->chunk;
+  enum { TOKENS = 256, FORGOTTEN = 64 };
+  int64_t tokens = forgotten ? FORGOTTEN : TOKENS;
+  return (tokens + d->chunk - 1) / d->chunk * d->chunk;
 }
 
 int64_t block_whole_tokens(const struct sequence_model *m)
 {
-  int64_t two = 2 * segment_of(&m->dims), chunk = 4 * m->dims.N;
+  int64_t two = 2 * segment_of(&m->dims, false), chunk = 4 * m->dims.N;
   return ssd_one_chunk(m, chunk) && chunk > two ? chunk : two;
 }
 
 /* Whether a single sequence is worked through segment by segment, so that what its operations hand
  * on stays in the cache: on a CPU, where it is long. */
-static bool has_segments(const struct sequence_model *m, const struct span *s)
+static bool has_segments(const struct sequence_model *m, const struct span *s, bool forgotten)
 {
   bool alone = s->rows == 1 && !s->row && !s->carried && !s->after;
-  return m->be->concurrent && alone && s->T > block_whole_tokens(m);
+  int64_t whole = forgotten ? segment_of(&m->dims, true) : block_whole_tokens(m);
+  return m->be->concurrent && alone && s->T > whole && !(forgotten && ssd_one_chunk(m, s->T));
 }
 
 /* The activations of tokens t.. of a sequence; `layer` is the table for them. */
@@ -368,13 +372,13 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
                                 DEVICE real *fz)
 {
   const struct model_dims *d = &m->dims;
-  int64_t length = segment_of(d);
+  int64_t length = segment_of(d, a->forgotten);
   struct carried_states between;
   struct layer_activations *layer;
   TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &between));
   TRY(CARVE(&scratch.host, d->layers, &layer));
   for (int64_t t = 0; t < s->T; t += length) {
-    struct activations part = activations_from(m, t, a, layer);
+    struct activations part = activations_from(m, a->forgotten ? 0 : t, a, layer);
     struct span segment = *s;
     segment.T = s->T - t < length ? s->T - t : length;
     segment.u = s->u ? s->u + t * d->d_in_proj : NULL;
@@ -389,8 +393,8 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
                       const struct span *s, const DEVICE real *z, const struct activations *a,
                       struct scratch scratch, DEVICE real *fz)
 {
-  return has_segments(m, s) ? segments_fwd(m, p, s, z, a, scratch, fz)
-                            : whole_fwd(m, p, s, z, a, scratch, fz);
+  return has_segments(m, s, a->forgotten) ? segments_fwd(m, p, s, z, a, scratch, fz)
+                                          : whole_fwd(m, p, s, z, a, scratch, fz);
 }
 
 /* Adds to xb, the cotangent of the MLP's input x2, from that of its output. */
@@ -467,7 +471,7 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
                                 DEVICE real *ub, const struct parameter_set *g)
 {
   const struct model_dims *d = &m->dims;
-  int64_t length = segment_of(d);
+  int64_t length = segment_of(d, false);
   struct carried_states enter, cotangents[2];
   struct layer_activations *layer;
   TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &enter));
@@ -499,7 +503,7 @@ enum status block_vjp(const struct sequence_model *m, const struct parameter_set
                       const struct parameter_set *g)
 {
   CHECK(!s->carried);
-  if (has_segments(m, s))
+  if (has_segments(m, s, false))
     return segments_vjp(m, p, s, a, fb, scratch, zb, ub, g);
   return block_vjp_carried(m, p, s, a, fb, NULL, scratch, zb, ub, g, NULL);
 }

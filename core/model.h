@@ -81,6 +81,8 @@ struct layer_activations {
 };
 struct activations {
   int64_t rows, T;
+  bool forgotten; /* a solver's: nobody differentiates them.  Layer 0's x is not filled, and
+                     segments (block_whole_tokens) share the first one's memory */
   struct layer_activations *layer; /* (n_layer) */
   DEVICE real *x, *r;              /* (M,D), (M): into the final norm */
 };

@@ -95,6 +95,7 @@ static enum status carve(struct network *net)
     net->solving = net->acts[0];
     memcpy(layer, net->acts[0].layer, (size_t)d->layers * sizeof *layer);
     net->solving.layer = layer;
+    net->solving.forgotten = true;
     for (int64_t i = 0; i < d->layers; i++)
       layer[i].S = NULL;
   }
