@@ -151,6 +151,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
   project_in(m, p, s, l, a);
+  relay_await(s->relay, l);
   be->conv1d_fwd(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
                  conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
   be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
@@ -163,6 +164,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
     be->ssd_chunked_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                         p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
+  relay_pass(s->relay, l);
   be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, a->zxbcdt + at.z,
                         p->gate_norm, a->gr, a->yn);
   project_out(m, p, M, a, out);

@@ -1,5 +1,7 @@
 /* model.c: parameters, activations, and f around its mixers.  Equations: model.h. */
 #include "core/model.h"
+#include "core/parallel.h"
+#include <stdio.h>
 
 /* ---- memory ---- */
 
@@ -365,27 +367,100 @@ static struct activations activations_from(const struct sequence_model *m, int64
   return from;
 }
 
-/* whole_fwd on one segment behind the other, with the states between them. */
+/* Segments of one sequence, and who works on them. */
+#define segments NAME(segments)
+struct segments {
+  const struct sequence_model *m;
+  const struct parameter_set *p;
+  const struct span *s;
+  const DEVICE real *z;
+  const struct activations *a;
+  DEVICE real *fz;
+  int64_t length, count, workers, next; /* next: taken by __atomic_fetch_add */
+  struct carried_states between[2];     /* behind segments of even and odd places */
+  int64_t *passed;                      /* (layers), see core/relay.h */
+  struct layer_activations *layer[SEGMENTS_AT_ONCE];
+  struct arena scratch[SEGMENTS_AT_ONCE];
+  enum status status[SEGMENTS_AT_ONCE];
+  char error[SEGMENTS_AT_ONCE][256];
+};
+
+static enum status run_segment(struct segments *c, int64_t worker, int64_t i)
+{
+  int64_t D = c->m->dims.D, t = i * c->length;
+  struct activations part =
+      activations_from(c->m, c->a->forgotten ? worker * c->length : t, c->a, c->layer[worker]);
+  struct relay relay = {i, c->passed};
+  struct span segment = *c->s;
+  segment.T = c->s->T - t < c->length ? c->s->T - t : c->length;
+  segment.u = c->s->u ? c->s->u + t * c->m->dims.d_in_proj : NULL;
+  segment.carried = i ? &c->between[(i + 1) % 2] : NULL;
+  segment.after = &c->between[i % 2];
+  segment.relay = &relay;
+  return whole_fwd(c->m, c->p, &segment, c->z + t * D, &part,
+                   (struct scratch){c->scratch[worker], {0}}, c->fz + t * D);
+}
+
+/* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
+ * the others go on. */
+static void run_segments(void *segments, int64_t worker)
+{
+  struct segments *c = segments;
+  for (int64_t i; (i = __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED)) < c->count;) {
+    enum status s = run_segment(c, worker, i);
+    struct relay relay = {i, c->passed};
+    if (s == OK)
+      continue;
+    c->status[worker] = s;
+    (void)snprintf(c->error[worker], sizeof c->error[worker], "%s", last_error());
+    for (int64_t l = 0; l < c->m->dims.layers; l++) {
+      relay_await(&relay, l);
+      relay_pass(&relay, l);
+    }
+  }
+}
+
+/* Reals that whole_fwd carves for T tokens of one sequence: its own, and the mixers' for the SSD.
+ */
+static int64_t forward_scratch(const struct sequence_model *m, int64_t T)
+{
+  enum { ALIGNED = 64 };
+  return T * m->dims.D + ssd_chunked_work(ssd_shape_of(m, 1, T)) + 3 * ALIGNED;
+}
+
+/* whole_fwd on one segment behind the other, with the states between them: each a thread's, who
+ * waits for the states that it begins with, where threads are to be had. */
 static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
                                 const struct span *s, const DEVICE real *z,
                                 const struct activations *a, struct scratch scratch,
                                 DEVICE real *fz)
 {
-  const struct model_dims *d = &m->dims;
-  int64_t length = segment_of(d, a->forgotten);
-  struct carried_states between;
-  struct layer_activations *layer;
-  TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &between));
-  TRY(CARVE(&scratch.host, d->layers, &layer));
-  for (int64_t t = 0; t < s->T; t += length) {
-    struct activations part = activations_from(m, a->forgotten ? 0 : t, a, layer);
-    struct span segment = *s;
-    segment.T = s->T - t < length ? s->T - t : length;
-    segment.u = s->u ? s->u + t * d->d_in_proj : NULL;
-    segment.carried = t ? &between : NULL;
-    segment.after = &between;
-    TRY(whole_fwd(m, p, &segment, z + t * d->D, &part, scratch, fz + t * d->D));
+  struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
+  c.length = segment_of(&m->dims, a->forgotten);
+  c.count = (s->T + c.length - 1) / c.length;
+  c.workers = parallel_threads() < SEGMENTS_AT_ONCE ? parallel_threads() : SEGMENTS_AT_ONCE;
+  c.workers = c.workers < s->T / c.length ? c.workers : s->T / c.length;
+  for (int i = 0; i < 2; i++)
+    TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &c.between[i]));
+  TRY(CARVE(&scratch.host, m->dims.layers, &c.passed));
+  for (int64_t i = 0; i < c.workers; i++) {
+    DEVICE real *block;
+    int64_t reals = forward_scratch(m, c.length);
+    TRY(CARVE(&scratch.host, m->dims.layers, &c.layer[i]));
+    c.scratch[i] = scratch.device;
+    TRY(CARVE(&scratch.device, reals, &block));
+    c.scratch[i].size = scratch.device.used;
+    c.scratch[i].peak = NULL; /* that of all */
+    c.status[i] = OK;
   }
+  if (!scratch.device.base) /* measuring */
+    return OK;
+  for (int64_t l = 0; l < m->dims.layers; l++)
+    c.passed[l] = 0;
+  parallel_run(c.workers, run_segments, &c);
+  for (int64_t i = 0; i < c.workers; i++)
+    if (c.status[i] != OK)
+      FAIL(c.status[i], "%s", c.error[i]);
   return OK;
 }
 

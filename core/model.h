@@ -13,6 +13,7 @@
 #define CORE_MODEL_H
 #include "core/arena.h"
 #include "core/backend.h"
+#include "core/relay.h"
 #include "core/tensors.h"
 
 #define layer_parameters NAME(layer_parameters)
@@ -108,6 +109,7 @@ struct span {
   const struct carried_states *carried;      /* NULL: zero states */
   const struct carried_states *after;        /* takes the states behind the last token, and may be
                                                 `carried`; NULL: not wanted */
+  const struct relay *relay;                 /* the states come and go by it; NULL: at once */
   const struct dropout_masks *masks;         /* NULL: no dropout */
   /* z is zeros and nobody asks for its cotangent: the first norm and in_proj's product, which are
    * zeros too, are not computed, and the first layer's xn is not kept */
@@ -144,6 +146,9 @@ MUST_USE enum status carried_states_carve(const struct sequence_model *m, int64_
 /* Zero states for the first `rows` rows. */
 void carried_states_clear(const struct sequence_model *m, int64_t rows,
                           const struct carried_states *c);
+
+/* Segments of a sequence that are evaluated side by side, at most. */
+enum { SEGMENTS_AT_ONCE = 16 };
 
 /* A single longer sequence is evaluated and differentiated in segments, which need less scratch
  * memory than this many tokens may. */

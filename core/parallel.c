@@ -28,6 +28,8 @@ static _Thread_local int width = 1;
 
 int parallel_width(void) { return width; }
 
+int parallel_threads(void) { return width > 1 ? 1 : omp_get_max_threads(); }
+
 static void *take_parts(void *work)
 {
   struct work *w = work;

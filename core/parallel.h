@@ -13,6 +13,9 @@ void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);
  * OMP_PLACES may have bound to a processor, all that OpenMP may use. */
 void parallel_unbind(void);
 
+/* How many threads parallel_run would use: 1 inside of it. */
+int parallel_threads(void);
+
 /* How many threads of parallel_run work beside each other, this one included; outside of it: 1. */
 int parallel_width(void);
 #endif

@@ -291,13 +291,14 @@ static void adjoint_windows_of_a_large_batch(void **state)
 
 /* Memory does not depend on the number of iterations. */
 /* Behind each other twice, where operations work through the whole of both, and alone, where f goes
- * segment by segment: the same fixed point, loss and gradient. */
+ * segment by segment: the same fixed point, loss and gradient.  Alone by one thread and by five,
+ * which have segments side by side: no bit differs. */
 static void a_long_sequence_alone(void **state)
 {
   (void)state;
   enum { LONG = 1100 };
   struct config c = small_model("d_intermediate: 6,", "");
-  struct probe_result r[2] = {0};
+  struct probe_result r[3] = {0};
   struct tensor_list list;
   double *block = probe_parameters(&c, 0.3, 4, 7, &list);
   int32_t tokens[2 * LONG], labels[2 * LONG];
@@ -305,10 +306,13 @@ static void a_long_sequence_alone(void **state)
   memcpy(tokens + LONG, tokens, LONG * sizeof *tokens);
   memcpy(labels + LONG, labels, LONG * sizeof *labels);
   c.deq.forward.max_iter = 30; /* on the way: every iterate is the same too */
-  for (int i = 0; i < 2; i++) {
+  int threads = omp_get_max_threads();
+  for (int i = 0; i < 3; i++) {
+    int rows = i == 1 ? 2 : 1;
+    omp_set_num_threads(i == 2 ? 5 : 1);
     r[i].gradient = calloc((size_t)list.block, sizeof *r[i].gradient);
     r[i].z = calloc((size_t)(2 * LONG * c.model.d_model), sizeof *r[i].z);
-    struct probe_f64 *p = probe_open_f64(&c, i + 1, LONG, true, false);
+    struct probe_f64 *p = probe_open_f64(&c, rows, LONG, true, false);
     probe_set_f64(p, block, -1);
     struct probe_result shorter = {0};
     probe_shorten_f64(p, LONG / 3); /* whole again: memory was planned for both */
@@ -316,13 +320,16 @@ static void a_long_sequence_alone(void **state)
     probe_shorten_f64(p, LONG);
     probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &r[i]);
     c.deq.forward.window = FP_WINDOW_ALL;
-    probe_evaluate_f64(p, &c.deq.forward, i + 1, tokens, &r[i]);
+    probe_evaluate_f64(p, &c.deq.forward, rows, tokens, &r[i]);
     probe_close_f64(p);
   }
+  omp_set_num_threads(threads);
   check_close(r[0].loss, r[1].loss, 1e-13, "loss");
   check_arrays_close(LONG * c.model.d_model, r[0].z, r[1].z, 1e-13, "z");
   check_arrays_close(list.block, r[0].gradient, r[1].gradient, 1e-11, "gradient");
-  for (int i = 0; i < 2; i++)
+  assert_memory_equal(r[0].z, r[2].z, (size_t)(LONG * c.model.d_model) * sizeof *r[0].z);
+  assert_memory_equal(r[0].gradient, r[2].gradient, (size_t)list.block * sizeof *r[0].gradient);
+  for (int i = 0; i < 3; i++)
     free(r[i].gradient), free(r[i].z);
   tensor_list_free(&list);
   free(block);
