@@ -18,7 +18,7 @@ struct ssd_shape {
   int64_t B, T, H, P, N, G, ld, chunk;
   bool D_has_hdim; /* D is (H,P) instead of (H) */
   bool A_negative; /* decays 2 exp(A dt) - 1 instead of exp(A dt) */
-  bool by_blocks;  /* ssd_chunked_fwd and _vjp of a CPU go by blocks (kernels/ssd_blocks_cpu.h) */
+  bool by_blocks;  /* ssd_chunked of a CPU goes by steps (kernels/ssd_steps_cpu.h) or by blocks */
 };
 
 /* Number of chunks of the chunked form. */
