@@ -31,19 +31,6 @@ enum { SSD_STEP_HEADS = 64 }; /* of a group, at most, in the VJP */
       function((rows), (lanes), __VA_ARGS__); \
   } while (0)
 
-/* acc (rows,lanes) += a b, as tile_multiply */
-ELEMENTARY void accumulate(int rows, int lanes, int64_t K, const real *a, int64_t ar, int64_t ak,
-                           const real *b, int64_t ldb, real acc[ROWS][LANES])
-{
-  for (int64_t k = 0; k < K; k++)
-    for (int r = 0; r < rows; r++) {
-      real factor = a[r * ar + k * ak];
-      SIMD
-      for (int l = 0; l < lanes; l++)
-        acc[r][l] = add_product(acc[r][l], factor, b[k * ldb + l]);
-    }
-}
-
 /* Heads first..end-1 of group g of sequence b. */
 struct step_heads {
   int64_t b, g, first, end;
@@ -79,7 +66,7 @@ ELEMENTARY void product_tile(int rows, int lanes, int64_t K, const real *a, int6
 {
   real acc[ROWS][LANES];
   tile_zero(acc);
-  accumulate(rows, lanes, K, a, lda, 1, b, STEP, acc);
+  tile_accumulate(rows, lanes, K, a, lda, 1, b, STEP, acc);
   for (int r = 0; r < rows; r++) {
     SIMD
     for (int l = 0; l < lanes; l++)
@@ -173,7 +160,7 @@ ELEMENTARY void state_tile(int rows, int lanes, int n, real e, const real *in, i
     for (int l = 0; l < lanes; l++)
       acc[r][l] = re(e) == 0 ? 0 : e * St[r * lanes + l];
   }
-  accumulate(rows, lanes, n, in, 1, N, x, ldx, acc);
+  tile_accumulate(rows, lanes, n, in, 1, N, x, ldx, acc);
   for (int r = 0; r < rows; r++) {
     SIMD
     for (int l = 0; l < lanes; l++)
@@ -251,8 +238,8 @@ ELEMENTARY void output_tile(int rows, int lanes, const struct ssd_shape *d, cons
     for (int l = 0; l < lanes; l++)
       acc[r][l] = skip[l] * x[(i0 + r) * d->ld + l];
   }
-  accumulate(rows, lanes, St ? d->N : 0, s->out + i0 * d->N, d->N, 1, St, lanes, acc);
-  accumulate(rows, lanes, i0 + rows, s->weights[i0], STEP, 1, x, d->ld, acc);
+  tile_accumulate(rows, lanes, St ? d->N : 0, s->out + i0 * d->N, d->N, 1, St, lanes, acc);
+  tile_accumulate(rows, lanes, i0 + rows, s->weights[i0], STEP, 1, x, d->ld, acc);
   for (int r = 0; r < rows; r++) {
     SIMD
     for (int l = 0; l < lanes; l++)
@@ -424,8 +411,8 @@ ELEMENTARY void input_tile(int rows, int lanes, const struct ssd_shape *d, const
     for (int l = 0; l < lanes; l++)
       acc[r][l] = skip[l] * yb[(j0 + r) * HP + l];
   }
-  accumulate(rows, lanes, Rt ? d->N : 0, s->in + j0 * d->N, d->N, 1, Rt, lanes, acc);
-  accumulate(rows, lanes, s->n - j0, s->weights[j0] + j0, 1, STEP, yb + j0 * HP, HP, acc);
+  tile_accumulate(rows, lanes, Rt ? d->N : 0, s->in + j0 * d->N, d->N, 1, Rt, lanes, acc);
+  tile_accumulate(rows, lanes, s->n - j0, s->weights[j0] + j0, 1, STEP, yb + j0 * HP, HP, acc);
   for (int r = 0; r < rows; r++) {
     SIMD
     for (int l = 0; l < lanes; l++)
@@ -458,7 +445,7 @@ ELEMENTARY void state_product_tile(int rows, int lanes, struct products q)
 {
   real acc[ROWS][LANES];
   tile_zero(acc);
-  accumulate(rows, lanes, q.P, q.a, q.lda, 1, q.state, q.N, acc);
+  tile_accumulate(rows, lanes, q.P, q.a, q.lda, 1, q.state, q.N, acc);
   for (int r = 0; r < rows; r++) {
     real f = q.factor[r] * (q.factor2 ? q.factor2[r] : 1), parts[LANES] = {0};
     SIMD
@@ -493,7 +480,7 @@ ELEMENTARY void pair_product_tile(int rows, int lanes, int64_t K, const real *a,
 {
   real acc[ROWS][LANES];
   tile_zero(acc);
-  accumulate(rows, lanes, K, a, ar, ak, panel, ld, acc);
+  tile_accumulate(rows, lanes, K, a, ar, ak, panel, ld, acc);
   for (int r = 0; r < rows; r++) {
     SIMD
     for (int l = 0; l < lanes; l++)

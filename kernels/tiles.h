@@ -45,33 +45,11 @@ ELEMENTARY void tile_zero(real acc[ROWS][LANES])
   }
 }
 
-ELEMENTARY void tile_multiply_full(int64_t K, const real *a, int64_t ar, int64_t ak, const real *b,
-                                   int64_t ldb, real acc[ROWS][LANES])
+/* acc (rows,lanes) += a b; element (r,k) of a at a[r ar + k ak], b (K,lanes) with ldb columns.  Of
+ * a whole tile, where rows and lanes are constants, acc stays in registers. */
+ELEMENTARY void tile_accumulate(int rows, int lanes, int64_t K, const real *a, int64_t ar,
+                                int64_t ak, const real *b, int64_t ldb, real acc[ROWS][LANES])
 {
-  real s[ROWS][LANES];
-  tile_zero(s);
-  for (int64_t k = 0; k < K; k++)
-    for (int r = 0; r < ROWS; r++) {
-      real factor = a[r * ar + k * ak];
-      SIMD
-      for (int l = 0; l < LANES; l++)
-        s[r][l] = add_product(s[r][l], factor, b[k * ldb + l]);
-    }
-  for (int r = 0; r < ROWS; r++) {
-    SIMD
-    for (int l = 0; l < LANES; l++)
-      acc[r][l] += s[r][l];
-  }
-}
-
-/* acc (rows,lanes) += a b; element (r,k) of a at a[r ar + k ak], b (K,lanes) with ldb columns */
-INLINE void tile_multiply(int rows, int lanes, int64_t K, const real *a, int64_t ar, int64_t ak,
-                          const real *b, int64_t ldb, real acc[ROWS][LANES])
-{
-  if (rows == ROWS && lanes == LANES) {
-    tile_multiply_full(K, a, ar, ak, b, ldb, acc);
-    return;
-  }
   for (int64_t k = 0; k < K; k++)
     for (int r = 0; r < rows; r++) {
       real factor = a[r * ar + k * ak];
@@ -79,6 +57,29 @@ INLINE void tile_multiply(int rows, int lanes, int64_t K, const real *a, int64_t
       for (int l = 0; l < lanes; l++)
         acc[r][l] = add_product(acc[r][l], factor, b[k * ldb + l]);
     }
+}
+
+ELEMENTARY void tile_multiply_full(int64_t K, const real *a, int64_t ar, int64_t ak, const real *b,
+                                   int64_t ldb, real acc[ROWS][LANES])
+{
+  real s[ROWS][LANES];
+  tile_zero(s);
+  tile_accumulate(ROWS, LANES, K, a, ar, ak, b, ldb, s);
+  for (int r = 0; r < ROWS; r++) {
+    SIMD
+    for (int l = 0; l < LANES; l++)
+      acc[r][l] += s[r][l];
+  }
+}
+
+/* The same for a tile that may be whole or not. */
+INLINE void tile_multiply(int rows, int lanes, int64_t K, const real *a, int64_t ar, int64_t ak,
+                          const real *b, int64_t ldb, real acc[ROWS][LANES])
+{
+  if (rows == ROWS && lanes == LANES)
+    tile_multiply_full(K, a, ar, ak, b, ldb, acc);
+  else
+    tile_accumulate(rows, lanes, K, a, ar, ak, b, ldb, acc);
 }
 
 /* row r of acc *= factor[r] */
