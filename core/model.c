@@ -428,6 +428,15 @@ static int64_t forward_scratch(const struct sequence_model *m, int64_t T)
   return T * m->dims.D + ssd_chunked_work(ssd_shape_of(m, 1, T)) + 3 * ALIGNED;
 }
 
+/* To start threads costs more than they save on fewer tokens: there one worker's loops have all. */
+static int64_t workers_for(int64_t T, int64_t length)
+{
+  enum { SIDE_BY_SIDE = 1024 };
+  int64_t most = T < SIDE_BY_SIDE ? 1 : T / length, threads = parallel_threads();
+  most = most < SEGMENTS_AT_ONCE ? most : SEGMENTS_AT_ONCE;
+  return threads < most ? threads : most;
+}
+
 /* whole_fwd on one segment behind the other, with the states between them: each a thread's, who
  * waits for the states that it begins with, where threads are to be had. */
 static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -438,8 +447,7 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
   struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
   c.length = segment_of(&m->dims, a->forgotten);
   c.count = (s->T + c.length - 1) / c.length;
-  c.workers = parallel_threads() < SEGMENTS_AT_ONCE ? parallel_threads() : SEGMENTS_AT_ONCE;
-  c.workers = c.workers < s->T / c.length ? c.workers : s->T / c.length;
+  c.workers = workers_for(s->T, c.length);
   for (int i = 0; i < 2; i++)
     TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &c.between[i]));
   TRY(CARVE(&scratch.host, m->dims.layers, &c.passed));
