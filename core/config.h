@@ -148,6 +148,7 @@ const char *config_key_path(int key);
 const char *config_key_value(int key, const struct config *c, char *out, size_t size);
 
 const char *dtype_name(enum dtype d);
+const char *matmul_name(enum matmul_kind m);
 const char *model_kind_name(enum model_kind k);
 const char *gradient_name(enum gradient_kind g);
 const char *evaluate_mode_name(enum evaluate_mode m);

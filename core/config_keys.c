@@ -293,6 +293,7 @@ static const char *word_of(const char *const *words, size_t count, int i)
 #define WORD(words, i) word_of(words, sizeof(words) / sizeof *(words), (int)(i))
 
 const char *dtype_name(enum dtype d) { return WORD(dtypes, d); }
+const char *matmul_name(enum matmul_kind m) { return WORD(matmuls, m); }
 
 const char *model_kind_name(enum model_kind k) { return WORD(model_kinds, k); }
 

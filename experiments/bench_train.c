@@ -79,24 +79,26 @@ static bool peer_command(const struct config *c, char *out, size_t size)
       c->deq.forward.window != FP_WINDOW_ALL ||
       c->data.length % (c->data.length < d.chunk ? c->data.length : d.chunk))
     return false;
-  int n = snprintf(
-      out, size,
-      "%s repetitions=1 B=%lld T=%lld chunk=%lld dropout=%g lr=%g beta1=%g beta2=%g decay=%g "
-      "clip=%g unroll_iterations=%lld unroll_damping=%g max_iter=%lld forward_damping=%g "
-      "phantom_steps=%lld phantom_damping=%g",
-      model, (long long)c->train.batch_size, (long long)c->data.length, (long long)d.chunk,
-      c->model.dropout, c->train.lr, c->train.betas[0], c->train.betas[1], c->train.weight_decay,
-      c->train.clip, (long long)c->deq.unroll_iterations, c->deq.unroll_damping,
-      (long long)c->deq.forward.max_iter, c->deq.forward.damping, (long long)c->deq.phantom_steps,
-      c->deq.phantom_damping);
+  int n =
+      snprintf(out, size,
+               "%s B=%lld T=%lld chunk=%lld dropout=%g lr=%g beta1=%g beta2=%g decay=%g "
+               "clip=%g unroll_iterations=%lld unroll_damping=%g max_iter=%lld forward_damping=%g "
+               "phantom_steps=%lld phantom_damping=%g",
+               model, (long long)c->train.batch_size, (long long)c->data.length, (long long)d.chunk,
+               c->model.dropout, c->train.lr, c->train.betas[0], c->train.betas[1],
+               c->train.weight_decay, c->train.clip, (long long)c->deq.unroll_iterations,
+               c->deq.unroll_damping, (long long)c->deq.forward.max_iter, c->deq.forward.damping,
+               (long long)c->deq.phantom_steps, c->deq.phantom_damping);
   return n > 0 && (size_t)n < size;
 }
 
 /* ---- bench train ---- */
 
-/* Turns taken by the peer and by us. */
+/* Turns taken by the peer and by us, so that both meet the same other work of a machine; a GPU has
+ * none, and a peer that is compiled takes long to begin: there one turn has all repetitions. */
 struct turns {
   bool with_peer;
+  int repetitions;                   /* of a turn */
   char arguments[1024];              /* of the peer */
   double ours[PHASES][REPETITIONS];  /* tokens/s */
   double peer[PHASES][REPETITIONS];  /* NaN: there is none */
@@ -105,13 +107,17 @@ struct turns {
 
 static void prepare_peer(const struct bench_request *q, const struct config *c, struct turns *t)
 {
+  bool gpu = bench_on_gpu(q);
+  t->repetitions = gpu ? REPETITIONS : 1;
   t->with_peer = !q->no_peer;
   if (t->with_peer && !peer_command(c, t->arguments, sizeof t->arguments)) {
     (void)printf("peer: skipped, %s\n", bench_peer_lacks());
     t->with_peer = false;
   }
   size_t n = strlen(t->arguments);
-  (void)snprintf(t->arguments + n, sizeof t->arguments - n, " seconds=%g", q->seconds);
+  (void)snprintf(t->arguments + n, sizeof t->arguments - n, " seconds=%g repetitions=%d%s%s",
+                 q->seconds, t->repetitions, gpu ? " device=cuda compile=1 matmul=" : "",
+                 gpu ? matmul_name(c->matmul) : "");
 }
 
 static enum status take_turn(const struct bench_request *q, const struct config *c, int turn,
@@ -124,11 +130,14 @@ static enum status take_turn(const struct bench_request *q, const struct config 
   t->with_peer = t->with_peer && peer[0] == peer[0];
   for (int phase = 0; phase < PHASES; phase++) {
     struct config of = of_phase(c, phase);
-    struct train_timing timing = {.repetitions = 1, .seconds = q->seconds};
+    struct train_timing timing = {.repetitions = t->repetitions, .seconds = q->seconds};
     TRY(train_timed(&of, q->rt, &timing));
-    t->ours[phase][turn] = timing.tokens_per_second[0];
-    t->peer[phase][turn] = peer[phase];
-    t->ratio[phase][turn] = timing.tokens_per_second[0] / peer[phase];
+    for (int i = 0; i < t->repetitions; i++) {
+      double ours = timing.tokens_per_second[i];
+      t->ours[phase][turn + i] = ours;
+      t->peer[phase][turn + i] = peer[phase];
+      t->ratio[phase][turn + i] = ours / peer[phase];
+    }
   }
   return OK;
 }
@@ -179,7 +188,7 @@ enum status bench_train(const struct bench_request *q, struct bench_results *r)
   if (c.model.kind != MODEL_IMPLICIT)
     FAIL(ERR_USAGE, "bench train measures implicit models; %s is explicit", c.name);
   prepare_peer(q, &c, &t);
-  for (int turn = 0; turn < REPETITIONS; turn++)
+  for (int turn = 0; turn < REPETITIONS; turn += t.repetitions)
     TRY(take_turn(q, &c, turn, &t));
   for (int phase = 0; phase < PHASES; phase++)
     TRY(report(&c, phase, &t, r));

@@ -3,11 +3,12 @@
 
     torch_train.py key=value...      prints JSON: {"unroll": [tokens/s, ...], "phantom": [...]}
 
-The keys are those of `settings` below.  `bench train` runs this with the same shapes, batch and
-number of solver iterations, threads and BLAS kernels.  The same work is done: dropout masks,
-weight norm once a step, a residual each solver iteration, clipping, AdamW.  The SSD is the chunked
-form by matrix products.  With equal parameters its gradients agree with ours to 4e-6 (float32);
-ours returns the iterate that was last evaluated, this one takes one more step.
+The keys are those of `settings` below; device=cuda compile=1 matmul=tf32: on a GPU.  `bench train`
+runs this with the same shapes, batch and number of solver iterations, threads and BLAS kernels.
+The same work is done: dropout masks, weight norm once a step, a residual each solver iteration,
+clipping, AdamW.  The SSD is the chunked form by matrix products.  With equal parameters its
+gradients agree with ours to 4e-6 (float32); ours returns the iterate that was last evaluated, this
+one takes one more step.
 Exit status: 77 when PyTorch is missing.
 """
 import json
@@ -22,13 +23,13 @@ except ImportError as missing:
     sys.exit(77)
 
 settings = dict(
-    threads=2, repetitions=5, seconds=1.0, B=64, T=16, V=6, D=64, layers=1, E=128, P=32, N=16, G=1,
+    device="cpu", matmul="ieee", compile=0, threads=2, repetitions=5, seconds=1.0, B=64, T=16, V=6, D=64, layers=1, E=128, P=32, N=16, G=1,
     W=4, chunk=64, eps=1e-5, weight_norm=0, dropout=0.0, lr=1e-3, beta1=0.9, beta2=0.95, decay=0.0,
     clip=1.0, unroll_iterations=4, unroll_damping=0.8, max_iter=24, forward_damping=1.0,
     phantom_steps=4, phantom_damping=0.8)
 for word in sys.argv[1:]:
     key, value = word.split("=")
-    settings[key] = type(settings[key])(float(value))
+    settings[key] = value if isinstance(settings[key], str) else type(settings[key])(float(value))
 s = type("Settings", (), settings)
 H = s.E // s.P
 conv_dim = s.E + 2 * s.G * s.N
@@ -74,13 +75,20 @@ class Mixer(torch.nn.Module):
         in_proj, conv, out_proj = weights
         zxbcdt = rmsnorm(z, self.norm) @ in_proj.t() + u
         gate, xBC, dt = zxbcdt.split([s.E, conv_dim, H], -1)
-        xBC = F.conv1d(F.pad(xBC.transpose(1, 2), (s.W - 1, 0)), conv, self.conv_bias,
-                       groups=conv_dim)
-        x, Bm, C = F.silu(xBC).transpose(1, 2).split([s.E, s.G * s.N, s.G * s.N], -1)
+        x, Bm, C = F.silu(convolve(xBC, conv, self.conv_bias)).split([s.E, s.N, s.N], -1)
         y = ssd(x.unflatten(-1, (H, s.P)), Bm, C, F.softplus(dt + self.dt_bias), self.A_log,
                 self.skip)
         out = rmsnorm(y * F.silu(gate), self.gate_norm) @ out_proj.t()
         return z + (out if mask is None else out * mask)
+
+
+def convolve(x, w, b):
+    """x (B,T,C).  A compiler fuses the sum of shifted tokens with what surrounds it."""
+    if s.compile:
+        padded = F.pad(x, (0, 0, s.W - 1, 0))
+        return sum(padded[:, k:k + x.shape[1]] * w[:, 0, k] for k in range(s.W)) + b
+    padded = F.pad(x.transpose(1, 2), (s.W - 1, 0))
+    return F.conv1d(padded, w, b, groups=conv_dim).transpose(1, 2)
 
 
 def ssd(x, Bm, C, dt, A_log, skip):
@@ -115,22 +123,34 @@ class Model(torch.nn.Module):
         self.injection_bias = torch.nn.Parameter(torch.zeros(d_in_proj))
         self.layers = torch.nn.ModuleList(Mixer() for _ in range(s.layers))
         self.norm_f = torch.nn.Parameter(torch.ones(s.D))
+        self.f = torch.compile(self.iterate, dynamic=False) if s.compile else self.iterate
+        self.read = torch.compile(self.inject, dynamic=False) if s.compile else self.inject
+        self.judge = torch.compile(self.entropy, dynamic=False) if s.compile else self.entropy
 
     def mask(self, *shape):
         keep = 1 - s.dropout
         return torch.empty(*shape).bernoulli_(keep).div_(keep) if s.dropout else None
 
-    def loss(self, tokens, labels, phase):
+    def inject(self, tokens):
         e, keep = F.embedding(tokens, self.embedding), self.mask(s.B, s.T, s.D)
         e = e if keep is None else e * keep
-        u = rmsnorm(e, self.injection_norm) @ self.injection().t() + self.injection_bias
+        return rmsnorm(e, self.injection_norm) @ self.injection().t() + self.injection_bias
+
+    def iterate(self, z, u, weights, masks):
+        for m, w, mask in zip(self.layers, weights, masks):
+            z = m(z, u, w, mask)
+        return rmsnorm(z, self.norm_f)
+
+    def entropy(self, z, labels):
+        return F.cross_entropy((z @ self.embedding.t()).view(-1, s.V), labels.view(-1))
+
+    def loss(self, tokens, labels, phase):
+        u = self.read(tokens)
         weights = [m.weights() for m in self.layers]
         masks = [self.mask(s.B, 1, s.D) for _ in self.layers]
 
         def f(z):
-            for m, w, mask in zip(self.layers, weights, masks):
-                z = m(z, u, w, mask)
-            return rmsnorm(z, self.norm_f)
+            return self.f(z, u, weights, masks)
 
         z = torch.zeros(s.B, s.T, s.D)
         if phase == "unroll":
@@ -141,7 +161,7 @@ class Model(torch.nn.Module):
             z = solve(f, z)
             for _ in range(s.phantom_steps):
                 z = torch.lerp(z, f(z), s.phantom_damping)
-        return F.cross_entropy((z @ self.embedding.t()).view(-1, s.V), labels.view(-1))
+        return self.judge(z, labels)
 
 
 @torch.no_grad()
@@ -149,20 +169,30 @@ def solve(f, z):
     for _ in range(s.max_iter):
         fz = f(z)
         residual = (fz - z).flatten(1).norm(dim=1) / fz.flatten(1).norm(dim=1)
-        if not bool(torch.isfinite(residual).all()):
-            break
+        if s.device == "cpu" and not bool(torch.isfinite(residual).all()):
+            break  # a GPU is not waited for
         z = torch.lerp(z, fz, s.forward_damping)
     return z
+
+
+def wait():
+    if s.device != "cpu":
+        torch.cuda.synchronize()
 
 
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(s.threads)
     answer = {"version": "PyTorch " + torch.__version__, "threads": torch.get_num_threads()}
+    if s.device != "cpu":
+        torch.set_default_device(s.device)
+        torch.set_float32_matmul_precision("highest" if s.matmul == "ieee" else "high")
+        answer["version"] += f" ({torch.cuda.get_device_name()}, {s.matmul}, compile={s.compile})"
     for phase in "unroll", "phantom":
         model = Model()
+        fused = {} if s.device == "cpu" else {"fused": True}
         adamw = torch.optim.AdamW(model.parameters(), s.lr, (s.beta1, s.beta2),
-                                  weight_decay=s.decay)
+                                  weight_decay=s.decay, **fused)
         speeds = []
         for _ in range(s.repetitions + 1):
             began, steps = time.perf_counter(), 0
@@ -175,6 +205,7 @@ def main():
                     torch.nn.utils.clip_grad_norm_(model.parameters(), s.clip)
                 adamw.step()
                 steps += 1
+                wait()
             speeds.append(steps * s.B * s.T / (time.perf_counter() - began))
         if not bool(torch.isfinite(loss)):
             sys.exit(f"{phase}: the loss is not finite")
