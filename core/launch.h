@@ -30,6 +30,7 @@ typedef void *stream; /* the plug-in's device on the GPU (kernels/device_cuda.h)
 #define OP(x) NAME(CONCAT(x, _cuda))
 #define KERNEL static __global__ void
 #define INLINE static __host__ __device__ __attribute__((unused)) inline
+#define INLINE_DEVICE __device__ __forceinline__
 #define FOR_EACH(i, n)                                                      \
   for (int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; i < (n); \
        i += (int64_t)gridDim.x * blockDim.x)
@@ -94,6 +95,25 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
   LAUNCH_AS_(LAUNCH_ROW_KERNEL, ROWS_A_BLOCK, ROWS_A_BLOCK *WARP, st, n, kernel, __VA_ARGS__)
 #define LAUNCH_BLOCKS(st, n, kernel, ...) \
   LAUNCH_AS_(LAUNCH_BLOCK_KERNEL, 1, BLOCK_THREADS, st, n, kernel, __VA_ARGS__)
+/* `n` blocks of `threads` with `bytes` of shared memory, which SHARED_FLOATS(name) names in the
+ * kernel. */
+#ifndef SHARED_FLOATS
+#define SHARED_FLOATS(name) extern __shared__ __align__(16) float name[]
+#define LAUNCH_SHARED_KERNEL(kernel, blocks, threads, bytes, queue) \
+  kernel<<<blocks, threads, bytes, queue>>>
+#endif
+#define LAUNCH_SHARED(st, n, threads, bytes, kernel, ...)                             \
+  do {                                                                                \
+    int64_t launch_n_ = (n);                                                          \
+    if (launch_n_ > 0) {                                                              \
+      (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
+                                 (int)(bytes));                                       \
+      LAUNCH_SHARED_KERNEL(kernel, (unsigned)(launch_n_ < 65535 ? launch_n_ : 65535), \
+                           (unsigned)(threads), bytes, launch_queue(st))              \
+      (__VA_ARGS__);                                                                  \
+      launch_check(st, #kernel, __FILE__, __LINE__);                                  \
+    }                                                                                 \
+  } while (0)
 #else
 #ifndef ISA
 #define ISA cpu

@@ -199,14 +199,12 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   be->fill(be->st, M * d->E, 0, ynb);
   be->fill(be->st, M * d->E, 0, yb);
   be->fill(be->st, M * d->d_in_proj, 0, zxbcdtb);
-  be->fill(be->st, M * d->conv_dim, 0, xBCb);
-  be->fill(be->st, M * d->H, 0, dtb);
 
   TRY(project_out_vjp(m, p, M, a, outb, scratch, ynb, zxbcdtb, g));
   be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
                         yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
-                      p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, xBCb + at.x, xBCb + at.B,
+                      p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
   be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
                          c->dt_limit[0], c->dt_limit[1], dtb, zxbcdtb + at.dt, g->dt_bias);

@@ -179,6 +179,7 @@ static enum status find_device(struct device *d)
     FAIL(ERR_DEVICE, "the plug-in has no code for %s: make cuda NVCC_ARCHS=sm_%d%d", d->name,
          p.major, p.minor);
   d->blas_bytes = (size_t)(p.major >= 9 ? 32 : 4) << 20; /* as cuBLAS's manual recommends */
+  d->shared_bytes = p.sharedMemPerBlockOptin;
   return OK;
 }
 

@@ -18,7 +18,8 @@ struct device {
   struct device *self;
   cudaStream_t queue;
   cublasHandle_t blas;
-  size_t blas_bytes; /* of cuBLAS's workspace */
+  size_t blas_bytes;   /* of cuBLAS's workspace */
+  size_t shared_bytes; /* shared memory that a block may have */
   cusolverDnHandle_t solver;
   enum plugin_matmul matmul;
   const char *last;  /* the kernel or library call that was started last */

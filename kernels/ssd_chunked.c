@@ -384,6 +384,10 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
 
 #ifdef __CUDACC__
 #include "kernels/ssd_batched_cuda.h"
+#if REAL_BITS == 32
+#define ON_TENSOR_CORES
+#include "kernels/ssd_tensor_cuda.h"
+#endif
 #elif REAL_BITS != 128
 #define BY_BLOCKS
 #include "kernels/ssd_blocks_cpu.h"
@@ -407,6 +411,13 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
   if (goes_by_steps(d, ssd_chunks(d) > 1 || S0 || S1)) {
     struct steps in = {x, Bm, C, dt, A_log, D, row, S0, S, s.states, y, S1};
     LAUNCH(st, d.B * d.H, all_steps, d, in);
+    return;
+  }
+#endif
+#ifdef ON_TENSOR_CORES
+  struct tensor_forward f = {x, Bm, C, dt, A_log, D, row, S0, S, y, S1};
+  if (takes_forward(st, d, f)) {
+    tensor_fwd(st, d, f);
     return;
   }
 #endif
@@ -752,13 +763,40 @@ static void batched_vjp(stream st, struct ssd_shape d, const real *x, const real
 }
 #endif
 
+/* Zeros in a token's columns of each; NULL: none */
+KERNEL clear_tokens(struct ssd_shape d, real *xb, real *Bb, real *Cb, real *dtb)
+{
+  int64_t GN = d.G * d.N;
+  FOR_EACH_COST (t, d.B * d.T, d.H * d.P + 2 * GN) {
+    for (int64_t j = 0; xb && j < d.H * d.P; j++)
+      xb[t * d.ld + j] = 0;
+    for (int64_t j = 0; Bb && j < GN; j++)
+      Bb[t * d.ld + j] = 0;
+    for (int64_t j = 0; Cb && j < GN; j++)
+      Cb[t * d.ld + j] = 0;
+    for (int64_t j = 0; dtb && j < d.H; j++)
+      dtb[t * d.H + j] = 0;
+  }
+}
+
 void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
                          const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
                          const DEVICE real *D, const DEVICE real *S, const DEVICE real *yb,
-                         const DEVICE real *S1b, DEVICE real *work, DEVICE real *xb,
+                         const DEVICE real *S1b, DEVICE real *work, real beta, DEVICE real *xb,
                          DEVICE real *Bb, DEVICE real *Cb, DEVICE real *dtb, DEVICE real *A_logb,
                          DEVICE real *Db, DEVICE real *S0b)
 {
+#ifdef ON_TENSOR_CORES
+  struct chunk_scratch own = scratch_of(d, work);
+  struct tensor_backward f = {x,          Bm,   C,  dt, A_log, D,   S,   yb,    S1b,
+                              own.states, beta, xb, Bb, Cb,    dtb, S0b, own.a, own.b};
+  if (!d.A_negative && takes_backward(st, d, f)) {
+    tensor_vjp(st, d, f, A_logb, Db);
+    return;
+  }
+#endif
+  if (beta == 0)
+    LAUNCH(st, d.B * d.T, clear_tokens, d, xb, Bb, Cb, dtb);
   if (d.A_negative) {
     OP(ssd_products_vjp)
     (st, d, x, Bm, C, dt, A_log, D, S, yb, S1b, work, xb, Bb, Cb, dtb, A_logb, Db, S0b);

@@ -16,9 +16,12 @@
 void check_operations_(case_list *f32, case_list *f64, case_list *c64);
 
 /* Forward, VJP and JVP of every case on another device's backends (struct backend of each
- * precision) against the CPU's float64, with inputs drawn by `seed`; twice gives the same bits. */
-#define check_on_device(list, f32, f64, seed) \
-  check_on_device_(list##_f32, list##_f64, f32, f64, seed)
+ * precision) against the CPU's float64, with inputs drawn by `seed`; twice gives the same bits.
+ * Its float32 products round to `unit`. */
+#define FLOAT_UNIT 0x1p-24
+#define TF32_UNIT 0x1p-11
+#define check_on_device(list, f32, f64, unit, seed) \
+  check_on_device_(list##_f32, list##_f64, f32, f64, unit, seed)
 void check_on_device_(case_list *f32, case_list *f64, const void *device_f32,
-                      const void *device_f64, uint64_t seed);
+                      const void *device_f64, double unit, uint64_t seed);
 #endif

@@ -33,6 +33,14 @@ extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 void __syncthreads(void);
 #define __syncwarp __syncthreads /* a turn of all: the lanes of a warp take as many */
 double emulated_shuffle(double x, int apart); /* exact for whatever crosses lanes */
+struct float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+extern float emulated_shared[];
+#define SHARED_FLOATS(name) float *name = emulated_shared
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
 {
   return (T)emulated_shuffle((double)x, apart);
@@ -40,28 +48,32 @@ template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
 
 /* ---- launching ---- */
 
-/* thread: what each does; together: the threads of a block wait for each other */
-void emulated_launch(unsigned blocks, unsigned threads, bool together,
+/* thread: what each does; together: the threads of a block wait for each other; shared: they have
+ * shared memory, which holds NaN at first */
+void emulated_launch(unsigned blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread);
 
 template <class... P> struct emulated_call {
   void (*kernel)(P...);
   unsigned blocks, threads;
-  bool together;
+  bool together, shared;
   void operator()(P... p) const
   {
-    emulated_launch(blocks, threads, together, [kernel = kernel, p...] { kernel(p...); });
+    emulated_launch(blocks, threads, together, shared, [kernel = kernel, p...] { kernel(p...); });
   }
 };
 typedef struct emulated_queue *cudaStream_t;
 template <class... P>
-emulated_call<P...> emulate(void (*kernel)(P...), unsigned blocks, unsigned threads, bool together)
+emulated_call<P...> emulate(void (*kernel)(P...), unsigned blocks, unsigned threads, bool together,
+                            bool shared = false)
 {
-  return {kernel, blocks, threads, together};
+  return {kernel, blocks, threads, together, shared};
 }
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, false)
 #define WARP 4
 #define LAUNCH_ROW_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
+#define LAUNCH_SHARED_KERNEL(kernel, blocks, threads, bytes, queue) \
+  emulate(kernel, blocks, threads, true, true)
 /* fewer threads: they are slow here */
 #define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, 96, true)
 
@@ -92,12 +104,17 @@ struct cudaGraphExecUpdateResultInfo {
 };
 struct cudaDeviceProp {
   char name[256];
-  size_t totalGlobalMem;
+  size_t totalGlobalMem, sharedMemPerBlockOptin;
   int major, minor;
 };
 struct cudaFuncAttributes {
   int numRegs;
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+template <class F> cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int bytes)
+{
+  return bytes <= 232448 ? cudaSuccess : cudaErrorInvalidValue;
+}
 extern "C" {
 cudaError_t cudaGetLastError(void);
 const char *cudaGetErrorString(cudaError_t e);

@@ -164,6 +164,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 /* ---- kernels ---- */
 
 dim3 gridDim, blockDim, blockIdx, threadIdx;
+alignas(16) float emulated_shared[232448 / sizeof(float)]; /* as a block of an H200 has */
 static cudaError_t failure;
 
 /* A block whose threads wait for each other: each has a stack, and they take turns. */
@@ -228,7 +229,7 @@ static void run_block(unsigned threads)
   }
 }
 
-static void launch_blocks(unsigned blocks, unsigned threads, bool together,
+static void launch_blocks(unsigned blocks, unsigned threads, bool together, bool shared,
                           const std::function<void()> &thread)
 {
   opened open;
@@ -236,6 +237,8 @@ static void launch_blocks(unsigned blocks, unsigned threads, bool together,
   blockDim = {threads, 1, 1};
   block_thread = &thread;
   for (unsigned b = 0; b < blocks; b++) {
+    if (shared)
+      memset(emulated_shared, 0xff, sizeof emulated_shared); /* NaN */
     blockIdx = {b, 0, 0};
     if (together) {
       run_block(threads);
@@ -254,7 +257,7 @@ static bool fails(void)
   return (left > 0 && --left == 0) || (capture.graph && told_to_fail("launch"));
 }
 
-void emulated_launch(unsigned blocks, unsigned threads, bool together,
+void emulated_launch(unsigned blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread)
 {
   if (blocks == 0 || threads == 0 || threads > THREADS_MOST) {
@@ -268,7 +271,7 @@ void emulated_launch(unsigned blocks, unsigned threads, bool together,
   if (!stacks)
     stacks = (char *)mmap(NULL, (size_t)THREADS_MOST * STACK, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  enqueue([=] { launch_blocks(blocks, threads, together, thread); });
+  enqueue([=] { launch_blocks(blocks, threads, together, shared, thread); });
 }
 
 /* ---- the rest of the runtime ---- */
@@ -315,7 +318,7 @@ cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-  *p = {"emulated", CAPACITY, 0, 0};
+  *p = {"emulated", CAPACITY, sizeof emulated_shared, 0, 0};
   return cudaSuccess;
 }
 

@@ -147,9 +147,14 @@ static void run_chunked(const struct backend *be, const struct problem *p, bool 
                       scratch, r[Y], r[S1]);
   for (int64_t i = 0; i < work; i++)
     scratch[i] = (real)NAN;
+  for (int64_t i = 0; i < d.B * d.T; i++)
+    for (int64_t j = 0; j < d.ld; j++)
+      r[XB][i * d.ld + j] = j < group + 2 * d.G * d.N ? (real)NAN : 0;
+  for (int64_t i = 0; i < p->count[DTB]; i++)
+    r[DTB][i] = (real)NAN;
   be->ssd_chunked_vjp(be->st, d, p->xBC, B_of(p), C_of(p), p->dt, p->A_log, p->D, S, p->yb, p->S1b,
-                      scratch, r[XB], r[XB] + group, r[XB] + group + d.G * d.N, r[DTB], r[A_LOGB],
-                      r[DB], p->S0 ? r[S0B] : NULL);
+                      scratch, 0, r[XB], r[XB] + group, r[XB] + group + d.G * d.N, r[DTB],
+                      r[A_LOGB], r[DB], p->S0 ? r[S0B] : NULL);
   assert_true(re(scratch[work]) == 42);
   free(S);
   free(scratch);
@@ -237,7 +242,7 @@ static void run_whole_chunk(const struct backend *be, const struct problem *p, r
   be->ssd_chunked_fwd(be->st, d, p->xBC, B_of(p), C_of(p), p->dt, p->A_log, p->D, NULL, NULL, NULL,
                       work, r[Y], NULL);
   be->ssd_chunked_vjp(be->st, d, p->xBC, B_of(p), C_of(p), p->dt, p->A_log, p->D, NULL, p->yb, NULL,
-                      work, r[XB], r[XB] + group, r[XB] + group + d.G * d.N, r[DTB], r[A_LOGB],
+                      work, 1, r[XB], r[XB] + group, r[XB] + group + d.G * d.N, r[DTB], r[A_LOGB],
                       r[DB], NULL);
   free(work);
 }

@@ -65,7 +65,7 @@ static void ssd_chunked_vjp(const struct operation_case *c, const struct case_ar
 {
   const struct backend *be = a->be;
   be->ssd_chunked_vjp(be->st, shape_for(c, a), a->in[0], a->in[1], a->in[2], a->in[3], a->in[4],
-                      a->in[5], a->kept, a->outb[0], a->outb[1], chunked_work(c, a), a->inb[0],
+                      a->in[5], a->kept, a->outb[0], a->outb[1], chunked_work(c, a), 1, a->inb[0],
                       a->inb[1], a->inb[2], a->inb[3], a->inb[4], a->inb[5], a->inb[6]);
 }
 
@@ -81,7 +81,8 @@ static void ssd_chunked_jvp(const struct operation_case *c, const struct case_ar
 static struct ssd_shape describe_ssd(const int64_t *n, struct operation_case *c)
 {
   int64_t B = n[0], T = n[1], H = n[2], P = n[3], N = n[4], G = n[5];
-  int64_t x = H * P, group = G * N, ld = (x > group ? x : group) + 2, before = (B * T - 1) * ld;
+  int64_t x = H * P, group = G * N, ld = (x > group ? x : group) + (n[6] % 4 ? 2 : 4);
+  int64_t before = (B * T - 1) * ld;
   *c = (struct operation_case){
       .n = {B, T, H, P, N, G, n[6], n[7], ld},
       .in = {{"x", before + x},
@@ -119,13 +120,14 @@ static bool ssd_case(int index, struct operation_case *c)
 static bool ssd_chunked_case(int index, struct operation_case *c)
 {
   static const int64_t shapes[][8] = {
-      {1, 1, 1, 1, 1, 1, 64, 0},    {2, 7, 2, 7, 7, 1, 7, 0},     {1, 129, 1, 2, 3, 1, 64, 1},
-      {1, 2, 1, 129, 1, 1, 1},      {2, 3, 1, 1, 129, 1, 2},      {1, 16, 4, 32, 16, 1, 64, 0},
-      {1, 4, 1, 64, 1, 1, 64},      {2, 9, 4, 3, 17, 2, 4, 1},    {1, 40, 2, 17, 2, 2, 20, 0},
-      {1, 3, 1, 150, 2, 1, 2},      {2, 9, 4, 3, 5, 2, 4, 2},     {1, 7, 2, 17, 3, 1, 64, 3},
-      {2, 7, 2, 7, 7, 1, 7, 4},     {1, 129, 1, 2, 3, 1, 64, 5},  {1, 16, 4, 32, 16, 1, 64, 4},
-      {1, 140, 2, 3, 2, 1, 200, 4}, {1, 90, 4, 17, 2, 2, 90, 5},  {1, 200, 1, 2, 3, 1, 140, 4},
-      {1, 3, 1, 150, 2, 1, 2, 4},   {2, 37, 4, 33, 18, 1, 64, 4}, {5, 20, 2, 16, 16, 1, 7, 4},
+      {1, 1, 1, 1, 1, 1, 64, 0},    {2, 7, 2, 7, 7, 1, 7, 0},      {1, 129, 1, 2, 3, 1, 64, 1},
+      {1, 2, 1, 129, 1, 1, 1},      {2, 3, 1, 1, 129, 1, 2},       {1, 16, 4, 32, 16, 1, 64, 0},
+      {1, 4, 1, 64, 1, 1, 64},      {2, 9, 4, 3, 17, 2, 4, 1},     {1, 40, 2, 17, 2, 2, 20, 0},
+      {1, 3, 1, 150, 2, 1, 2},      {2, 9, 4, 3, 5, 2, 4, 2},      {1, 7, 2, 17, 3, 1, 64, 3},
+      {2, 7, 2, 7, 7, 1, 7, 4},     {1, 129, 1, 2, 3, 1, 64, 5},   {1, 16, 4, 32, 16, 1, 64, 4},
+      {1, 140, 2, 3, 2, 1, 200, 4}, {1, 90, 4, 17, 2, 2, 90, 5},   {1, 200, 1, 2, 3, 1, 140, 4},
+      {1, 3, 1, 150, 2, 1, 2, 4},   {2, 37, 4, 33, 18, 1, 64, 4},  {5, 20, 2, 16, 16, 1, 7, 4},
+      {1, 130, 2, 64, 128, 1, 64},  {2, 64, 4, 64, 128, 2, 64, 1}, {1, 100, 2, 48, 100, 1, 50},
   };
   if (index >= COUNT(shapes))
     return false;
