@@ -249,7 +249,7 @@ void OP(gated_rmsnorm_vjp)(stream st, struct gated_rmsnorm_shape d, const DEVICE
   if (yb || zb)
     LAUNCH_ROWS(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, yb, zb);
   if (wb)
-    LAUNCH_BLOCKS(st, d.G * strips(d.E / d.G), vjp_w, d, y, z, r, outb, wb);
+    LAUNCH_SUMS(st, d.G * strips(d.E / d.G), d.rows, vjp_w, d, y, z, r, outb, wb);
 }
 
 void OP(gated_rmsnorm_jvp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,

@@ -79,7 +79,7 @@ void OP(rmsnorm_vjp)(stream st, int64_t M, int64_t D, const DEVICE real *x, cons
   if (xb)
     LAUNCH_ROWS(st, M, vjp_x, M, D, x, w, r, yb, xb);
   if (wb)
-    LAUNCH_BLOCKS(st, strips(D), vjp_w, M, D, x, r, yb, wb);
+    LAUNCH_SUMS(st, strips(D), M, vjp_w, M, D, x, r, yb, wb);
 }
 
 void OP(rmsnorm_jvp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
