@@ -103,9 +103,11 @@ struct thread_rows {
   int64_t first, step, count;
 };
 
+/* Shares are of whole groups of 8 rows a thread, whose loads are on their way together. */
 static __device__ inline struct thread_rows own_rows(int64_t rows)
 {
-  int64_t share = (rows + (int64_t)gridDim.y - 1) / (int64_t)gridDim.y;
+  int64_t group = 8 * row_parts(), groups = (rows + group - 1) / group;
+  int64_t share = (groups + (int64_t)gridDim.y - 1) / (int64_t)gridDim.y * group;
   int64_t end = ((int64_t)blockIdx.y + 1) * share < rows ? ((int64_t)blockIdx.y + 1) * share : rows;
   struct thread_rows own;
   own.first = (int64_t)blockIdx.y * share + own_part();
@@ -149,7 +151,7 @@ static __device__ inline bool last_has_total(wide *sum)
     for (int64_t tile_ = 0; j < (n) && tile_ < own_.count; tile_ += SUM_ROWS) {     \
       int64_t end_ = tile_ + SUM_ROWS < own_.count ? tile_ + SUM_ROWS : own_.count; \
       real part_ = 0;                                                               \
-      PRAGMA(unroll 8) /* loads on their way */                                     \
+      PRAGMA(unroll 8)                                                              \
       for (int64_t k_ = tile_; k_ < end_; k_++) {                                   \
         int64_t i = own_.first + k_ * own_.step;                                    \
         part_ += (term);                                                            \
