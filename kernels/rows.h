@@ -79,9 +79,13 @@ static __device__ inline wide column_total(wide sum)
   return total;
 }
 
+#ifndef PROCESSORS /* fewer in tests/emulation */
+#define PROCESSORS 132
+#endif
+
 /* Rows are shared among the blocks of one blockIdx.x: gridDim.y of them, SHARE_ROWS each at least,
  * but no more than fill the GPU's processors evenly. */
-enum { SHARE_ROWS = 512, SHARES_MOST = 1056 };
+enum { SHARE_ROWS = 512, SHARES_MOST = 8 * PROCESSORS };
 
 INLINE dim3 shares_of(int64_t strips, int64_t rows)
 {

@@ -72,6 +72,7 @@ emulated_call<P...> emulate(void (*kernel)(P...), dim3 blocks, unsigned threads,
 }
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, false)
 #define WARP 4
+#define PROCESSORS 2
 #define LAUNCH_ROW_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
 /* fewer threads: they are slow here */
 #define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, 96, true)

@@ -302,8 +302,8 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
     be->embedding_vjp(be->st, M, V, D, t->at[k], yb->at[k], Eb->at[k]);
     be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, x->at[k], yb->at[k], w->at[k], gr->at[k],
                           out->at[k]);
-    be->gated_rmsnorm_vjp(be->st, d, x->at[k], yb->at[k], w->at[k], gr->at[k], y->at[k], xb->at[k],
-                          zb->at[k], gb->at[k]);
+    be->gated_rmsnorm_vjp(be->st, d, x->at[k], yb->at[k], w->at[k], gr->at[k], y->at[k], 1,
+                          xb->at[k], zb->at[k], gb->at[k]);
     be->softplus_clamp_vjp(be->st, M, H, D, x->at[k], w->at[k], 0, 100, yb->at[k], zb->at[k],
                            biasb->at[k]);
   }
@@ -316,6 +316,57 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
   same(&b, Eb, TOLERANCE, "cotangent of the embedding");
   same(&b, biasb, TOLERANCE, "cotangent of dt's bias");
   end(&b);
+}
+
+/* Rows that fit registers, or do not, or whose addresses are odd; and so many of them that a walker
+ * (kernels/teams_cuda.h) widens its sums. */
+static const struct norm_case {
+  int64_t rows, E, G, ldz, z_at;
+} norm_cases[] = {{7, 4, 1, 4, 0},        {129, 400, 4, 404, 4}, {1030, 256, 1, 292, 4},
+                  {33, 1024, 1, 2320, 0}, {9, 2048, 1, 2048, 0}, {5, 4100, 1, 4100, 0},
+                  {65, 128, 1, 292, 3},   {3, 128, 64, 128, 0},  {2, 5000, 2, 5000, 0},
+                  {3001, 16, 2, 20, 0}};
+enum { NORM_CASES = sizeof norm_cases / sizeof *norm_cases };
+
+static void gated_norms(struct both b, struct norm_case c, bool norm_first, real beta, bool w_alone)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.ldz, norm_first};
+  int64_t n = c.rows * c.E, nz = c.rows * c.ldz;
+  struct array *y = reals(&b, n, -1, 1), *z = reals(&b, nz, -6, 6), *w = reals(&b, c.E, 0.5, 2);
+  struct array *outb = reals(&b, n, -1, 1), *r = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *out = poison(&b, n, sizeof(real)), *wb = reals(&b, c.E, -1, 1);
+  struct array *yb = beta == 0 ? poison(&b, n, sizeof(real)) : reals(&b, n, -1, 1);
+  struct array *zb = reals(&b, nz, -1, 1), *yb1 = reals(&b, n, -1, 1);
+  ON_BOTH(b)
+  {
+    const real *zk = (const real *)z->at[k] + c.z_at;
+    real *zbk = (real *)zb->at[k] + c.z_at;
+    be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], r->at[k], out->at[k]);
+    be->gated_rmsnorm_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], outb->at[k], beta,
+                          w_alone ? NULL : yb->at[k], w_alone ? NULL : zbk, wb->at[k]);
+    if (!w_alone) /* without wb, and each without the other */
+      be->gated_rmsnorm_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], outb->at[k], beta, NULL,
+                            zbk, NULL);
+    be->gated_rmsnorm_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], outb->at[k], beta,
+                          yb1->at[k], NULL, NULL);
+  }
+  same(&b, r, TOLERANCE, "gated_rmsnorm's scale");
+  same(&b, out, TOLERANCE, "gated_rmsnorm");
+  if (!w_alone)
+    same(&b, yb, TOLERANCE, "cotangent of y");
+  same(&b, yb1, TOLERANCE, "cotangent of y alone");
+  same(&b, zb, TOLERANCE, "cotangent of z");
+  same(&b, wb, TOLERANCE, "cotangent of gated_rmsnorm's weight");
+  end(&b);
+}
+
+#define device_norms NAME(device_norms)
+void device_norms(const void *cpu, const void *device, uint64_t seed)
+{
+  for (int i = 0; i < NORM_CASES; i++)
+    for (int beta = 0; beta < 3; beta++)
+      gated_norms(begin(cpu, device, seed), norm_cases[i], (beta + i) % 2, (real)beta / 2,
+                  beta == 1);
 }
 
 /* A window's step: states of rows of a larger array, spans that move on unequally. */
