@@ -42,7 +42,8 @@ static inline struct team_form team_form_of(int64_t K)
   return (struct team_form){0, 0};
 }
 
-/* Blocks of a TEAM_KERNEL for rows of G groups, by blockIdx.y, of K columns. */
+/* Blocks of a TEAM_KERNEL for rows of G groups, by blockIdx.y, of K columns: so few that what their
+ * walkers add up has room, which G K <= WALKER_SUMS/TEAM_WARPS asks for. */
 static inline dim3 team_grid(struct team_form form, int resident, int64_t rows, int64_t G,
                              int64_t K)
 {
@@ -57,9 +58,6 @@ static inline int64_t team_walkers(struct team_form form, dim3 grid)
 {
   return (int64_t)grid.x * (TEAM_WARPS / form.warps);
 }
-
-/* Whether the sums of one block's walkers, at least, can be kept. */
-static inline bool walker_sums_fit(int64_t n) { return n * TEAM_WARPS <= WALKER_SUMS; }
 
 /* ---- rows ---- */
 

@@ -318,6 +318,26 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
   end(&b);
 }
 
+static void plain_norms(struct both b, int64_t M, int64_t D, bool w_alone)
+{
+  struct array *x = reals(&b, M * D, -1, 1), *w = reals(&b, D, 0.5, 2);
+  struct array *r = poison(&b, M, sizeof(real)), *y = poison(&b, M * D, sizeof(real));
+  struct array *yb = reals(&b, M * D, -1, 1), *xb = reals(&b, M * D, -1, 1);
+  struct array *wb = reals(&b, D, -1, 1);
+  ON_BOTH(b)
+  {
+    be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x->at[k], w->at[k], r->at[k], y->at[k]);
+    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k],
+                    w_alone ? NULL : xb->at[k], wb->at[k]);
+    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k], xb->at[k], NULL);
+  }
+  same(&b, r, TOLERANCE, "rmsnorm's scale");
+  same(&b, y, TOLERANCE, "rmsnorm");
+  same(&b, xb, TOLERANCE, "cotangent of x");
+  same(&b, wb, TOLERANCE, "cotangent of rmsnorm's weight");
+  end(&b);
+}
+
 /* Rows that fit registers, or do not, or whose addresses are odd; and so many of them that a walker
  * (kernels/teams_cuda.h) widens its sums. */
 static const struct norm_case {
@@ -363,10 +383,12 @@ static void gated_norms(struct both b, struct norm_case c, bool norm_first, real
 #define device_norms NAME(device_norms)
 void device_norms(const void *cpu, const void *device, uint64_t seed)
 {
-  for (int i = 0; i < NORM_CASES; i++)
+  for (int i = 0; i < NORM_CASES; i++) {
     for (int beta = 0; beta < 3; beta++)
       gated_norms(begin(cpu, device, seed), norm_cases[i], (beta + i) % 2, (real)beta / 2,
                   beta == 1);
+    plain_norms(begin(cpu, device, seed), norm_cases[i].rows, norm_cases[i].E, i % 2 == 1);
+  }
 }
 
 /* A window's step: states of rows of a larger array, spans that move on unequally. */
