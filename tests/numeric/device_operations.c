@@ -153,6 +153,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
     struct array *z = poison(&b, n, sizeof(real)), *f = poison(&b, n, sizeof(real));
+    struct array *odd = reals(&b, n + 1, -1, 1); /* from 1 on: no address of a quad */
     struct array *sum = poison(&b, 1, sizeof(double)), *dot = poison(&b, 1, sizeof(wide)),
                  *c = reals(&b, n * 5, -1, 1);
     ON_BOTH(b)
@@ -160,6 +161,9 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
       be->fill(be->st, n, (real)3, f->at[k]);
+      be->fill(be->st, n / 2, (real)3, (real *)odd->at[k] + 1);
+      be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, (real *)odd->at[k] + 1);
+      be->axpby(be->st, n / 3, (real)2, x->at[k], 0, (real *)odd->at[k] + 1);
       be->sum_squares(be->st, n, x->at[k], sum->at[k]);
       be->dot(be->st, n, x->at[k], x->at[k], dot->at[k]);
       be->columns(be->st, n, 1, (real)2, 1, x->at[k], (real)0.5, 5, (real *)c->at[k] + 3);
@@ -167,6 +171,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     same(&b, z, TOLERANCE, "axpby");
     same(&b, y, TOLERANCE, "axpby in place");
     same(&b, f, 0, "fill");
+    same(&b, odd, TOLERANCE, "fill and axpby from an odd element on");
     same(&b, sum, 1e-13, "sum_squares");
     same(&b, dot, 1e-13, "dot");
     same(&b, c, TOLERANCE, "columns");
@@ -174,12 +179,11 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-#define device_blocks NAME(device_blocks)
-void device_blocks(const void *cpu, const void *device, uint64_t seed)
+/* Blocks of N elements: quads or not, one piece of a warp or several. */
+static void move_blocks(struct both b, int64_t N)
 {
-  enum { ROWS = 3, BLOCKS = 4, N = 37, LENGTH = 6 };
+  enum { ROWS = 3, BLOCKS = 4, LENGTH = 6 };
   const int32_t row[] = {2, 0, 3}, first[] = {1, -1, 4}, count[] = {4, 3, 2};
-  struct both b = begin(cpu, device, seed);
   struct array *src = reals(&b, (ROWS + 1) * LENGTH * N, -1, 1);
   struct array *dst = poison(&b, ROWS * BLOCKS * N, sizeof(real));
   struct array *back = reals(&b, (ROWS + 1) * LENGTH * N, -1, 1);
@@ -197,6 +201,14 @@ void device_blocks(const void *cpu, const void *device, uint64_t seed)
   same(&b, dst, 0, "gather_blocks");
   same(&b, back, 0, "scatter_blocks");
   end(&b);
+}
+
+#define device_blocks NAME(device_blocks)
+void device_blocks(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t sizes[] = {1, 37, 40, 1029, 4104};
+  for (int i = 0; i < 5; i++)
+    move_blocks(begin(cpu, device, seed), sizes[i]);
 }
 
 #define device_argmax NAME(device_argmax)
