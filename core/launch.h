@@ -80,15 +80,19 @@ template <class T> INLINE T plus(T a, T b) { return a + b; }
  */
 extern "C" cudaStream_t launch_queue(stream st);
 extern "C" void launch_check(stream st, const char *kernel, const char *file, int line);
-#define LAUNCH_AS_(how, per_block, threads, st, n, kernel, ...)                       \
-  do {                                                                                \
-    int64_t launch_n_ = (n);                                                          \
-    if (launch_n_ > 0) {                                                              \
-      int64_t blocks_ = (launch_n_ + (per_block)-1) / (per_block);                    \
-      how(kernel, (unsigned)(blocks_ < 65535 ? blocks_ : 65535), (unsigned)(threads), \
-          launch_queue(st))(__VA_ARGS__);                                             \
-      launch_check(st, #kernel, __FILE__, __LINE__);                                  \
-    }                                                                                 \
+#define LAUNCH_GRID_(how, grid, threads, st, kernel, ...)                  \
+  do {                                                                     \
+    how(kernel, grid, (unsigned)(threads), launch_queue(st))(__VA_ARGS__); \
+    launch_check(st, #kernel, __FILE__, __LINE__);                         \
+  } while (0)
+#define LAUNCH_AS_(how, per_block, threads, st, n, kernel, ...)                             \
+  do {                                                                                      \
+    int64_t launch_n_ = (n);                                                                \
+    if (launch_n_ > 0) {                                                                    \
+      int64_t blocks_ = (launch_n_ + (per_block)-1) / (per_block);                          \
+      LAUNCH_GRID_(how, (unsigned)(blocks_ < 65535 ? blocks_ : 65535), threads, st, kernel, \
+                   __VA_ARGS__);                                                            \
+    }                                                                                       \
   } while (0)
 #define LAUNCH(st, n, kernel, ...) LAUNCH_AS_(LAUNCH_KERNEL, 128, 128, st, n, kernel, __VA_ARGS__)
 #define LAUNCH_ROWS(st, n, kernel, ...) \

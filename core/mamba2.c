@@ -202,7 +202,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
 
   TRY(project_out_vjp(m, p, M, a, outb, scratch, ynb, zxbcdtb, g));
   be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
-                        yb, zxbcdtb + at.z, g->gate_norm);
+                        1, yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);

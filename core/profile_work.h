@@ -28,8 +28,9 @@
 #define WORK_rmsnorm_fwd WORK(4 * M * D, 2 * M * D)
 #define WORK_rmsnorm_vjp WORK((7 * IF(xb) + 3 * IF(wb)) * M * D, (2 + 2 * IF(xb)) * M * D)
 #define WORK_gated_rmsnorm_fwd WORK(9 * d.rows * d.E, 3 * d.rows * d.E)
-#define WORK_gated_rmsnorm_vjp \
-  WORK((20 * IF(yb) + 9 * IF(wb)) * d.rows * d.E, (3 + 2 * IF(yb) + 2 * IF(zb)) * d.rows * d.E)
+#define WORK_gated_rmsnorm_vjp                    \
+  WORK((20 * IF(yb) + 9 * IF(wb)) * d.rows * d.E, \
+       (3 + (beta == 0 ? 1 : 2) * (IF(yb) + IF(zb))) * d.rows * d.E)
 #define WORK_linear_fwd WORK(2 * M * K * N, M * K + K * N + (beta == 0 ? 1 : 2) * M * N)
 #define WORK_linear_vjp                   \
   WORK(2 * (IF(xb) + IF(Wb)) * M * K * N, \

@@ -5,8 +5,8 @@
  *   gate first:        q1 = silu(z), q2 = 1      (Mamba-2)
  *   norm_before_gate:  q1 = 1, q2 = silu(z)
  *
- *   pb  = r (w outb q2 - p r^2/K sum_group w outb q2 p)      yb += pb q1
- *   zb += pb y silu'(z)  or  outb w p r silu'(z)             wb += sum_rows outb p r q2
+ *   pb  = r (w outb q2 - p r^2/K sum_group w outb q2 p)      yb = beta yb + pb q1
+ *   zb = beta zb + pb y silu'(z)  or  outb w p r silu'(z)    wb += sum_rows outb p r q2
  *   rd  = -r^3/K sum_group p pd,   outd = wd p r q2 + w (pd r q2 + p rd q2 + p r q2d)
  * Reference: Dao & Gu 2024, arXiv:2405.21060, section 7.1.
  */
@@ -105,10 +105,16 @@ ELEMENTARY struct silu_pair gate_at(bool kept, const real *value, const real *sl
   return gate;
 }
 
-/* kept, which is a constant where this is called: K <= KEPT */
-ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, const real *y,
-                                const real *z, const real *w, real r, const real *outb, real *yb,
-                                real *zb)
+/* beta *to + c; a fresh output, whose beta is 0, is not read */
+ELEMENTARY real added(bool fresh, real beta, const real *to, real c)
+{
+  return fresh ? c : beta * *to + c;
+}
+
+/* Constants where this is called: kept, K <= KEPT; fresh */
+ELEMENTARY void vjp_group_gates(bool norm_first, bool fresh, bool kept, struct group s,
+                                const real *y, const real *z, const real *w, real r,
+                                const real *outb, real beta, real *yb, real *zb)
 {
   real value[KEPT], slope[KEPT];
   wide dot = 0;
@@ -127,43 +133,51 @@ ELEMENTARY void vjp_group_gates(bool norm_first, bool kept, struct group s, cons
     FOR_COLUMNS (j, 0, s.K) {
       struct channel c = vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along,
                                      w[j] * outb[j]);
-      yb[j] += c.yb;
-      zb[j] += c.zb;
+      yb[j] = added(fresh, beta, yb + j, c.yb);
+      zb[j] = added(fresh, beta, zb + j, c.zb);
     }
   } else if (yb) {
     SIMD
-    FOR_COLUMNS (j, 0, s.K)
-      yb[j] +=
-          vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along, w[j] * outb[j])
-              .yb;
+    FOR_COLUMNS (j, 0, s.K) {
+      struct channel c = vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along,
+                                     w[j] * outb[j]);
+      yb[j] = added(fresh, beta, yb + j, c.yb);
+    }
   } else {
     SIMD
-    FOR_COLUMNS (j, 0, s.K)
-      zb[j] +=
-          vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along, w[j] * outb[j])
-              .zb;
+    FOR_COLUMNS (j, 0, s.K) {
+      struct channel c = vjp_channel(norm_first, y[j], gate_at(kept, value, slope, z, j), r, along,
+                                     w[j] * outb[j]);
+      zb[j] = added(fresh, beta, zb + j, c.zb);
+    }
   }
 }
 
-ELEMENTARY void vjp_group(bool norm_first, struct group s, const real *y, const real *z,
-                          const real *w, real r, const real *outb, real *yb, real *zb)
+ELEMENTARY void vjp_group(bool norm_first, bool fresh, struct group s, const real *y, const real *z,
+                          const real *w, real r, const real *outb, real beta, real *yb, real *zb)
 {
   if (s.K <= KEPT)
-    vjp_group_gates(norm_first, true, s, y, z, w, r, outb, yb, zb);
+    vjp_group_gates(norm_first, fresh, true, s, y, z, w, r, outb, beta, yb, zb);
   else
-    vjp_group_gates(norm_first, false, s, y, z, w, r, outb, yb, zb);
+    vjp_group_gates(norm_first, fresh, false, s, y, z, w, r, outb, beta, yb, zb);
 }
 
 KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const real *w,
-              const real *r, const real *outb, real *yb, real *zb)
+              const real *r, const real *outb, real beta, real *yb, real *zb)
 {
+  bool fresh = re(beta) == 0 && beta == 0;
   FOR_EACH_ROW (i, d.rows * d.G, 16 * d.E / d.G) {
     struct group s = group_of(d, i);
+    const real *yi = y + s.at, *zi = z + s.z_at, *wi = w + s.w_at, *outbi = outb + s.at;
     real *ybi = yb ? yb + s.at : NULL, *zbi = zb ? zb + s.z_at : NULL;
-    if (d.norm_before_gate)
-      vjp_group(true, s, y + s.at, z + s.z_at, w + s.w_at, r[i], outb + s.at, ybi, zbi);
+    if (d.norm_before_gate && fresh)
+      vjp_group(true, true, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
+    else if (d.norm_before_gate)
+      vjp_group(true, false, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
+    else if (fresh)
+      vjp_group(false, true, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
     else
-      vjp_group(false, s, y + s.at, z + s.z_at, w + s.w_at, r[i], outb + s.at, ybi, zbi);
+      vjp_group(false, false, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
   }
 }
 
@@ -234,22 +248,34 @@ KERNEL jvp(struct gated_rmsnorm_shape d, const real *y, const real *z, const rea
   }
 }
 
+#ifdef __CUDACC__
+#include "kernels/gated_rmsnorm_cuda.h"
+#endif
+
 void OP(gated_rmsnorm_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, const DEVICE real *y,
                            const DEVICE real *z, const DEVICE real *w, DEVICE real *r,
                            DEVICE real *out)
 {
+#ifdef __CUDACC__
+  if (fwd_by_teams(st, d, eps, y, z, w, r, out))
+    return;
+#endif
   LAUNCH_ROWS(st, d.rows * d.G, fwd, d, eps, y, z, w, r, out);
 }
 
 void OP(gated_rmsnorm_vjp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,
                            const DEVICE real *z, const DEVICE real *w, const DEVICE real *r,
-                           const DEVICE real *outb, DEVICE real *yb, DEVICE real *zb,
+                           const DEVICE real *outb, real beta, DEVICE real *yb, DEVICE real *zb,
                            DEVICE real *wb)
 {
+#ifdef __CUDACC__
+  if (vjp_by_teams(st, d, y, z, w, r, outb, beta, yb, zb, wb))
+    return;
+#endif
   if (yb || zb)
-    LAUNCH_ROWS(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, yb, zb);
+    LAUNCH_ROWS(st, d.rows * d.G, vjp_yz, d, y, z, w, r, outb, beta, yb, zb);
   if (wb)
-    LAUNCH_BLOCKS(st, d.G * strips(d.E / d.G), vjp_w, d, y, z, r, outb, wb);
+    LAUNCH_SUMS(st, d.G * strips(d.E / d.G), d.rows, vjp_w, d, y, z, r, outb, wb);
 }
 
 void OP(gated_rmsnorm_jvp)(stream st, struct gated_rmsnorm_shape d, const DEVICE real *y,

@@ -39,7 +39,7 @@ void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
   if (Wb)
     gemm(st, true, false, N, K, M, 1, yb, N, x, K, 1, Wb, K);
   if (bb)
-    LAUNCH_BLOCKS(st, strips(N), vjp_bias, M, N, yb, bb);
+    LAUNCH_SUMS(st, strips(N), M, vjp_bias, M, N, yb, bb);
 }
 
 void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,

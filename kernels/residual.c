@@ -4,6 +4,10 @@
  */
 #include "kernels/operations.h"
 #include "kernels/rows.h"
+#ifdef __CUDACC__
+#include "kernels/elementary.h"
+#include "kernels/quads_cuda.h"
+#endif
 
 struct shape {
   int64_t B, T, D;
@@ -15,6 +19,53 @@ INLINE const real *mask_row(struct shape d, const int32_t *row, const real *mask
   return mask ? mask + (row ? row[b] : b) * d.D : NULL;
 }
 
+#ifdef __CUDACC__
+enum { FLIGHT = 2 }; /* of each array, what a lane loads before it stores */
+
+/* x + keep out, keep NULL: ones */
+ELEMENTARY real sum_of(real x, const real *keep, real out) { return x + (keep ? *keep : 1) * out; }
+ELEMENTARY struct quad sum_of(struct quad x, const struct quad *keep, struct quad out)
+{
+  struct quad ones = {{1, 1, 1, 1}}, factor = keep ? *keep : ones;
+  for (int k = 0; k < QUAD; k++)
+    x.at[k] += factor.at[k] * out.at[k];
+  return x;
+}
+
+/* A warp a row, of `units` quads or single elements. */
+template <class T>
+static __global__ void add_rows(struct shape d, int64_t units, const real *x, const real *out,
+                                const int32_t *row, const real *mask, real *y)
+{
+  FOR_EACH_ROW (bt, d.B * d.T, d.D) {
+    const T *keep = (const T *)mask_row(d, row, mask, bt), *xi = (const T *)(x + bt * d.D);
+    const T *outi = (const T *)(out + bt * d.D);
+    T *yi = (T *)(y + bt * d.D);
+    for (int64_t j = lane(); j < units; j += FLIGHT * WARP) {
+      T xj[FLIGHT], outj[FLIGHT];
+#pragma unroll
+      for (int f = 0; f < FLIGHT; f++)
+        if (j + f * WARP < units) {
+          xj[f] = xi[j + f * WARP];
+          outj[f] = outi[j + f * WARP];
+        }
+#pragma unroll
+      for (int f = 0; f < FLIGHT; f++)
+        if (j + f * WARP < units)
+          yi[j + f * WARP] = sum_of(xj[f], keep ? keep + j + f * WARP : NULL, outj[f]);
+    }
+  }
+}
+
+static void add_masked(stream st, struct shape d, const real *x, const real *out,
+                       const int32_t *row, const real *mask, real *y)
+{
+  if (in_quads(d.D, x) && in_quads(d.D, out) && in_quads(d.D, mask) && in_quads(d.D, y))
+    LAUNCH_ROWS(st, d.B * d.T, add_rows<struct quad>, d, d.D / QUAD, x, out, row, mask, y);
+  else
+    LAUNCH_ROWS(st, d.B * d.T, add_rows<real>, d, d.D, x, out, row, mask, y);
+}
+#else
 KERNEL add(struct shape d, const real *x, const real *out, const int32_t *row, const real *mask,
            real *y)
 {
@@ -35,31 +86,19 @@ KERNEL add(struct shape d, const real *x, const real *out, const int32_t *row, c
   }
 }
 
-/* outb += mask yb */
-KERNEL accumulate(struct shape d, const int32_t *row, const real *mask, const real *yb, real *outb)
+static void add_masked(stream st, struct shape d, const DEVICE real *x, const DEVICE real *out,
+                       const DEVICE int32_t *row, const DEVICE real *mask, DEVICE real *y)
 {
-  FOR_EACH_COST (i, d.B * d.T * spans(d.D), d.D) {
-    struct span s = span_of(i, d.D);
-    const real *keep = mask_row(d, row, mask, s.row), *ybi = yb + s.row * d.D;
-    real *outbi = outb + s.row * d.D;
-    if (keep) {
-      SIMD
-      for (int64_t j = s.first; j < s.end; j++)
-        outbi[j] += keep[j] * ybi[j];
-    } else {
-      SIMD
-      for (int64_t j = s.first; j < s.end; j++)
-        outbi[j] += ybi[j];
-    }
-  }
+  LAUNCH(st, d.B * d.T * spans(d.D), add, d, x, out, row, mask, y);
 }
+#endif
 
 void OP(residual_fwd)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE real *x,
                       const DEVICE real *out, const DEVICE int32_t *row, const DEVICE real *mask,
                       DEVICE real *y)
 {
   struct shape d = {B, T, D};
-  LAUNCH(st, B * T * spans(D), add, d, x, out, row, mask, y);
+  add_masked(st, d, x, out, row, mask, y);
 }
 
 void OP(residual_vjp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE int32_t *row,
@@ -68,9 +107,9 @@ void OP(residual_vjp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE i
 {
   struct shape d = {B, T, D};
   if (xb)
-    LAUNCH(st, B * T * spans(D), accumulate, d, NULL, NULL, yb, xb);
+    add_masked(st, d, xb, yb, NULL, NULL, xb);
   if (outb)
-    LAUNCH(st, B * T * spans(D), accumulate, d, row, mask, yb, outb);
+    add_masked(st, d, outb, yb, row, mask, outb);
 }
 
 void OP(residual_jvp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE int32_t *row,
@@ -80,7 +119,7 @@ void OP(residual_jvp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE i
   struct shape d = {B, T, D};
   int64_t n = B * T * D;
   if (xd && outd) {
-    LAUNCH(st, B * T * spans(D), add, d, xd, outd, row, mask, yd);
+    add_masked(st, d, xd, outd, row, mask, yd);
     return;
   }
   if (xd)
@@ -88,5 +127,5 @@ void OP(residual_jvp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE i
   else
     OP(fill)(st, n, 0, yd);
   if (outd)
-    LAUNCH(st, B * T * spans(D), accumulate, d, row, mask, outd, yd);
+    add_masked(st, d, yd, outd, row, mask, yd);
 }

@@ -67,19 +67,31 @@ KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, co
   }
 }
 
+#ifdef __CUDACC__
+#include "kernels/rmsnorm_cuda.h"
+#endif
+
 void OP(rmsnorm_fwd)(stream st, int64_t M, int64_t D, real eps, const DEVICE real *x,
                      const DEVICE real *w, DEVICE real *r, DEVICE real *y)
 {
+#ifdef __CUDACC__
+  if (fwd_by_teams(st, M, D, eps, x, w, r, y))
+    return;
+#endif
   LAUNCH_ROWS(st, M, fwd, M, D, eps, x, w, r, y);
 }
 
 void OP(rmsnorm_vjp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
                      const DEVICE real *r, const DEVICE real *yb, DEVICE real *xb, DEVICE real *wb)
 {
+#ifdef __CUDACC__
+  if (vjp_by_teams(st, M, D, x, w, r, yb, xb, wb))
+    return;
+#endif
   if (xb)
     LAUNCH_ROWS(st, M, vjp_x, M, D, x, w, r, yb, xb);
   if (wb)
-    LAUNCH_BLOCKS(st, strips(D), vjp_w, M, D, x, r, yb, wb);
+    LAUNCH_SUMS(st, strips(D), M, vjp_w, M, D, x, r, yb, wb);
 }
 
 void OP(rmsnorm_jvp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,

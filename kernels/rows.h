@@ -4,9 +4,11 @@
  *   FOR_EACH (i, rows * spans(n)) { struct span s = span_of(i, n); SIMD for (j = s.first; ...) }
  * Sums over a row, by FOR_EACH_ROW: tiles of real, added up in `wide`.
  * Sums over the rows, one a column: index i of strips(n) is STRIP columns, which one thread adds up
- * from the first row to the last; on the GPU a block does, a warp an interleaved part of the rows:
+ * from the first row to the last; on the GPU several blocks share the rows, a warp has an
+ * interleaved part of its block's, and the block that comes last adds up, always in one order:
  *   BLOCK_KERNEL k(...) { FOR_EACH_BLOCK (i, strips(n), cost) ADD_COLUMN_SUMS(i, ...); }
- *   LAUNCH_BLOCKS(st, strips(n), k, ...);
+ *   LAUNCH_SUMS(st, strips(n), rows, k, ...);
+ * LAUNCH_BLOCKS in its place gives each strip to one block: for where there are many.
  */
 #ifndef KERNELS_ROWS_H
 #define KERNELS_ROWS_H
@@ -35,6 +37,9 @@ INLINE struct span span_of(int64_t i, int64_t n)
   s.end = s.first + SPAN < n ? s.first + SPAN : n;
   return s;
 }
+
+/* A column's terms that are added up in real before they are in wide. */
+enum { SUM_ROWS = 64 };
 
 /* sum += term(j), j in 0..n-1, where `sum` is wide: a float holds at most SUM_TILE/4 terms. */
 enum { SUM_TILE = 512 };
@@ -74,15 +79,92 @@ static __device__ inline wide column_total(wide sum)
   return total;
 }
 
-#define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                  \
-  do {                                                                    \
-    int64_t j = (strip)*STRIP + own_column();                             \
-    wide sum_ = 0;                                                        \
-    for (int64_t i = own_part(); j < (n) && i < (rows); i += row_parts()) \
-      sum_ += (wide)(term);                                               \
-    sum_ = column_total(sum_);                                            \
-    if (own_part() == 0 && j < (n))                                       \
-      (out)[j] += (real)sum_;                                             \
+#ifndef PROCESSORS /* fewer in tests/emulation */
+#define PROCESSORS 132
+#endif
+
+/* Rows are shared among the blocks of one blockIdx.x: gridDim.y of them, SHARE_ROWS each at least,
+ * but no more than fill the GPU's processors evenly. */
+enum { SHARE_ROWS = 512, SHARES_MOST = 8 * PROCESSORS };
+
+INLINE dim3 shares_of(int64_t strips, int64_t rows)
+{
+  int64_t most = SHARES_MOST / strips, shares = rows / SHARE_ROWS;
+  shares = shares < most ? shares : most;
+  return dim3((unsigned)(strips < 65535 ? strips : 65535), (unsigned)(shares > 1 ? shares : 1));
+}
+
+#define LAUNCH_SUMS(st, n, rows, kernel, ...)                                                  \
+  do {                                                                                         \
+    int64_t launch_n_ = (n);                                                                   \
+    if (launch_n_ > 0)                                                                         \
+      LAUNCH_GRID_(LAUNCH_BLOCK_KERNEL, shares_of(launch_n_, rows), BLOCK_THREADS, st, kernel, \
+                   __VA_ARGS__);                                                               \
+  } while (0)
+
+/* Rows first + k step, k in 0..count-1, of a thread. */
+struct thread_rows {
+  int64_t first, step, count;
+};
+
+/* Shares are of whole groups of 8 rows a thread, whose loads are on their way together. */
+static __device__ inline struct thread_rows own_rows(int64_t rows)
+{
+  int64_t group = 8 * row_parts(), groups = (rows + group - 1) / group;
+  int64_t share = (groups + (int64_t)gridDim.y - 1) / (int64_t)gridDim.y * group;
+  int64_t end = ((int64_t)blockIdx.y + 1) * share < rows ? ((int64_t)blockIdx.y + 1) * share : rows;
+  struct thread_rows own;
+  own.first = (int64_t)blockIdx.y * share + own_part();
+  own.step = row_parts();
+  own.count = own.first < end ? (end - own.first + own.step - 1) / own.step : 0;
+  return own;
+}
+
+/* Whether this block is the last of those that share its rows.  *sum, which is what column_total
+ * gave to each, then becomes the sum of all, added up in their order.  All threads call. */
+static __device__ inline bool last_has_total(wide *sum)
+{
+  static __device__ wide share[SHARES_MOST][STRIP];
+  static __device__ unsigned arrived[SHARES_MOST]; /* 0 again when all have */
+  __shared__ bool last;
+  wide total = 0;
+  if (gridDim.y == 1)
+    return true;
+  wide(*own)[STRIP] = share + blockIdx.x * gridDim.y;
+  if (own_part() == 0)
+    own[blockIdx.y][own_column()] = *sum;
+  __threadfence();
+  __syncthreads();
+  if (threadIdx.x == 0)
+    last = atomicInc(&arrived[blockIdx.x], gridDim.y - 1) == gridDim.y - 1;
+  __syncthreads();
+  if (!last)
+    return false;
+  __threadfence();
+  for (int s = own_part(); s < (int)gridDim.y; s += row_parts())
+    total += *(volatile wide *)&own[s][own_column()];
+  *sum = column_total(total);
+  return true;
+}
+
+#define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                            \
+  do {                                                                              \
+    int64_t j = (strip)*STRIP + own_column();                                       \
+    struct thread_rows own_ = own_rows(rows);                                       \
+    wide sum_ = 0;                                                                  \
+    for (int64_t tile_ = 0; j < (n) && tile_ < own_.count; tile_ += SUM_ROWS) {     \
+      int64_t end_ = tile_ + SUM_ROWS < own_.count ? tile_ + SUM_ROWS : own_.count; \
+      real part_ = 0;                                                               \
+      PRAGMA(unroll 8)                                                              \
+      for (int64_t k_ = tile_; k_ < end_; k_++) {                                   \
+        int64_t i = own_.first + k_ * own_.step;                                    \
+        part_ += (term);                                                            \
+      }                                                                             \
+      sum_ += (wide)part_;                                                          \
+    }                                                                               \
+    sum_ = column_total(sum_);                                                      \
+    if (last_has_total(&sum_) && own_part() == 0 && j < (n))                        \
+      (out)[j] += (real)sum_;                                                       \
   } while (0)
 #else
 enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
@@ -110,9 +192,8 @@ enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
       (sum) += (wide)part_;                                               \
     }                                                                     \
   } while (0)
-/* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n: in real over
- * SUM_ROWS rows, then in wide. */
-enum { SUM_ROWS = 64 };
+#define LAUNCH_SUMS(st, n, rows, kernel, ...) LAUNCH(st, n, kernel, __VA_ARGS__)
+                                        /* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n. */
 #define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                              \
   do {                                                                                \
     int64_t first_ = (strip)*STRIP, width_ = (n)-first_ < STRIP ? (n)-first_ : STRIP; \

@@ -142,7 +142,7 @@ void OP(softplus_clamp_vjp)(stream st, int64_t M, int64_t H, int64_t ldx, const 
   if (xb)
     LAUNCH(st, tiles(M * H), vjp_x, M, H, ldx, x, bias, from, to, yb, xb);
   if (biasb)
-    LAUNCH_BLOCKS(st, strips(H), vjp_bias, M, H, ldx, x, bias, from, to, yb, biasb);
+    LAUNCH_SUMS(st, strips(H), M, vjp_bias, M, H, ldx, x, bias, from, to, yb, biasb);
 }
 
 void OP(softplus_clamp_jvp)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,

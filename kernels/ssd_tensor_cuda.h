@@ -795,10 +795,10 @@ static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, 
     LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
   LAUNCH_TENSOR(st, BC * d.G, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
   if (A_logb)
-    LAUNCH_BLOCKS(st, strips(d.H), add_rows, BC, d.H, f.A_part, A_logb);
+    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.A_part, A_logb);
   if (Db && d.D_has_hdim)
     LAUNCH(st, d.H * lane_blocks(d.P), add_skip_channels, d, f.x, f.yb, Db);
   else if (Db)
-    LAUNCH_BLOCKS(st, strips(d.H), add_rows, BC, d.H, f.D_part, Db);
+    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.D_part, Db);
 }
 #endif

@@ -7,6 +7,9 @@
  */
 #include "kernels/operations.h"
 #include "kernels/rows.h"
+#ifdef __CUDACC__
+#include "kernels/quads_cuda.h"
+#endif
 
 enum { PARTS = 64 };
 
@@ -29,38 +32,82 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
 }
 
 #ifdef __CUDACC__
-/* A block's threads take every blockDim-th element each, then add up in order. */
-static __device__ inline wide block_total(wide sum)
+KERNEL set_quads(int64_t quads, real a, real *y)
+{
+  struct quad q = {{a, a, a, a}};
+  FOR_EACH (i, quads)
+    put_quad(y + i * QUAD, q);
+}
+
+KERNEL scale_quads(int64_t quads, real a, const real *x, real *y)
+{
+  FOR_EACH (i, quads) {
+    struct quad q = quad_at(x + i * QUAD);
+    for (int k = 0; k < QUAD; k++)
+      q.at[k] *= a;
+    put_quad(y + i * QUAD, q);
+  }
+}
+
+KERNEL combine_quads(int64_t quads, real a, const real *x, real b, real *y)
+{
+  FOR_EACH (i, quads) {
+    struct quad q = quad_at(x + i * QUAD), p = quad_at(y + i * QUAD);
+    for (int k = 0; k < QUAD; k++)
+      q.at[k] = a * q.at[k] + b * p.at[k];
+    put_quad(y + i * QUAD, q);
+  }
+}
+
+/* Elements at + k step, k in 0..count-1, of a thread of the blocks that share n. */
+struct share {
+  int64_t at, step, count;
+};
+
+static __device__ inline struct share own_share(int64_t n)
+{
+  struct share s;
+  s.at = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
+  s.step = (int64_t)gridDim.y * blockDim.x;
+  s.count = s.at < n ? (n - s.at + s.step - 1) / s.step : 0;
+  return s;
+}
+
+/* Writes the sum over all threads of all blocks, added up in their order. */
+static __device__ inline void put_total(wide sum, wide *out)
 {
   __shared__ wide part[STRIP];
-  wide total = column_total(sum);
+  sum = column_total(sum);
+  if (!last_has_total(&sum))
+    return;
   if (own_part() == 0)
-    part[own_column()] = total;
+    part[own_column()] = sum;
   __syncthreads();
-  total = 0;
+  sum = 0;
   for (int c = 0; c < STRIP; c++)
-    total += part[c];
-  return total;
+    sum += part[c];
+  if (threadIdx.x == 0)
+    *out = sum;
 }
 
 BLOCK_KERNEL squares(int64_t n, const real *x, double *out)
 {
+  struct share s = own_share(n);
   double sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-    sum += square_norm(x[i]);
-  sum = block_total(sum);
-  if (threadIdx.x == 0)
-    *out = sum;
+#pragma unroll 8
+  for (int64_t k = 0; k < s.count; k++)
+    sum += square_norm(x[s.at + k * s.step]);
+  put_total(sum, out);
 }
 
 BLOCK_KERNEL products(int64_t n, const real *x, const real *y, wide *out)
 {
+  struct share s = own_share(n);
   wide sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-    sum += (wide)x[i] * (wide)y[i];
-  sum = block_total(sum);
-  if (threadIdx.x == 0)
-    *out = sum;
+#pragma unroll 8
+  for (int64_t k = 0; k < s.count; k++)
+    sum += (wide)x[s.at + k * s.step] * (wide)y[s.at + k * s.step];
+  put_total(sum, out);
 }
 #else
 /* First and end of a part of n elements. */
@@ -127,6 +174,62 @@ INLINE int64_t block_at(struct chains c, int64_t r, int64_t j)
   return ((c.row ? c.row[r] : r) * c.length + c.first[r] + j) * c.n;
 }
 
+#ifdef __CUDACC__
+/* A warp copies up to PIECE units of a block: quads, or single elements. */
+enum { PIECE = 1024, FLIGHT = 4 };
+
+static int64_t pieces(int64_t units) { return (units + PIECE - 1) / PIECE; }
+
+/* from NULL: zeros */
+template <class T> static __device__ inline void copy_piece(int64_t units, const T *from, T *to)
+{
+  for (int64_t k = lane(); k < units; k += FLIGHT * WARP) {
+    T loaded[FLIGHT];
+#pragma unroll
+    for (int f = 0; f < FLIGHT; f++) {
+      loaded[f] = T();
+      if (from && k + f * WARP < units)
+        loaded[f] = from[k + f * WARP];
+    }
+#pragma unroll
+    for (int f = 0; f < FLIGHT; f++)
+      if (k + f * WARP < units)
+        to[k + f * WARP] = loaded[f];
+  }
+}
+
+/* units of T a block; per_block = pieces(units) */
+template <class T>
+static __global__ void move_pieces(int64_t rows, struct chains c, int64_t units, int64_t per_block,
+                                   bool scatters, const real *src, real *dst)
+{
+  FOR_EACH_ROW (i, rows * c.blocks * per_block, PIECE) {
+    int64_t block = i / per_block, first = i % per_block * PIECE;
+    int64_t r = block / c.blocks, j = block % c.blocks;
+    bool active = j < c.count[r] && c.first[r] + j >= 0;
+    int64_t called = block * c.n, carried = active ? block_at(c, r, j) : 0;
+    int64_t count = units - first < PIECE ? units - first : PIECE;
+    if (!scatters)
+      copy_piece(count, active ? (const T *)(src + carried) + first : NULL,
+                 (T *)(dst + called) + first);
+    else if (active)
+      copy_piece(count, (const T *)(src + called) + first, (T *)(dst + carried) + first);
+  }
+}
+
+static void move_blocks(stream st, int64_t rows, struct chains c, bool scatters, const real *src,
+                        real *dst)
+{
+  bool by_quads = in_quads(c.n, src) && in_quads(c.n, dst);
+  int64_t units = by_quads ? c.n / QUAD : c.n, per_block = pieces(units);
+  if (by_quads)
+    LAUNCH_ROWS(st, rows * c.blocks * per_block, move_pieces<struct quad>, rows, c, units,
+                per_block, scatters, src, dst);
+  else
+    LAUNCH_ROWS(st, rows * c.blocks * per_block, move_pieces<real>, rows, c, units, per_block,
+                scatters, src, dst);
+}
+#else
 KERNEL gather(int64_t rows, struct chains c, const real *src, real *dst)
 {
   FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
@@ -161,6 +264,16 @@ KERNEL scatter(int64_t rows, struct chains c, const real *src, real *dst)
   }
 }
 
+static void move_blocks(stream st, int64_t rows, struct chains c, bool scatters,
+                        const DEVICE real *src, DEVICE real *dst)
+{
+  if (scatters)
+    LAUNCH(st, rows * c.blocks * spans(c.n), scatter, rows, c, src, dst);
+  else
+    LAUNCH(st, rows * c.blocks * spans(c.n), gather, rows, c, src, dst);
+}
+#endif
+
 /* Rows of y, a few at a time: what is read then lies in neighbouring columns of x. */
 KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
 {
@@ -178,11 +291,28 @@ void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEV
   LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
 }
 
-void OP(fill)(stream st, int64_t n, real a, DEVICE real *y) { LAUNCH(st, n, set, n, a, y); }
+void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
+{
+#ifdef __CUDACC__
+  int64_t whole = whole_quads(n, y, y);
+  LAUNCH(st, whole / QUAD, set_quads, whole / QUAD, a, y);
+  n -= whole, y += whole;
+#endif
+  LAUNCH(st, n, set, n, a, y);
+}
 
 void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVICE real *y)
 {
-  if (re(b) == 0 && b == 0)
+  bool fresh = re(b) == 0 && b == 0;
+#ifdef __CUDACC__
+  int64_t whole = whole_quads(n, x, y), quads = whole / QUAD;
+  if (fresh)
+    LAUNCH(st, quads, scale_quads, quads, a, x, y);
+  else
+    LAUNCH(st, quads, combine_quads, quads, a, x, b, y);
+  n -= whole, x += whole, y += whole;
+#endif
+  if (fresh)
     LAUNCH(st, n, scale, n, a, x, y);
   else
     LAUNCH(st, n, combine, n, a, x, b, y);
@@ -190,12 +320,12 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
 {
-  LAUNCH_BLOCKS(st, 1, squares, n, x, out);
+  LAUNCH_SUMS(st, 1, n / STRIP, squares, n, x, out);
 }
 
 void OP(dot)(stream st, int64_t n, const DEVICE real *x, const DEVICE real *y, DEVICE wide *out)
 {
-  LAUNCH_BLOCKS(st, 1, products, n, x, y, out);
+  LAUNCH_SUMS(st, 1, n / STRIP, products, n, x, y, out);
 }
 
 void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
@@ -203,7 +333,7 @@ void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64
                        const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
 {
   struct chains c = {blocks, length, n, row, first, count};
-  LAUNCH(st, rows * blocks * spans(n), gather, rows, c, src, dst);
+  move_blocks(st, rows, c, false, src, dst);
 }
 
 void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
@@ -211,5 +341,5 @@ void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int6
                         const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
 {
   struct chains c = {blocks, length, n, row, first, count};
-  LAUNCH(st, rows * blocks * spans(n), scatter, rows, c, src, dst);
+  move_blocks(st, rows, c, true, src, dst);
 }

@@ -28,6 +28,7 @@
 
 struct dim3 {
   unsigned x, y, z;
+  dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
 extern dim3 gridDim, blockDim, blockIdx, threadIdx;
 void __syncthreads(void);
@@ -46,16 +47,26 @@ template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
   return (T)emulated_shuffle((double)x, apart);
 }
 
+static inline void __threadfence(void) {}
+/* a block after the other, and its threads in turns: nothing comes between */
+static inline unsigned atomicInc(unsigned *at, unsigned most)
+{
+  unsigned old = *at;
+  *at = old >= most ? 0 : old + 1;
+  return old;
+}
+
 /* ---- launching ---- */
 
 /* thread: what each does; together: the threads of a block wait for each other; shared: they have
  * shared memory, which holds NaN at first */
-void emulated_launch(unsigned blocks, unsigned threads, bool together, bool shared,
+void emulated_launch(dim3 blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread);
 
 template <class... P> struct emulated_call {
   void (*kernel)(P...);
-  unsigned blocks, threads;
+  dim3 blocks;
+  unsigned threads;
   bool together, shared;
   void operator()(P... p) const
   {
@@ -64,13 +75,14 @@ template <class... P> struct emulated_call {
 };
 typedef struct emulated_queue *cudaStream_t;
 template <class... P>
-emulated_call<P...> emulate(void (*kernel)(P...), unsigned blocks, unsigned threads, bool together,
+emulated_call<P...> emulate(void (*kernel)(P...), dim3 blocks, unsigned threads, bool together,
                             bool shared = false)
 {
   return {kernel, blocks, threads, together, shared};
 }
 #define LAUNCH_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, false)
 #define WARP 4
+#define PROCESSORS 2
 #define LAUNCH_ROW_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
 #define LAUNCH_SHARED_KERNEL(kernel, blocks, threads, bytes, queue) \
   emulate(kernel, blocks, threads, true, true)

@@ -229,17 +229,17 @@ static void run_block(unsigned threads)
   }
 }
 
-static void launch_blocks(unsigned blocks, unsigned threads, bool together, bool shared,
+static void launch_blocks(dim3 blocks, unsigned threads, bool together, bool shared,
                           const std::function<void()> &thread)
 {
   opened open;
-  gridDim = {blocks, 1, 1};
+  gridDim = blocks;
   blockDim = {threads, 1, 1};
   block_thread = &thread;
-  for (unsigned b = 0; b < blocks; b++) {
+  for (unsigned b = 0; b < blocks.x * blocks.y * blocks.z; b++) {
     if (shared)
       memset(emulated_shared, 0xff, sizeof emulated_shared); /* NaN */
-    blockIdx = {b, 0, 0};
+    blockIdx = {b % blocks.x, b / blocks.x % blocks.y, b / blocks.x / blocks.y};
     if (together) {
       run_block(threads);
       continue;
@@ -257,10 +257,10 @@ static bool fails(void)
   return (left > 0 && --left == 0) || (capture.graph && told_to_fail("launch"));
 }
 
-void emulated_launch(unsigned blocks, unsigned threads, bool together, bool shared,
+void emulated_launch(dim3 blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread)
 {
-  if (blocks == 0 || threads == 0 || threads > THREADS_MOST) {
+  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || threads == 0 || threads > THREADS_MOST) {
     failure = cudaErrorInvalidValue;
     return;
   }

@@ -153,6 +153,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
     struct array *z = poison(&b, n, sizeof(real)), *f = poison(&b, n, sizeof(real));
+    struct array *odd = reals(&b, n + 1, -1, 1); /* from 1 on: no address of a quad */
     struct array *sum = poison(&b, 1, sizeof(double)), *dot = poison(&b, 1, sizeof(wide)),
                  *c = reals(&b, n * 5, -1, 1);
     ON_BOTH(b)
@@ -160,6 +161,9 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
       be->fill(be->st, n, (real)3, f->at[k]);
+      be->fill(be->st, n / 2, (real)3, (real *)odd->at[k] + 1);
+      be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, (real *)odd->at[k] + 1);
+      be->axpby(be->st, n / 3, (real)2, x->at[k], 0, (real *)odd->at[k] + 1);
       be->sum_squares(be->st, n, x->at[k], sum->at[k]);
       be->dot(be->st, n, x->at[k], x->at[k], dot->at[k]);
       be->columns(be->st, n, 1, (real)2, 1, x->at[k], (real)0.5, 5, (real *)c->at[k] + 3);
@@ -167,6 +171,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     same(&b, z, TOLERANCE, "axpby");
     same(&b, y, TOLERANCE, "axpby in place");
     same(&b, f, 0, "fill");
+    same(&b, odd, TOLERANCE, "fill and axpby from an odd element on");
     same(&b, sum, 1e-13, "sum_squares");
     same(&b, dot, 1e-13, "dot");
     same(&b, c, TOLERANCE, "columns");
@@ -174,12 +179,11 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-#define device_blocks NAME(device_blocks)
-void device_blocks(const void *cpu, const void *device, uint64_t seed)
+/* Blocks of N elements: quads or not, one piece of a warp or several. */
+static void move_blocks(struct both b, int64_t N)
 {
-  enum { ROWS = 3, BLOCKS = 4, N = 37, LENGTH = 6 };
+  enum { ROWS = 3, BLOCKS = 4, LENGTH = 6 };
   const int32_t row[] = {2, 0, 3}, first[] = {1, -1, 4}, count[] = {4, 3, 2};
-  struct both b = begin(cpu, device, seed);
   struct array *src = reals(&b, (ROWS + 1) * LENGTH * N, -1, 1);
   struct array *dst = poison(&b, ROWS * BLOCKS * N, sizeof(real));
   struct array *back = reals(&b, (ROWS + 1) * LENGTH * N, -1, 1);
@@ -197,6 +201,14 @@ void device_blocks(const void *cpu, const void *device, uint64_t seed)
   same(&b, dst, 0, "gather_blocks");
   same(&b, back, 0, "scatter_blocks");
   end(&b);
+}
+
+#define device_blocks NAME(device_blocks)
+void device_blocks(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t sizes[] = {1, 37, 40, 1029, 4104};
+  for (int i = 0; i < 5; i++)
+    move_blocks(begin(cpu, device, seed), sizes[i]);
 }
 
 #define device_argmax NAME(device_argmax)
@@ -277,7 +289,7 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-/* Sums over more rows than a block of threads has. */
+/* Sums over more rows than a block of threads has, which several blocks share. */
 #define device_reductions NAME(device_reductions)
 void device_reductions(const void *cpu, const void *device, uint64_t seed)
 {
@@ -297,12 +309,13 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
   ON_BOTH(b)
   {
     be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x->at[k], w->at[k], r->at[k], y->at[k]);
-    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k], xb->at[k], wb->at[k]);
+    for (int again = 0; again < 2; again++) /* what the first call leaves, the second begins with */
+      be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k], xb->at[k], wb->at[k]);
     be->embedding_vjp(be->st, M, V, D, t->at[k], yb->at[k], Eb->at[k]);
     be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, x->at[k], yb->at[k], w->at[k], gr->at[k],
                           out->at[k]);
-    be->gated_rmsnorm_vjp(be->st, d, x->at[k], yb->at[k], w->at[k], gr->at[k], y->at[k], xb->at[k],
-                          zb->at[k], gb->at[k]);
+    be->gated_rmsnorm_vjp(be->st, d, x->at[k], yb->at[k], w->at[k], gr->at[k], y->at[k], 1,
+                          xb->at[k], zb->at[k], gb->at[k]);
     be->softplus_clamp_vjp(be->st, M, H, D, x->at[k], w->at[k], 0, 100, yb->at[k], zb->at[k],
                            biasb->at[k]);
   }
@@ -315,6 +328,79 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
   same(&b, Eb, TOLERANCE, "cotangent of the embedding");
   same(&b, biasb, TOLERANCE, "cotangent of dt's bias");
   end(&b);
+}
+
+static void plain_norms(struct both b, int64_t M, int64_t D, bool w_alone)
+{
+  struct array *x = reals(&b, M * D, -1, 1), *w = reals(&b, D, 0.5, 2);
+  struct array *r = poison(&b, M, sizeof(real)), *y = poison(&b, M * D, sizeof(real));
+  struct array *yb = reals(&b, M * D, -1, 1), *xb = reals(&b, M * D, -1, 1);
+  struct array *wb = reals(&b, D, -1, 1);
+  ON_BOTH(b)
+  {
+    be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x->at[k], w->at[k], r->at[k], y->at[k]);
+    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k],
+                    w_alone ? NULL : xb->at[k], wb->at[k]);
+    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k], xb->at[k], NULL);
+  }
+  same(&b, r, TOLERANCE, "rmsnorm's scale");
+  same(&b, y, TOLERANCE, "rmsnorm");
+  same(&b, xb, TOLERANCE, "cotangent of x");
+  same(&b, wb, TOLERANCE, "cotangent of rmsnorm's weight");
+  end(&b);
+}
+
+/* Rows that fit registers, or do not, or whose addresses are odd; and so many of them that a walker
+ * (kernels/teams_cuda.h) widens its sums. */
+static const struct norm_case {
+  int64_t rows, E, G, ldz, z_at;
+} norm_cases[] = {{7, 4, 1, 4, 0},        {129, 400, 4, 404, 4}, {1030, 256, 1, 292, 4},
+                  {33, 1024, 1, 2320, 0}, {9, 2048, 1, 2048, 0}, {5, 4100, 1, 4100, 0},
+                  {65, 128, 1, 292, 3},   {3, 128, 64, 128, 0},  {2, 5000, 2, 5000, 0},
+                  {3001, 16, 2, 20, 0}};
+enum { NORM_CASES = sizeof norm_cases / sizeof *norm_cases };
+
+static void gated_norms(struct both b, struct norm_case c, bool norm_first, real beta, bool w_alone)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.ldz, norm_first};
+  int64_t n = c.rows * c.E, nz = c.rows * c.ldz;
+  struct array *y = reals(&b, n, -1, 1), *z = reals(&b, nz, -6, 6), *w = reals(&b, c.E, 0.5, 2);
+  struct array *outb = reals(&b, n, -1, 1), *r = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *out = poison(&b, n, sizeof(real)), *wb = reals(&b, c.E, -1, 1);
+  struct array *yb = beta == 0 ? poison(&b, n, sizeof(real)) : reals(&b, n, -1, 1);
+  struct array *zb = reals(&b, nz, -1, 1), *yb1 = reals(&b, n, -1, 1);
+  ON_BOTH(b)
+  {
+    const real *zk = (const real *)z->at[k] + c.z_at;
+    real *zbk = (real *)zb->at[k] + c.z_at;
+    be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], r->at[k], out->at[k]);
+    be->gated_rmsnorm_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], outb->at[k], beta,
+                          w_alone ? NULL : yb->at[k], w_alone ? NULL : zbk, wb->at[k]);
+    if (!w_alone) /* without wb, and each without the other */
+      be->gated_rmsnorm_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], outb->at[k], beta, NULL,
+                            zbk, NULL);
+    be->gated_rmsnorm_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], outb->at[k], beta,
+                          yb1->at[k], NULL, NULL);
+  }
+  same(&b, r, TOLERANCE, "gated_rmsnorm's scale");
+  same(&b, out, TOLERANCE, "gated_rmsnorm");
+  if (!w_alone)
+    same(&b, yb, TOLERANCE, "cotangent of y");
+  same(&b, yb1, TOLERANCE, "cotangent of y alone");
+  same(&b, zb, TOLERANCE, "cotangent of z");
+  same(&b, wb, TOLERANCE, "cotangent of gated_rmsnorm's weight");
+  end(&b);
+}
+
+#define device_norms NAME(device_norms)
+void device_norms(const void *cpu, const void *device, uint64_t seed)
+{
+  for (int i = 0; i < NORM_CASES; i++) {
+    for (int beta = 0; beta < 3; beta++)
+      gated_norms(begin(cpu, device, seed), norm_cases[i], (beta + i) % 2, (real)beta / 2,
+                  beta == 1);
+    plain_norms(begin(cpu, device, seed), norm_cases[i].rows, norm_cases[i].E, i % 2 == 1);
+  }
 }
 
 /* A window's step: states of rows of a larger array, spans that move on unequally. */

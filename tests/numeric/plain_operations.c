@@ -341,6 +341,52 @@ void norms_match(const void *table)
   }
 }
 
+/* yb and zb = beta what was there + what beta = 1 adds to zeros; NaN is there for beta = 0. */
+static void check_accumulation(const struct backend *be, struct gated_rmsnorm_shape d, real beta,
+                               bool want_y, bool want_z)
+{
+  int64_t n = d.rows * d.E, nz = d.rows * d.ldz;
+  real *y = reals(n, 0), *z = reals(nz, 1), *w = reals(d.E, 2), *outb = reals(n, 3);
+  real *yb = reals(n, 4), *zb = reals(nz, 5), *wb = reals(d.E, 6), *r = reals(d.rows * d.G, 7);
+  real *ys = items(n, sizeof *ys), *zs = items(nz, sizeof *zs), *out = items(n, sizeof *out);
+  double *wanty = items(n, sizeof *wanty), *wantz = items(nz, sizeof *wantz);
+  double *wantw = items(d.E, sizeof *wantw);
+  be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y, z, w, r, out);
+  be->gated_rmsnorm_vjp(be->st, d, y, z, w, r, outb, 1, ys, zs, wb);
+  for (int64_t i = 0; i < d.E; i++)
+    wantw[i] = 2 * (double)re(wb[i]) - value(6, i);
+  for (int64_t i = 0; i < n; i++) {
+    wanty[i] =
+        (want_y ? (double)re(beta) : 1) * (double)re(yb[i]) + (want_y ? (double)re(ys[i]) : 0);
+    yb[i] = want_y && re(beta) == 0 ? (real)NAN : yb[i];
+  }
+  for (int64_t i = 0; i < nz; i++) {
+    bool given = want_z && i % d.ldz < d.E; /* the columns behind are not z's */
+    wantz[i] = (given ? (double)re(beta) : 1) * (double)re(zb[i]) + (double)re(given ? zs[i] : 0);
+    zb[i] = given && re(beta) == 0 ? (real)NAN : zb[i];
+  }
+  be->gated_rmsnorm_vjp(be->st, d, y, z, w, r, outb, beta, want_y ? yb : NULL, want_z ? zb : NULL,
+                        wb);
+  check_reals(n, yb, wanty, TOLERANCE, "cotangent of y");
+  check_reals(nz, zb, wantz, TOLERANCE, "cotangent of z");
+  check_reals(d.E, wb, wantw, TOLERANCE, "cotangent of w");
+  free(y), free(z), free(w), free(outb), free(yb), free(zb), free(wb), free(r);
+  free(ys), free(zs), free(out), free(wanty), free(wantz), free(wantw);
+}
+
+#define norms_accumulate NAME(norms_accumulate)
+void norms_accumulate(const void *be)
+{
+  static const int64_t shapes[][3] = {{5, 129, 3}, {2, 1100, 1}}; /* rows, E, G */
+  for (int i = 0; i < 2 * 2 * 3 * 3; i++) {
+    const int64_t *s = shapes[i % 2];
+    int which = i / 4 % 3;
+    real beta = (real)(i / 12) / 2;
+    struct gated_rmsnorm_shape d = {s[0], s[1], s[2], s[1] + 3, i / 2 % 2 == 1};
+    check_accumulation(be, d, beta, which != 1, which != 2);
+  }
+}
+
 #define residual_matches NAME(residual_matches)
 void residual_matches(const void *table)
 {

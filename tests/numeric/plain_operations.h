@@ -14,6 +14,7 @@ typedef void plain_test(const void *be);
   TEST(linear_matches)                 \
   TEST(linear_rows_alone)              \
   TEST(norms_match)                    \
+  TEST(norms_accumulate)               \
   TEST(residual_matches)               \
   TEST(softplus_clamps)                \
   TEST(losses_match)                   \

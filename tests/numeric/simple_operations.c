@@ -99,7 +99,7 @@ static void gated_rmsnorm_vjp(const struct operation_case *c, const struct case_
   const real *z = a->in[1];
   real *zb = a->inb[1];
   be->gated_rmsnorm_vjp(be->st, gated_shape(c), a->in[0], z + c->n[5], a->in[2], a->kept,
-                        a->outb[0], a->inb[0], zb ? zb + c->n[5] : NULL, a->inb[2]);
+                        a->outb[0], 1, a->inb[0], zb ? zb + c->n[5] : NULL, a->inb[2]);
 }
 
 static void gated_rmsnorm_jvp(const struct operation_case *c, const struct case_arrays *a)
@@ -112,9 +112,10 @@ static void gated_rmsnorm_jvp(const struct operation_case *c, const struct case_
 
 static bool gated_rmsnorm_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][5] = {{1, 1, 1, 1, 0},     {7, 7, 1, 9, 1},   {5, 128, 1, 292, 0},
-                                      {3, 128, 2, 292, 3}, {129, 6, 2, 6, 0}, {2, 1100, 1, 1100, 0},
-                                      {65, 128, 2, 292, 0}};
+  static const int64_t shapes[][5] = {
+      {1, 1, 1, 1, 0},     {7, 7, 1, 9, 1},     {5, 128, 1, 292, 0},
+      {3, 128, 2, 292, 3}, {129, 6, 2, 6, 0},   {2, 1100, 1, 1100, 0},
+      {9, 256, 1, 260, 4}, {5, 200, 2, 200, 0}, {65, 128, 2, 292, 0}};
   if (index >= 2 * COUNT(shapes))
     return false;
   const int64_t *s = shapes[index / 2], rows = s[0], E = s[1], G = s[2], ldz = s[3];
