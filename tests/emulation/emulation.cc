@@ -166,6 +166,14 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 dim3 gridDim, blockDim, blockIdx, threadIdx;
 static cudaError_t failure;
 
+void emulated_alignment(const void *p, size_t bytes)
+{
+  if ((uintptr_t)p % bytes == 0)
+    return;
+  fprintf(stderr, "emulated device: %zu bytes at %p in one access\n", bytes, p);
+  abort();
+}
+
 /* A block whose threads wait for each other: each has a stack, and they take turns. */
 enum { STACK = 1 << 17, THREADS_MOST = 1024 };
 static ucontext_t scheduler, fiber[THREADS_MOST];
