@@ -207,9 +207,9 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
   be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
-                         c->dt_limit[0], c->dt_limit[1], dtb, zxbcdtb + at.dt, g->dt_bias);
+                         c->dt_limit[0], c->dt_limit[1], dtb, 1, zxbcdtb + at.dt, g->dt_bias);
   be->conv1d_vjp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
-                 xBCb, s1b ? s1b->conv[l] : NULL, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
+                 xBCb, s1b ? s1b->conv[l] : NULL, 1, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
                  s0b ? s0b->conv[l] : NULL);
   if (ub)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, 1, ub);

@@ -36,11 +36,12 @@
   WORK(2 * (IF(xb) + IF(Wb)) * M * K * N, \
        M * N + IF(xb) * (K * N + 2 * M * K) + IF(Wb) * (M * K + 2 * K * N))
 #define WORK_conv1d_fwd WORK((2 * d.W + 5) * d.B * d.T * d.C, 2 * d.B * d.T * d.C)
-#define WORK_conv1d_vjp \
-  WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9) * d.B * d.T * d.C, (2 + 2 * IF(xb)) * d.B * d.T * d.C)
+#define WORK_conv1d_vjp                                         \
+  WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9) * d.B * d.T * d.C, \
+       (2 + IF(xb) * (beta == 0 ? 1 : 2)) * d.B * d.T * d.C)
 #define WORK_conv1d_advance WORK(0, 2 * d.B * d.C * d.W)
 #define WORK_softplus_clamp_fwd WORK(4 * M * H, 2 * M * H)
-#define WORK_softplus_clamp_vjp WORK(6 * M * H, 4 * M * H)
+#define WORK_softplus_clamp_vjp WORK(6 * M * H, (beta == 0 ? 3 : 4) * M * H)
 /* x, B, C, dt of all tokens */
 #define SSD_TOKENS (d.B * d.T)
 #define SSD_INPUTS (SSD_TOKENS * (d.H * d.P + 2 * d.G * d.N + d.H))

@@ -5,7 +5,7 @@
  * where x_{-1}, ..., x_{1-W} are the last columns of state0 (.,C,W), or zeros.
  *
  * VJP, with vb_t = yb_t silu'(v_t), v recomputed:
- *   xb_{t-W+1+k} += w_k vb_t (into state0b before the first token)
+ *   xb_{t-W+1+k} += w_k vb_t (into state0b before the first token), after xb *= beta
  *   w_kb += sum_bt vb_t x_{t-W+1+k},   bb += sum_bt vb_t
  * The final state is a copy of the last inputs, and so is its cotangent.
  * JVP: v's is the convolution with each factor's tangent in turn.
@@ -153,6 +153,16 @@ INLINE struct block block_of(struct conv1d_shape d, int64_t i)
   return k;
 }
 
+/* The arrays of conv1d_vjp. */
+struct cotangents {
+  const real *x, *w, *b, *state0, *yb;
+  real beta, *xb, *wb, *bb, *state0b;
+};
+
+#ifdef __CUDACC__
+#include "kernels/conv1d_cuda.h"
+#endif
+
 /* ---- forward ---- */
 
 #ifdef __CUDACC__
@@ -268,7 +278,11 @@ void OP(conv1d_fwd)(stream st, struct conv1d_shape d, const DEVICE real *x, cons
                     const DEVICE real *b, const DEVICE int32_t *row, const DEVICE real *state0,
                     DEVICE real *y, DEVICE real *state1)
 {
-  if (y)
+  bool done = y == NULL;
+#ifdef __CUDACC__
+  done = done || convolved_by_walks(st, d, x, w, b, row, state0, y);
+#endif
+  if (!done)
     LAUNCH(st, block_count(d), convolve_all, d, x, w, b, row, state0, y);
   if (state1) /* may be state0: only now that y has been computed */
     LAUNCH(st, d.B * lane_blocks(d.C), shift_state, d, x, row, NULL, state0, state1);
@@ -336,19 +350,25 @@ ELEMENTARY void give_weights(const struct strip *s, struct width n, int64_t t, c
 
 /* Where the cotangents of one sequence's inputs go. */
 struct input_cotangents {
-  real *xb, *stateb; /* token 0 in rows of ld; (C,W); either may be NULL */
+  real beta, *xb, *stateb; /* token 0 in rows of ld; (C,W); either may be NULL */
   int64_t ld;
 };
 
-/* The cotangent of input t is complete. */
+/* The cotangent of input t >= -W is complete. */
 ELEMENTARY void give_input(struct width n, const struct input_cotangents *to, int64_t t,
                            const real *cotangent)
 {
   if (t >= 0 && to->xb) {
     real *xbt = to->xb + t * to->ld;
-    SIMD
-    for (int l = 0; l < n.lanes; l++)
-      xbt[l] += cotangent[l];
+    if (re(to->beta) == 0) {
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        xbt[l] = cotangent[l];
+    } else {
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        xbt[l] = re(to->beta) * xbt[l] + cotangent[l];
+    }
   } else if (t < 0 && to->stateb) {
     for (int l = 0; l < n.lanes; l++)
       to->stateb[l * n.W + n.W + t] += cotangent[l];
@@ -387,12 +407,6 @@ ELEMENTARY void give_sequence(struct width n, const struct strip *s, int64_t T, 
     widen_sums(n, sums);
 }
 
-/* The arrays of conv1d_vjp. */
-struct cotangents {
-  const real *x, *w, *b, *state0, *yb;
-  real *xb, *wb, *bb, *state0b;
-};
-
 /* Sequences seq..last-1 of the strip from channel c on. */
 ELEMENTARY void give_strip(struct width n, struct conv1d_shape d, int64_t seq, int64_t last,
                            int64_t c, const struct cotangents *a)
@@ -403,6 +417,7 @@ ELEMENTARY void give_strip(struct width n, struct conv1d_shape d, int64_t seq, i
   load_taps(d, n, c, a->w, a->b, &s);
   for (; seq < last; seq++) {
     struct input_cotangents to;
+    to.beta = a->beta;
     to.xb = a->xb ? a->xb + seq * d.T * d.ld + c : NULL;
     to.stateb = a->state0b ? a->state0b + (seq * d.C + c) * d.W : NULL;
     to.ld = d.ld;
@@ -438,7 +453,7 @@ ELEMENTARY void sum_channel(struct width n, struct conv1d_shape d, int64_t seq, 
                             int64_t c, const struct cotangents *a, struct sums *sums)
 {
   struct strip s;
-  struct input_cotangents nowhere = {NULL, NULL, 0};
+  struct input_cotangents nowhere = {0, NULL, NULL, 0};
   load_taps(d, n, c, a->w, a->b, &s);
   for (; seq < d.B; seq += step) {
     load_inputs(d, n, seq, c, seq, a->x, a->state0, &s);
@@ -465,6 +480,26 @@ BLOCK_KERNEL give_weights_of_strips(struct conv1d_shape d, struct cotangents a)
 }
 #endif
 
+/* All but what state1b says. */
+static void give_all(stream st, struct conv1d_shape d, struct cotangents a)
+{
+  int64_t strips = lane_blocks(d.C);
+  bool weights = a.wb || a.bb;
+#ifdef __CUDACC__ /* few strips for many processors there */
+  struct cotangents inputs = a;
+  inputs.wb = inputs.bb = NULL;
+  if (given_by_walks(st, d, a))
+    return;
+  if (a.xb || a.state0b)
+    LAUNCH(st, d.B * strips, give, d, d.B, inputs);
+  if (weights)
+    LAUNCH_BLOCKS(st, (d.C + STRIP - 1) / STRIP, give_weights_of_strips, d, a);
+#else
+  int64_t parts = weights ? 1 : d.B;
+  LAUNCH(st, parts * strips, give, d, parts, a);
+#endif
+}
+
 /* xb, state0b += what state1b says of the copied inputs */
 KERNEL state_cotangents(struct conv1d_shape d, const real *state1b, real *xb, real *state0b)
 {
@@ -482,28 +517,12 @@ KERNEL state_cotangents(struct conv1d_shape d, const real *state1b, real *xb, re
 
 void OP(conv1d_vjp)(stream st, struct conv1d_shape d, const DEVICE real *x, const DEVICE real *w,
                     const DEVICE real *b, const DEVICE real *state0, const DEVICE real *yb,
-                    const DEVICE real *state1b, DEVICE real *xb, DEVICE real *wb, DEVICE real *bb,
-                    DEVICE real *state0b)
+                    const DEVICE real *state1b, real beta, DEVICE real *xb, DEVICE real *wb,
+                    DEVICE real *bb, DEVICE real *state0b)
 {
-  int64_t strips = lane_blocks(d.C);
-  struct cotangents inputs = {x, w, b, state0, yb, xb, NULL, NULL, state0b};
-  struct cotangents weights = {x, w, b, state0, yb, NULL, wb, bb, NULL};
-#ifndef __CUDACC__ /* few strips for many processors there */
-  if (wb || bb) {
-    weights.xb = xb;
-    weights.state0b = state0b;
-    inputs.xb = inputs.state0b = NULL;
-  }
-#endif
-  if (inputs.xb || inputs.state0b)
-    LAUNCH(st, d.B * strips, give, d, d.B, inputs);
-#ifdef __CUDACC__
-  if (wb || bb)
-    LAUNCH_BLOCKS(st, (d.C + STRIP - 1) / STRIP, give_weights_of_strips, d, weights);
-#else
-  if (wb || bb)
-    LAUNCH(st, strips, give, d, 1, weights);
-#endif
+  struct cotangents all = {x, w, b, state0, yb, beta, xb, wb, bb, state0b};
+  if (xb || wb || bb || state0b)
+    give_all(st, d, all);
   if (state1b && (xb || state0b))
     LAUNCH(st, d.B * d.C, state_cotangents, d, state1b, xb, state0b);
 }

@@ -180,15 +180,28 @@ ELEMENTARY real log1p_unit(real e)
 
 #endif
 
+#if defined(__CUDA_ARCH__) && REAL_BITS == 32
+/* 1/x for 1 <= x <= 2^126 within 1 ulp: one instruction, where a division is ten and a branch. */
+static __device__ __forceinline__ real reciprocal(real x)
+{
+  real y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+#define DIVIDE(a, b) ((a)*reciprocal(b))
+#else
+#define DIVIDE(a, b) ((a) / (b))
+#endif
+
 /* 1/(1 + exp(-x)) */
 ELEMENTARY real sigmoid(real x)
 {
-  real s = 1 / (1 + exp_minus(x));
+  real s = DIVIDE(1, 1 + exp_minus(x));
   return x == x ? s : x;
 }
 
 /* silu(x) = x sigmoid(x) */
-ELEMENTARY real silu(real x) { return x / (1 + exp_minus(x)); }
+ELEMENTARY real silu(real x) { return DIVIDE(x, 1 + exp_minus(x)); }
 
 struct silu_pair {
   real value, slope;
@@ -198,7 +211,7 @@ struct silu_pair {
 ELEMENTARY struct silu_pair silu_with_slope(real x)
 {
   struct silu_pair y;
-  real e = exp_minus(x), s = 1 / (1 + e), rest = e * s;
+  real e = exp_minus(x), s = DIVIDE(1, 1 + e), rest = e * s;
   y.value = x * s;
   y.slope = s * (1 + x * rest);
   return y;

@@ -1,6 +1,7 @@
 /* softplus_clamp: y = clamp(softplus(u), lo, hi),  u = x + bias.
  * x (M,H) in rows of stride ldx  bias (H)  y (M,H)
- *   ub = yb sigmoid(u) where lo <= softplus(u) <= hi, else 0;   xb += ub,  biasb += sum_rows ub
+ *   ub = yb sigmoid(u) where lo <= softplus(u) <= hi, else 0
+ *   xb = beta xb + ub,  biasb += sum_rows ub
  * The derivatives compare u with softplus^-1 of the limits, which the host computes.
  * H is small (heads): rows are packed into tiles, so that a vector spans several of them.
  */
@@ -57,8 +58,9 @@ KERNEL fwd(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, r
 }
 
 KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
-             double to, const real *yb, real *xb)
+             double to, const real *yb, real beta, real *xb)
 {
+  bool add = re(beta) != 0;
   FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
     real u[TILE];
     int64_t first = tile * TILE, count = pack(first, M, H, ldx, x, bias, u);
@@ -67,7 +69,7 @@ KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
     for (int64_t i = 0; i < count; i++)
       u[i] = yb[first + i] * slope(u[i], from, to);
     for (int64_t i = 0; i < count; i++) {
-      xb[m * ldx + h] += u[i];
+      xb[m * ldx + h] = (add ? re(beta) * xb[m * ldx + h] : 0) + u[i];
       h++;
       if (h == H) {
         h = 0;
@@ -136,11 +138,11 @@ void OP(softplus_clamp_fwd)(stream st, int64_t M, int64_t H, int64_t ldx, const 
 
 void OP(softplus_clamp_vjp)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,
                             const DEVICE real *bias, double lo, double hi, const DEVICE real *yb,
-                            DEVICE real *xb, DEVICE real *biasb)
+                            real beta, DEVICE real *xb, DEVICE real *biasb)
 {
   double from = softplus_inverse(lo), to = softplus_inverse(hi);
   if (xb)
-    LAUNCH(st, tiles(M * H), vjp_x, M, H, ldx, x, bias, from, to, yb, xb);
+    LAUNCH(st, tiles(M * H), vjp_x, M, H, ldx, x, bias, from, to, yb, beta, xb);
   if (biasb)
     LAUNCH_SUMS(st, strips(H), M, vjp_bias, M, H, ldx, x, bias, from, to, yb, biasb);
 }

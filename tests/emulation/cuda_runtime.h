@@ -30,7 +30,24 @@ struct dim3 {
   unsigned x, y, z;
   dim3(unsigned a = 1, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
+void emulated_alignment(const void *p, size_t bytes); /* aborts where a GPU would */
 extern dim3 gridDim, blockDim, blockIdx, threadIdx;
+struct uint2 {
+  unsigned x, y;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+};
+template <class T> T __ldcg(const T *p)
+{
+  emulated_alignment(p, sizeof(T));
+  return *p;
+}
+template <class T> void __stcg(T *p, T x)
+{
+  emulated_alignment(p, sizeof(T));
+  *p = x;
+}
 void __syncthreads(void);
 #define __syncwarp __syncthreads /* a turn of all: the lanes of a warp take as many */
 double emulated_shuffle(double x, int apart); /* exact for whatever crosses lanes */

@@ -167,6 +167,14 @@ dim3 gridDim, blockDim, blockIdx, threadIdx;
 alignas(16) float emulated_shared[232448 / sizeof(float)]; /* as a block of an H200 has */
 static cudaError_t failure;
 
+void emulated_alignment(const void *p, size_t bytes)
+{
+  if ((uintptr_t)p % bytes == 0)
+    return;
+  fprintf(stderr, "emulated device: %zu bytes at %p in one access\n", bytes, p);
+  abort();
+}
+
 /* A block whose threads wait for each other: each has a stack, and they take turns. */
 enum { STACK = 1 << 17, THREADS_MOST = 1024 };
 static ucontext_t scheduler, fiber[THREADS_MOST];

@@ -316,7 +316,7 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
                           out->at[k]);
     be->gated_rmsnorm_vjp(be->st, d, x->at[k], yb->at[k], w->at[k], gr->at[k], y->at[k], 1,
                           xb->at[k], zb->at[k], gb->at[k]);
-    be->softplus_clamp_vjp(be->st, M, H, D, x->at[k], w->at[k], 0, 100, yb->at[k], zb->at[k],
+    be->softplus_clamp_vjp(be->st, M, H, D, x->at[k], w->at[k], 0, 100, yb->at[k], 1, zb->at[k],
                            biasb->at[k]);
   }
   same(&b, y, TOLERANCE, "rmsnorm");
@@ -401,6 +401,116 @@ void device_norms(const void *cpu, const void *device, uint64_t seed)
                   beta == 1);
     plain_norms(begin(cpu, device, seed), norm_cases[i].rows, norm_cases[i].E, i % 2 == 1);
   }
+}
+
+/* Rows of whole packs and others, more tokens than one table holds, none that is known. */
+#define device_embedding NAME(device_embedding)
+void device_embedding(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t shapes[][3] = {
+      {5003, 180, 68}, {1500, 401, 67}, {300, 5000, 33}, {70, 1, 4}};
+  for (int i = 0; i < 4; i++) {
+    int64_t M = shapes[i][0], V = shapes[i][1], D = shapes[i][2];
+    struct both b = begin(cpu, device, seed);
+    int32_t *tokens = calloc((size_t)M, sizeof *tokens);
+    assert_non_null(tokens);
+    for (int64_t m = 0; m < M; m++)
+      tokens[m] = m % 11 == 3 ? (int32_t)V : m % 13 == 5 ? -1 : (int32_t)(uniform(&b) * (double)V);
+    struct array *t = integers(&b, M, tokens), *W = reals(&b, V * D, -1, 1);
+    struct array *y = poison(&b, M * D, sizeof(real)), *odd = poison(&b, M * D + 1, sizeof(real));
+    struct array *yb = reals(&b, M * D, -1, 1), *Wb = reals(&b, V * D, -1, 1);
+    ON_BOTH(b)
+    {
+      be->embedding_vjp(be->st, M, V, D, t->at[k], yb->at[k], Wb->at[k]);
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], (real *)odd->at[k] + 1);
+      for (int64_t m = 0; k == 0 && m < M; m++) /* NaN is the same as nothing: none to compare */
+        tokens[m] = tokens[m] < 0 || tokens[m] >= V ? 0 : tokens[m];
+      check_ok(be->upload(be->st, (size_t)M * sizeof *tokens, tokens, t->at[k]));
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], y->at[k]);
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], (real *)odd->at[k] + 1);
+      be->fill(be->st, 1, 0, odd->at[k]);
+    }
+    same(&b, Wb, TOLERANCE, "cotangent of the embedding");
+    same(&b, y, 0, "embedding");
+    same(&b, odd, 0, "embedding at an odd place");
+    free(tokens);
+    end(&b);
+  }
+}
+
+/* x columns of a wider matrix, biasb over many rows; xb = beta xb + ... */
+#define device_softplus NAME(device_softplus)
+void device_softplus(const void *cpu, const void *device, uint64_t seed)
+{
+  enum { M = 3001, H = 17, LD = 20 };
+  struct both b = begin(cpu, device, seed);
+  struct array *x = reals(&b, M * LD, -4, 4), *bias = reals(&b, H, -1, 1);
+  struct array *yb = reals(&b, M * H, -1, 1), *biasb = reals(&b, H, -1, 1);
+  struct array *xb[] = {poison(&b, M * LD, sizeof(real)), reals(&b, M * LD, -1, 1),
+                        reals(&b, M * LD, -1, 1)};
+  ON_BOTH(b)
+  {
+    for (int i = 0; i < 3; i++)
+      be->softplus_clamp_vjp(be->st, M, H, LD, x->at[k], bias->at[k], 0.1, 3, yb->at[k],
+                             (real)(i - i * i * 0.75), xb[i]->at[k], biasb->at[k]);
+    be->columns(be->st, M, LD - H, 1, LD, (real *)x->at[k] + H, 0, LD, (real *)xb[0]->at[k] + H);
+  }
+  for (int i = 0; i < 3; i++)
+    same(&b, xb[i], TOLERANCE, "cotangent of softplus_clamp's input");
+  same(&b, biasb, TOLERANCE, "cotangent of its bias");
+  end(&b);
+}
+
+/* conv1d at one shape: forward, and VJPs of all, of the inputs and of the weights alone. */
+#define check_convolution NAME(check_device_convolution)
+static void check_convolution(const void *cpu, const void *device, uint64_t seed,
+                              struct conv1d_shape d)
+{
+  struct both b = begin(cpu, device, seed);
+  int64_t X = d.B * d.T * d.ld, Y = d.B * d.T * d.C, CW = d.C * d.W, gap = d.ld - d.C;
+  struct array *x = reals(&b, X, -1, 1), *w = reals(&b, CW, -1, 1), *bias = reals(&b, d.C, -1, 1);
+  struct array *state0 = reals(&b, d.B * CW, -1, 1), *state1b = reals(&b, d.B * CW, -1, 1);
+  struct array *y = poison(&b, Y, sizeof(real)), *state1 = poison(&b, d.B * CW, sizeof(real));
+  struct array *yb = reals(&b, Y, -1, 1), *state0b = reals(&b, d.B * CW, -1, 1);
+  struct array *wb = reals(&b, CW, -1, 1), *bb = reals(&b, d.C, -1, 1);
+  struct array *xb = poison(&b, X, sizeof(real)), *more = reals(&b, X, -1, 1);
+  ON_BOTH(b)
+  {
+    be->conv1d_fwd(be->st, d, x->at[k], w->at[k], bias->at[k], NULL, state0->at[k], y->at[k],
+                   state1->at[k]);
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k],
+                   state1b->at[k], 0, xb->at[k], wb->at[k], bb->at[k], state0b->at[k]);
+    if (gap)
+      be->columns(be->st, d.B * d.T, gap, 1, d.ld, (real *)x->at[k] + d.C, 0, d.ld,
+                  (real *)xb->at[k] + d.C);
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], NULL, NULL, yb->at[k], NULL, (real)-0.5,
+                   xb->at[k], NULL, NULL, NULL);
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], NULL, yb->at[k], NULL, 1,
+                   more->at[k], NULL, bb->at[k], NULL);
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k], NULL, 0,
+                   NULL, wb->at[k], NULL, NULL);
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k], NULL, 0,
+                   NULL, NULL, NULL, state0b->at[k]);
+  }
+  same(&b, y, TOLERANCE, "conv1d");
+  same(&b, state1, 0, "conv1d's final state");
+  same(&b, xb, TOLERANCE, "cotangent of conv1d's input");
+  same(&b, more, TOLERANCE, "cotangent of conv1d's input, added to");
+  same(&b, wb, TOLERANCE, "cotangent of conv1d's taps");
+  same(&b, bb, TOLERANCE, "cotangent of conv1d's bias");
+  same(&b, state0b, TOLERANCE, "cotangent of conv1d's state");
+  end(&b);
+}
+
+/* Runs of every length, packs and single channels, as many as leave several runs to a warp. */
+#define device_convolutions NAME(device_convolutions)
+void device_convolutions(const void *cpu, const void *device, uint64_t seed)
+{
+  static const struct conv1d_shape shapes[] = {
+      {2, 300, 1200, 4, 1204}, {3, 75, 132, 4, 136}, {2, 37, 67, 4, 69}, {3, 18, 70, 4, 70},
+      {140, 1, 800, 4, 800},   {5, 2, 8, 4, 12},     {2, 40, 33, 3, 33}, {1, 3, 33, 4, 34}};
+  for (int i = 0; i < (int)(sizeof shapes / sizeof *shapes); i++)
+    check_convolution(cpu, device, seed, shapes[i]);
 }
 
 /* A window's step: states of rows of a larger array, spans that move on unequally. */

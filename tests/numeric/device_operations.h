@@ -16,6 +16,9 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_products)     \
   TEST(device_reductions)   \
   TEST(device_norms)        \
+  TEST(device_embedding)    \
+  TEST(device_softplus)     \
+  TEST(device_convolutions) \
   TEST(device_carried_states)
 
 #define DECLARE_DEVICE(name) extern device_test name##_f32, name##_f64;

@@ -432,6 +432,31 @@ void softplus_clamps(const void *table)
   free(x), free(bias);
 }
 
+/* xb = beta xb + the same cotangent; beta = 0 does not read xb, columns between rows stay. */
+#define softplus_adds_or_not NAME(softplus_adds_or_not)
+void softplus_adds_or_not(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 101, H = 4, LD = 9 };
+  static const double betas[] = {0, 1, -0.5};
+  real *x = reals(M * LD, 0), *bias = reals(H, 1), *yb = reals(M * H, 2);
+  real *given = items(M * LD, sizeof *given), biasb[H] = {0};
+  be->softplus_clamp_vjp(be->st, M, H, LD, x, bias, 0, 20, yb, 1, given, biasb);
+  for (int k = 0; k < 3; k++) {
+    real *xb = reals(M * LD, 3);
+    double want[M * LD];
+    for (int i = 0; i < M * LD; i++) {
+      bool gap = i % LD >= H;
+      want[i] = (double)re(gap ? xb[i] : (real)betas[k] * xb[i] + given[i]);
+      xb[i] = gap || betas[k] != 0 ? xb[i] : (real)NAN;
+    }
+    be->softplus_clamp_vjp(be->st, M, H, LD, x, bias, 0, 20, yb, (real)betas[k], xb, biasb);
+    check_reals(M * LD, xb, want, TOLERANCE, "cotangent of softplus_clamp's input");
+    free(xb);
+  }
+  free(x), free(bias), free(yb), free(given);
+}
+
 #define losses_match NAME(losses_match)
 void losses_match(const void *table)
 {

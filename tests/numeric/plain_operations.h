@@ -17,6 +17,7 @@ typedef void plain_test(const void *be);
   TEST(norms_accumulate)               \
   TEST(residual_matches)               \
   TEST(softplus_clamps)                \
+  TEST(softplus_adds_or_not)           \
   TEST(losses_match)                   \
   TEST(argmax_finds_first)             \
   TEST(silu_holds_everywhere)          \

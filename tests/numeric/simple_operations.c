@@ -192,7 +192,7 @@ static void softplus_clamp_vjp(const struct operation_case *c, const struct case
   const real *x = a->in[0];
   real *xb = a->inb[0];
   be->softplus_clamp_vjp(be->st, c->n[0], c->n[1], c->n[2], x + c->n[3], a->in[1], c->s[0], c->s[1],
-                         a->outb[0], xb ? xb + c->n[3] : NULL, a->inb[1]);
+                         a->outb[0], 1, xb ? xb + c->n[3] : NULL, a->inb[1]);
 }
 
 static void softplus_clamp_jvp(const struct operation_case *c, const struct case_arrays *a)

@@ -524,6 +524,37 @@ void convolution_is_definition(const void *table)
   }
 }
 
+/* xb = beta xb + the same cotangent; beta = 0 does not read xb, columns between rows stay. */
+#define convolution_adds_or_not NAME(convolution_adds_or_not)
+void convolution_adds_or_not(const void *table)
+{
+  const struct backend *be = table;
+  static const int64_t shapes[][3] = {{70, 37, 4}, {3, 5, 7}, {1, 16, 1}, {2, 33, 4}};
+  static const double betas[] = {0, 1, -0.5};
+  for (int k = 0; k < 2 * COUNT(shapes); k++) {
+    const int64_t *n = shapes[k / 2];
+    struct conv1d_shape d = {2, n[0], n[1], n[2], n[1] + 3};
+    int64_t X = d.B * d.T * d.ld, CW = d.C * d.W;
+    real *x = reals(X, 1, -1, 1), *w = reals(CW, 2, -1, 1), *yb = reals(d.B * d.T * d.C, 3, -1, 1);
+    real *state1b = reals(d.B * CW, 4, -1, 1), *given = zeros(X), *wb = k % 2 ? zeros(CW) : NULL;
+    be->conv1d_vjp(be->st, d, x, w, NULL, NULL, yb, state1b, 1, given, wb, NULL, NULL);
+    for (int j = 0; j < COUNT(betas); j++) {
+      real *xb = reals(X, 5, -1, 1), *want = copy(X, xb);
+      for (int64_t i = 0; i < X; i++) {
+        bool gap = i % d.ld >= d.C;
+        want[i] = gap ? want[i] : (real)betas[j] * want[i] + given[i];
+        xb[i] = gap || betas[j] != 0 ? xb[i] : (real)NAN;
+      }
+      be->conv1d_vjp(be->st, d, x, w, NULL, NULL, yb, state1b, (real)betas[j], xb, wb, NULL, NULL);
+      check_reals(X, xb, want, TOLERANCE, "cotangent of conv1d's input");
+      free(xb), free(want);
+    }
+    real *all[] = {x, w, yb, state1b, given, wb};
+    for (int i = 0; i < COUNT(all); i++)
+      free(all[i]);
+  }
+}
+
 #if REAL_BITS != 128
 #define ssd_decaying_outputs NAME(ssd_decaying_outputs)
 void ssd_decaying_outputs(const void *be, double *y, double *dtb)

@@ -4,16 +4,17 @@
 #define TESTS_NUMERIC_SSD_FORMS_H
 
 typedef void forms_test(const void *be);
-#define FORMS_TESTS(TEST)        \
-  TEST(recurrence_is_definition) \
-  TEST(chunks_are_recurrence)    \
-  TEST(shapes_are_recurrence)    \
-  TEST(nothing_kept_of_zeros)    \
-  TEST(states_need_not_be_kept)  \
-  TEST(steps_are_whole)          \
-  TEST(advance_is_prefix)        \
-  TEST(rows_carry_states)        \
-  TEST(convolution_is_definition)
+#define FORMS_TESTS(TEST)         \
+  TEST(recurrence_is_definition)  \
+  TEST(chunks_are_recurrence)     \
+  TEST(shapes_are_recurrence)     \
+  TEST(nothing_kept_of_zeros)     \
+  TEST(states_need_not_be_kept)   \
+  TEST(steps_are_whole)           \
+  TEST(advance_is_prefix)         \
+  TEST(rows_carry_states)         \
+  TEST(convolution_is_definition) \
+  TEST(convolution_adds_or_not)
 
 #define DECLARE(name) extern forms_test name##_f32, name##_f64, name##_c64;
 FORMS_TESTS(DECLARE)
