@@ -86,7 +86,7 @@ static void project_out(const struct sequence_model *m, const struct layer_param
                  p->out_proj_bias, 0, out);
 }
 
-/* ynb (zeros) becomes the cotangent of yn; adds to those of x0 and z0. */
+/* ynb (zeros) becomes the cotangent of yn; gives those of x0 and z0. */
 static enum status project_out_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                                    int64_t M, const struct layer_activations *a,
                                    const DEVICE real *outb, struct scratch scratch,
@@ -113,8 +113,8 @@ static enum status project_out_vjp(const struct sequence_model *m, const struct 
   be->columns(be->st, M, d->E, 1, inner, innerb + F, 0, d->E, ynb);
   be->columns(be->st, M, F, 1, inner, innerb, 0, F, hg0b);
   be->silu_gate_vjp(be->st, M, F, a->h0, hg0b, h0b);
-  be->columns(be->st, M, F, 1, 2 * F, h0b, 1, d->d_in_proj, zxbcdtb + at.x0);
-  be->columns(be->st, M, F, 1, 2 * F, h0b + F, 1, d->d_in_proj, zxbcdtb + at.z0);
+  be->columns(be->st, M, F, 1, 2 * F, h0b, 0, d->d_in_proj, zxbcdtb + at.x0);
+  be->columns(be->st, M, F, 1, 2 * F, h0b + F, 0, d->d_in_proj, zxbcdtb + at.z0);
   return OK;
 }
 
@@ -197,19 +197,17 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   TRY(CARVE(dev, M * d->H, &dtb));
   TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
   be->fill(be->st, M * d->E, 0, ynb);
-  be->fill(be->st, M * d->E, 0, yb);
-  be->fill(be->st, M * d->d_in_proj, 0, zxbcdtb);
 
   TRY(project_out_vjp(m, p, M, a, outb, scratch, ynb, zxbcdtb, g));
   be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
-                        1, yb, zxbcdtb + at.z, g->gate_norm);
+                        0, yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
   be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
-                         c->dt_limit[0], c->dt_limit[1], dtb, 1, zxbcdtb + at.dt, g->dt_bias);
+                         c->dt_limit[0], c->dt_limit[1], dtb, 0, zxbcdtb + at.dt, g->dt_bias);
   be->conv1d_vjp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
-                 xBCb, s1b ? s1b->conv[l] : NULL, 1, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
+                 xBCb, s1b ? s1b->conv[l] : NULL, 0, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
                  s0b ? s0b->conv[l] : NULL);
   if (ub)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, 1, ub);
