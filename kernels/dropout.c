@@ -36,6 +36,50 @@ KERNEL combine(int64_t M, int64_t n, real a, int64_t ldx, const real *x, real b,
   }
 }
 
+#ifdef __CUDACC__
+#include "kernels/packs_cuda.h"
+
+template <bool ADD>
+static __global__ void combine_packs(int64_t M, int64_t n, real a, int64_t ldx, const real *x,
+                                     real b, int64_t ldy, real *y)
+{
+  FOR_EACH (i, groups(M, n)) {
+    group g = group_of(i, M, n);
+    const real *from = x + g.row * ldx + g.column;
+    real *to = y + g.row * ldy + g.column;
+    pack<PACK> rows[GROUP], old[GROUP];
+#pragma unroll
+    for (int k = 0; k < GROUP; k++)
+      if (k < g.rows) {
+        rows[k] = load_pack<PACK>(from + k * ldx);
+        if (ADD)
+          old[k] = load_pack<PACK>(to + k * ldy);
+      }
+#pragma unroll
+    for (int k = 0; k < GROUP; k++) {
+#pragma unroll
+      for (int l = 0; l < PACK; l++)
+        rows[k].at[l] = ADD ? a * rows[k].at[l] + b * old[k].at[l] : a * rows[k].at[l];
+      if (k < g.rows)
+        store_pack<PACK>(rows[k], to + k * ldy);
+    }
+  }
+}
+
+/* Whether it has been done. */
+static bool combined_in_packs(stream st, int64_t M, int64_t n, real a, int64_t ldx, const real *x,
+                              real b, int64_t ldy, real *y)
+{
+  if (!in_packs(n, ldx, x, PACK) || !in_packs(n, ldy, y, PACK) || !in_groups(M, n))
+    return false;
+  if (re(b) != 0)
+    LAUNCH(st, groups(M, n), combine_packs<true>, M, n, a, ldx, x, b, ldy, y);
+  else
+    LAUNCH(st, groups(M, n), combine_packs<false>, M, n, a, ldx, x, b, ldy, y);
+  return true;
+}
+#endif
+
 void OP(dropout_mask)(stream st, int64_t rows, int64_t n, double p, struct dropout_draw d,
                       uint32_t which, DEVICE real *mask)
 {
@@ -45,5 +89,9 @@ void OP(dropout_mask)(stream st, int64_t rows, int64_t n, double p, struct dropo
 void OP(columns)(stream st, int64_t M, int64_t n, real a, int64_t ldx, const DEVICE real *x, real b,
                  int64_t ldy, DEVICE real *y)
 {
+#ifdef __CUDACC__
+  if (combined_in_packs(st, M, n, a, ldx, x, b, ldy, y))
+    return;
+#endif
   LAUNCH(st, M * spans(n), combine, M, n, a, ldx, x, b, ldy, y);
 }

@@ -15,6 +15,45 @@ KERNEL add_bias(int64_t M, int64_t N, const real *b, real *y)
   }
 }
 
+#ifdef __CUDACC__
+#include "kernels/packs_cuda.h"
+
+KERNEL add_bias_packs(int64_t M, int64_t N, const real *b, real *y)
+{
+  FOR_EACH (i, groups(M, N)) {
+    group g = group_of(i, M, N);
+    real *from = y + g.row * N + g.column;
+    pack<PACK> bias, rows[GROUP];
+#pragma unroll
+    for (int l = 0; l < PACK; l++)
+      bias.at[l] = b[g.column + l];
+#pragma unroll
+    for (int k = 0; k < GROUP; k++)
+      if (k < g.rows)
+        rows[k] = load_pack<PACK>(from + k * N);
+#pragma unroll
+    for (int k = 0; k < GROUP; k++) {
+#pragma unroll
+      for (int l = 0; l < PACK; l++)
+        rows[k].at[l] += bias.at[l];
+      if (k < g.rows)
+        store_pack<PACK>(rows[k], from + k * N);
+    }
+  }
+}
+#endif
+
+static void add_bias_to(stream st, int64_t M, int64_t N, const DEVICE real *b, DEVICE real *y)
+{
+#ifdef __CUDACC__
+  if (in_packs(N, N, y, PACK) && in_groups(M, N)) {
+    LAUNCH(st, groups(M, N), add_bias_packs, M, N, b, y);
+    return;
+  }
+#endif
+  LAUNCH(st, M * spans(N), add_bias, M, N, b, y);
+}
+
 BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
 {
   FOR_EACH_BLOCK (strip, strips(N), M * STRIP)
@@ -27,7 +66,7 @@ void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
 {
   gemm(st, false, Wt == NULL, M, N, K, 1, x, K, Wt ? Wt : W, Wt ? N : K, beta, y, N);
   if (b)
-    LAUNCH(st, M * spans(N), add_bias, M, N, b, y);
+    add_bias_to(st, M, N, b, y);
 }
 
 void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
@@ -50,5 +89,5 @@ void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
   if (Wd)
     gemm(st, false, true, M, N, K, 1, x, K, Wd, K, 1, yd, N);
   if (bd)
-    LAUNCH(st, M * spans(N), add_bias, M, N, bd, yd);
+    add_bias_to(st, M, N, bd, yd);
 }

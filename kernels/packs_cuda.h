@@ -43,4 +43,27 @@ static inline bool in_packs(int64_t n, int64_t ld, const real *x, int V)
 {
   return x == NULL || (n % V == 0 && ld % V == 0 && (uintptr_t)x % ((size_t)V * sizeof(real)) == 0);
 }
+
+/* Elementwise, (M,n): index i of groups(M,n) is a pack of columns in GROUP rows, whose loads are on
+ * their way together. */
+enum { GROUP = 8 };
+struct group {
+  int64_t row, column;
+  int rows;
+};
+
+INLINE int64_t groups(int64_t M, int64_t n) { return (M + GROUP - 1) / GROUP * (n / PACK); }
+
+/* Whether indices are short enough to be divided quickly. */
+static inline bool in_groups(int64_t M, int64_t n) { return groups(M, n) <= UINT32_MAX; }
+
+static __device__ __forceinline__ group group_of(int64_t i, int64_t M, int64_t n)
+{
+  unsigned packs = (unsigned)(n / PACK), above = (unsigned)i / packs;
+  group g;
+  g.row = (int64_t)above * GROUP;
+  g.column = (int64_t)((unsigned)i - above * packs) * PACK;
+  g.rows = M - g.row < GROUP ? (int)(M - g.row) : GROUP;
+  return g;
+}
 #endif

@@ -17,6 +17,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_reductions)   \
   TEST(device_norms)        \
   TEST(device_embedding)    \
+  TEST(device_columns)      \
   TEST(device_softplus)     \
   TEST(device_convolutions) \
   TEST(device_carried_states)
