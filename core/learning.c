@@ -91,10 +91,9 @@ static enum status output(const struct learning *l, const DEVICE real *z, double
   if (!l->g)
     return OK;
   be->fill(be->st, M * d->V, 0, net->logitsb);
-  be->fill(be->st, M * d->D, 0, net->zb);
   be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse, (real)scale,
                         net->logitsb);
-  be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, net->zb, l->g->head, NULL);
+  be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, 0, net->zb, l->g->head, NULL);
   return OK;
 }
 
@@ -124,9 +123,10 @@ static enum status adjoint(const struct learning *l, enum gradient_kind gradient
   return OK;
 }
 
-/* One iterate: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back. */
+/* One iterate: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back;
+ * u_beta = 0: the first of those of which net->ub is the sum. */
 static enum status learn_iterate(const struct learning *l, enum gradient_kind gradient, double w,
-                                 bool last, const DEVICE real *from,
+                                 double u_beta, bool last, const DEVICE real *from,
                                  const struct fp_inverse *inverse)
 {
   struct network *net = l->net;
@@ -144,7 +144,7 @@ static enum status learn_iterate(const struct learning *l, enum gradient_kind gr
     return OK;
   if (at_fixed_point(gradient))
     TRY(adjoint(l, gradient, inverse));
-  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, l->g);
+  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, u_beta, l->g);
 }
 
 /* Of iterate k of n. */
@@ -175,14 +175,12 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   be->fill(be->st, M * m->dims.D, 0, net->z[0]);
   if (solve)
     TRY(implicit_solve(net, l->p, rows, &deq->forward, &record, &l->r->forward));
-  if (l->g) {
-    be->fill(be->st, M * m->dims.d_in_proj, 0, net->ub);
+  if (l->g)
     be->fill(be->st, M * m->dims.D, 0, net->eb);
-  }
   for (int64_t k = 0; k < record.states; k++) {
     bool last = k + 1 == record.states;
     enum gradient_kind of_k = last || gradient == GRADIENT_JFB ? gradient : GRADIENT_PHANTOM;
-    TRY(learn_iterate(l, of_k, correction_weight(&deq->correction, k, record.states), last,
+    TRY(learn_iterate(l, of_k, correction_weight(&deq->correction, k, record.states), k > 0, last,
                       record.states > 1 ? net->states[k] : NULL, &inverse));
   }
   const DEVICE real *z = solve ? net->z[0] : net->z[damped_of(deq, gradient).steps];
@@ -206,8 +204,8 @@ static enum status learn_explicit(const struct learning *l)
   TRY(output(l, net->z[1], 1, true));
   if (!l->g)
     return OK;
-  be->fill(be->st, n, 0, net->eb);
-  return block_vjp(net->m, l->p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, l->g);
+  const struct block_cotangents to = {.z = net->eb};
+  return block_vjp(net->m, l->p, &s, &net->acts[0], net->zb, net->scratch, &to, l->g);
 }
 
 int64_t labels_that_count(const struct batch *b, int64_t M)

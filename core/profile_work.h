@@ -33,7 +33,7 @@
 #define WORK_linear_fwd WORK(2 * M * K * N, M * K + K * N + (beta == 0 ? 1 : 2) * M * N)
 #define WORK_linear_vjp                   \
   WORK(2 * (IF(xb) + IF(Wb)) * M * K * N, \
-       M * N + IF(xb) * (K * N + 2 * M * K) + IF(Wb) * (M * K + 2 * K * N))
+       M * N + IF(xb) * (K * N + (beta == 0 ? 1 : 2) * M * K) + IF(Wb) * (M * K + 2 * K * N))
 #define WORK_conv1d_fwd WORK((2 * d.W + 5) * d.B * d.T * d.C, 2 * d.B * d.T * d.C)
 #define WORK_conv1d_vjp \
   WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9) * d.B * d.T * d.C, (2 + 2 * IF(xb)) * d.B * d.T * d.C)

@@ -1,19 +1,91 @@
-/* linear: y = beta y + x W' + b.   x (M,K)  W (N,K)  b (N), may be NULL  y (M,N)
- *   xb += yb W      Wb += yb' x      bb += sum_rows yb      yd = xd W' + x Wd' + bd
+/* linear: y = beta c + x W' + b.   x (M,K)  W (N,K)  b (N), may be NULL  c, y (M,N)
+ *   xb = beta xb + yb W      Wb += yb' x      bb += sum_rows yb      yd = xd W' + x Wd' + bd
  */
 #include "kernels/operations.h"
+#include "kernels/packs.h"
 #include "kernels/rows.h"
 
 KERNEL add_bias(int64_t M, int64_t N, const real *b, real *y)
 {
-  FOR_EACH_COST (i, M * spans(N), N) {
-    struct span s = span_of(i, N);
-    real *row = y + s.row * N;
+  FOR_EACH_ROW (i, M, N) {
+    real *row = y + i * N;
     SIMD
-    for (int64_t j = s.first; j < s.end; j++)
+    FOR_COLUMNS (j, 0, N)
       row[j] += b[j];
   }
 }
+
+#ifdef __CUDACC__
+/* y = beta c + b, where there is no product; c may be y, and beta = 0 does not read it. */
+KERNEL without_terms(int64_t M, int64_t N, const real *b, real beta, const real *c, real *y)
+{
+  FOR_EACH_ROW (i, M, N) {
+    const real *from = c + i * N;
+    real *row = y + i * N;
+    FOR_COLUMNS (j, 0, N)
+      row[j] = (beta == 0 ? 0 : beta * from[j]) + (b ? b[j] : 0);
+  }
+}
+
+KERNEL without_terms_packed(int64_t M, int64_t N, const real *b, real beta, const real *c, real *y)
+{
+  FOR_EACH_ROW (i, M, N) {
+    const real *from = c + i * N;
+    real *row = y + i * N;
+    FOR_COLUMNS (j, 0, N / PACK) {
+      struct pack sum = {}, term = {};
+      if (beta != 0)
+        sum = pack_at(from + j * PACK);
+      if (b)
+        term = pack_at(b + j * PACK);
+      for (int q = 0; q < PACK; q++)
+        sum.at[q] = beta * sum.at[q] + term.at[q];
+      put_pack(sum, row + j * PACK);
+    }
+  }
+}
+
+/* Sums of a strip of columns over `parts` parts of the rows, one a block. */
+enum { PARTS_MOST = 16, PART_ROWS = 512, PART_SUMS = 1 << 17, SUM_ROWS = 32 };
+static __device__ wide part_sums[PART_SUMS];
+
+BLOCK_KERNEL sum_parts(int64_t M, int64_t N, int64_t parts, const real *yb)
+{
+  FOR_EACH_BLOCK (i, strips(N) * parts, M * STRIP / parts) {
+    int64_t part = i / strips(N), j = (i - part * strips(N)) * STRIP + own_column();
+    int64_t end = M * (part + 1) / parts, step = row_parts(), m = M * part / parts + own_part();
+    wide sum = 0;
+    while (j < N && m < end) {
+      int64_t stop = m + SUM_ROWS * step < end ? m + SUM_ROWS * step : end;
+      real some = 0;
+#pragma unroll 8
+      for (; m < stop; m += step)
+        some += yb[m * N + j];
+      sum += (wide)some;
+    }
+    sum = column_total(sum);
+    if (own_part() == 0 && j < N)
+      part_sums[part * N + j] = sum;
+  }
+}
+
+KERNEL add_parts(int64_t N, int64_t parts, real *bb)
+{
+  FOR_EACH (j, N) {
+    wide sum = 0;
+    for (int64_t p = 0; p < parts; p++)
+      sum += part_sums[p * N + j];
+    bb[j] += (real)sum;
+  }
+}
+
+/* How many parts have enough rows, and room. */
+static int64_t parts_of(int64_t M, int64_t N)
+{
+  int64_t parts = M / PART_ROWS < PARTS_MOST ? M / PART_ROWS : PARTS_MOST;
+  return parts * N <= PART_SUMS ? parts : PART_SUMS / N;
+}
+#endif
 
 BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
 {
@@ -21,25 +93,66 @@ BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
     ADD_COLUMN_SUMS(strip, M, N, bb, m, j, yb[m * N + j]);
 }
 
+static void add_column_sums(stream st, int64_t M, int64_t N, const DEVICE real *yb, DEVICE real *bb)
+{
+#ifdef __CUDACC__
+  int64_t parts = parts_of(M, N);
+  if (parts > 1) {
+    LAUNCH_BLOCKS(st, strips(N) * parts, sum_parts, M, N, parts, yb);
+    LAUNCH(st, N, add_parts, N, parts, bb);
+    return;
+  }
+#endif
+  LAUNCH_BLOCKS(st, strips(N), vjp_bias, M, N, yb, bb);
+}
+
+/* y = beta c + x W' by parts: c goes into y first. */
+static void add_product(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
+                        const DEVICE real *W, const DEVICE real *Wt, real beta,
+                        const DEVICE real *c, DEVICE real *y)
+{
+  if (c != y && beta != 0)
+    OP(axpby)(st, M * N, 1, c, 0, y);
+  gemm(st, false, Wt == NULL, M, N, K, 1, x, K, Wt ? Wt : W, Wt ? N : K, beta, y, N);
+}
+
 void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
                     const DEVICE real *W, const DEVICE real *Wt, const DEVICE real *b, real beta,
-                    DEVICE real *y)
+                    const DEVICE real *c, DEVICE real *y)
 {
-  gemm(st, false, Wt == NULL, M, N, K, 1, x, K, Wt ? Wt : W, Wt ? N : K, beta, y, N);
+  c = c ? c : y;
+#ifdef __CUDACC__
+  struct product_plus p = {M, N, K, x, Wt ? Wt : W, Wt == NULL, b, beta, c, y};
+  if (K == 0 && in_packs(N, b) && in_packs(N, c) && in_packs(N, y)) {
+    LAUNCH_ROWS(st, M, without_terms_packed, M, N, b, beta, c, y);
+    return;
+  }
+  if (K == 0) {
+    LAUNCH_ROWS(st, M, without_terms, M, N, b, beta, c, y);
+    return;
+  }
+  if (product_plus(st, &p))
+    return;
+  p.b = NULL; /* perhaps the product can be had without */
+  if (!product_plus(st, &p))
+    add_product(st, M, K, N, x, W, Wt, beta, c, y);
+#else
+  add_product(st, M, K, N, x, W, Wt, beta, c, y);
+#endif
   if (b)
-    LAUNCH(st, M * spans(N), add_bias, M, N, b, y);
+    LAUNCH_ROWS(st, M, add_bias, M, N, b, y);
 }
 
 void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
-                    const DEVICE real *W, const DEVICE real *yb, DEVICE real *xb, DEVICE real *Wb,
-                    DEVICE real *bb)
+                    const DEVICE real *W, const DEVICE real *yb, real beta, DEVICE real *xb,
+                    DEVICE real *Wb, DEVICE real *bb)
 {
   if (xb)
-    gemm(st, false, false, M, K, N, 1, yb, N, W, K, 1, xb, K);
+    gemm(st, false, false, M, K, N, 1, yb, N, W, K, beta, xb, K);
   if (Wb)
     gemm(st, true, false, N, K, M, 1, yb, N, x, K, 1, Wb, K);
   if (bb)
-    LAUNCH_BLOCKS(st, strips(N), vjp_bias, M, N, yb, bb);
+    add_column_sums(st, M, N, yb, bb);
 }
 
 void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
@@ -50,5 +163,5 @@ void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
   if (Wd)
     gemm(st, false, true, M, N, K, 1, x, K, Wd, K, 1, yd, N);
   if (bd)
-    LAUNCH(st, M * spans(N), add_bias, M, N, bd, yd);
+    LAUNCH_ROWS(st, M, add_bias, M, N, bd, yd);
 }

@@ -1,5 +1,6 @@
 /* emulation.cc: see cuda_runtime.h beside this. */
 #include <cblas.h>
+#include <cublasLt.h>
 #include <cusolverDn.h>
 #include <lapacke.h>
 #include <stdio.h>
@@ -459,6 +460,117 @@ cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t
     s = cublasGemmEx_64(h, ta, tb, m, n, k, alpha, (const char *)A + i * strideA * size, At, lda,
                         (const char *)B + i * strideB * size, Bt, ldb, beta,
                         (char *)C + i * strideC * size, Ct, ldc, compute, algo);
+  return s;
+}
+
+/* ---- cuBLASLt: it refuses float64 with a bias, and odd rows, so that callers have to do without */
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *) { return CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t d, cublasComputeType_t compute,
+                                      cudaDataType scale)
+{
+  *d = {compute, scale, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+static cublasStatus_t set(void *to, size_t room, const void *value, size_t size)
+{
+  if (size != room)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  memcpy(to, value, size);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d,
+                                              cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t size)
+{
+  return what == CUBLASLT_MATMUL_DESC_TRANSA     ? set(&d->ta, sizeof d->ta, value, size)
+         : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? set(&d->epilogue, sizeof d->epilogue, value, size)
+                                                 : set(&d->bias, sizeof d->bias, value, size);
+}
+
+cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t l, cudaDataType type, uint64_t rows,
+                                        uint64_t cols, int64_t ld)
+{
+  *l = {type, rows, cols, ld};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t p)
+{
+  *p = {0};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t what,
+                                                    const void *value, size_t size)
+{
+  uint32_t bytes;
+  if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+    return set(&p->workspace, sizeof p->workspace, value, size);
+  if (set(&bytes, sizeof bytes, value, size) != CUBLAS_STATUS_SUCCESS)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  return bytes && !(bytes & (bytes - 1)) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d,
+                                              cublasLtMatrixLayout_t A, cublasLtMatrixLayout_t B,
+                                              cublasLtMatrixLayout_t C, cublasLtMatrixLayout_t D,
+                                              cublasLtMatmulPreference_t, int,
+                                              cublasLtMatmulHeuristicResult_t found[], int *count)
+{
+  cudaDataType type = d->compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+  const cublasLtMatrixLayoutOpaque_t *all[] = {A, B, C, D};
+  *count = 0;
+  for (int i = 0; i < 4; i++)
+    if (all[i]->type != type || all[i]->ld < (int64_t)all[i]->rows || d->scale != type)
+      return CUBLAS_STATUS_INVALID_VALUE;
+  if ((type == CUDA_R_64F && d->epilogue == CUBLASLT_EPILOGUE_BIAS) || D->rows % 2)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  found[0] = {{1}, CUBLAS_STATUS_SUCCESS};
+  *count = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/* D = C, that is multiplied and added to as cuBLAS does; then the bias runs along the rows. */
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha,
+                              const void *A, cublasLtMatrixLayout_t Al, const void *B,
+                              cublasLtMatrixLayout_t Bl, const void *beta, const void *C,
+                              cublasLtMatrixLayout_t Cl, void *D, cublasLtMatrixLayout_t Dl,
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t bytes,
+                              cudaStream_t)
+{
+  bool narrow = Dl->type == CUDA_R_32F, biased = d->epilogue == CUBLASLT_EPILOGUE_BIAS;
+  size_t size = narrow ? 4 : 8, all = (size_t)Dl->ld * Dl->cols * size;
+  uint64_t k = d->ta == CUBLAS_OP_T ? Al->rows : Al->cols;
+  uint64_t m = d->ta == CUBLAS_OP_T ? Al->cols : Al->rows;
+  bool reads = narrow ? *(const float *)beta != 0 : *(const double *)beta != 0;
+  if (algo->chosen != 1 || k != Bl->rows || m != Dl->rows || Bl->cols != Dl->cols ||
+      Cl->rows != Dl->rows || Cl->cols != Dl->cols || Cl->ld != Dl->ld ||
+      !on_device(workspace, bytes) || !on_device(A, size) || !on_device(D, all) ||
+      (reads && !on_device(C, all)) || (biased && !on_device(d->bias, m * size)))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  if (reads && C != D)
+    enqueue([=] {
+      opened open;
+      memcpy(D, C, all);
+    });
+  cublasStatus_t s =
+      cublasGemmEx_64(NULL, d->ta, CUBLAS_OP_N, (int64_t)m, (int64_t)Dl->cols, (int64_t)k, alpha, A,
+                      Al->type, Al->ld, B, Bl->type, Bl->ld, beta, D, Dl->type, Dl->ld, d->compute,
+                      CUBLAS_GEMM_DEFAULT);
+  const void *bias = d->bias;
+  uint64_t columns = Dl->cols, ld = (uint64_t)Dl->ld;
+  if (s == CUBLAS_STATUS_SUCCESS && biased)
+    enqueue([=] {
+      opened open;
+      for (uint64_t j = 0; j < columns; j++)
+        for (uint64_t i = 0; i < m; i++)
+          ((float *)D)[j * ld + i] += ((const float *)bias)[i];
+    });
   return s;
 }
 

@@ -244,12 +244,13 @@ void device_masks(const void *cpu, const void *device, uint64_t seed)
   end(&b);
 }
 
-/* Matrices of the sizes that training has. */
+/* Matrices of the sizes that training has, and sums over rows that several blocks share. */
 #define device_products NAME(device_products)
 void device_products(const void *cpu, const void *device, uint64_t seed)
 {
-  static const int64_t shapes[][3] = {{1, 64, 292}, {1027, 64, 292}, {33, 257, 129}, {2, 1, 1}};
-  for (int i = 0; i < 4; i++) {
+  static const int64_t shapes[][3] = {{1, 64, 292},  {1027, 64, 292}, {33, 257, 129}, {2, 1, 1},
+                                      {1300, 8, 35}, {5, 0, 12},      {5, 0, 7}};
+  for (int i = 0; i < 7; i++) {
     int64_t M = shapes[i][0], K = shapes[i][1], N = shapes[i][2];
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, M * K, -1, 1), *W = reals(&b, N * K, -1, 1);
@@ -257,17 +258,30 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
     struct array *xb = reals(&b, M * K, -1, 1), *Wb = reals(&b, N * K, -1, 1);
     struct array *Wt = poison(&b, N * K, sizeof(real));
     struct array *bb = reals(&b, N, -1, 1), *yd = poison(&b, M * N, sizeof(real));
+    struct array *c = reals(&b, M * N, -1, 1), *only = poison(&b, M * K, sizeof(real));
+    struct array *sum[4];
+    for (int q = 0; q < 4; q++)
+      sum[q] = poison(&b, M * N, sizeof(real));
     ON_BOTH(b)
     {
-      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], NULL, bias->at[k], 0, y->at[k]);
+      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], NULL, bias->at[k], 0, NULL, y->at[k]);
       be->transpose(be->st, N, K, W->at[k], Wt->at[k]);
-      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], Wt->at[k], NULL, 1, y->at[k]);
-      be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], xb->at[k], Wb->at[k],
+      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], Wt->at[k], NULL, 1, NULL, y->at[k]);
+      for (int q = 0; q < 4; q++) /* twice: what is kept of the first serves the second */
+        for (int again = 0; again < 2; again++)
+          be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], q % 2 ? Wt->at[k] : NULL,
+                         q < 2 ? bias->at[k] : NULL, q == 1 ? (real)0.5 : 1, c->at[k],
+                         sum[q]->at[k]);
+      be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], 1, xb->at[k], Wb->at[k],
                      bb->at[k]);
+      be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], 0, only->at[k], NULL, NULL);
       be->linear_jvp(be->st, M, K, N, x->at[k], W->at[k], NULL, W->at[k], NULL, yd->at[k]);
       be->linear_jvp(be->st, M, K, N, x->at[k], W->at[k], NULL, NULL, NULL, y->at[k]);
     }
     same(&b, xb, TOLERANCE, "cotangent of x");
+    for (int q = 0; q < 4; q++)
+      same(&b, sum[q], TOLERANCE, "product and another");
+    same(&b, only, TOLERANCE, "cotangent of x alone");
     same(&b, Wb, TOLERANCE, "cotangent of W");
     same(&b, Wt, 0, "transpose");
     same(&b, bb, TOLERANCE, "cotangent of b");
