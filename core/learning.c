@@ -42,7 +42,7 @@ static bool at_fixed_point(enum gradient_kind gradient)
 
 /* ---- before and behind f ---- */
 
-/* Draws the batch's masks, and drops embeddings. */
+/* Draws the batch's masks, and drops embeddings, which is its own VJP. */
 static void drop(struct network *net, const struct batch *b)
 {
   const struct backend *be = net->m->be;
@@ -53,9 +53,7 @@ static void drop(struct network *net, const struct batch *b)
   dropout_masks_draw(net->m, b->rows, *b->dropout, &net->masks);
   be->dropout_mask(be->st, b->rows, net->length * D, net->m->config.dropout, *b->dropout, 0,
                    net->keep);
-  be->axpby(be->st, M * D, 1, net->e, 0, net->fb);
-  be->fill(be->st, M * D, 0, net->e);
-  be->residual_fwd(be->st, M, 1, D, net->e, net->fb, NULL, net->keep, net->e);
+  be->residual_vjp(be->st, M, 1, D, NULL, net->keep, net->e, 0, NULL, net->e);
 }
 
 /* Adds to the embeddings' gradient, from the cotangent of e in net->eb. */
@@ -63,13 +61,9 @@ static void embed_vjp(struct network *net, int64_t M, const struct parameter_set
 {
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
-  const DEVICE real *eb = net->eb;
-  if (net->dropped) {
-    be->fill(be->st, M * d->D, 0, net->fb);
-    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, NULL, net->fb);
-    eb = net->fb;
-  }
-  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, eb, g->embedding);
+  if (net->dropped)
+    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, 0, NULL, net->eb);
+  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, net->eb, g->embedding);
 }
 
 /* The loss at the output z, weighed by w, into r; with g its cotangent into net->zb. */

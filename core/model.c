@@ -263,8 +263,7 @@ static const DEVICE real *branch_cotangent(const struct sequence_model *m, const
   int64_t D = m->dims.D, n = s->rows * s->T * D;
   if (!s->masks && m->config.residual == 1)
     return xb;
-  be->fill(be->st, n, 0, outb);
-  be->residual_vjp(be->st, s->rows, s->T, D, NULL, mask_of(m, s->masks, which), xb, NULL, outb);
+  be->residual_vjp(be->st, s->rows, s->T, D, NULL, mask_of(m, s->masks, which), xb, 0, NULL, outb);
   if (m->config.residual != 1)
     be->axpby(be->st, n, (real)m->config.residual, outb, 0, outb);
   return outb;

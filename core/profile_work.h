@@ -63,7 +63,7 @@
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
 #define WORK_residual_fwd WORK((1 + IF(mask)) * B * T * D, 3 * B * T * D)
 #define WORK_residual_vjp \
-  WORK((IF(xb) + IF(outb)) * B * T * D, (1 + 2 * (IF(xb) + IF(outb))) * B * T * D)
+  WORK((IF(xb) + IF(outb)) * B * T * D, (1 + (beta == 0 ? 1 : 2) * (IF(xb) + IF(outb))) * B * T * D)
 #define WORK_cross_entropy_fwd WORK(3 * M * V, M * V)
 #define WORK_cross_entropy_vjp WORK(4 * M * V, 3 * M * V)
 #define WORK_argmax WORK(M *V, M *V)

@@ -1,8 +1,8 @@
 /* linear: y = beta c + x W' + b.   x (M,K)  W (N,K)  b (N), may be NULL  c, y (M,N)
  *   xb = beta xb + yb W      Wb += yb' x      bb += sum_rows yb      yd = xd W' + x Wd' + bd
  */
+#include "core/packs.h"
 #include "kernels/operations.h"
-#include "kernels/packs.h"
 #include "kernels/rows.h"
 
 KERNEL add_bias(int64_t M, int64_t N, const real *b, real *y)
@@ -35,12 +35,12 @@ KERNEL without_terms_packed(int64_t M, int64_t N, const real *b, real beta, cons
     FOR_COLUMNS (j, 0, N / PACK) {
       struct pack sum = {}, term = {};
       if (beta != 0)
-        sum = pack_at(from + j * PACK);
+        sum = pack_at(from, j);
       if (b)
-        term = pack_at(b + j * PACK);
+        term = pack_at(b, j);
       for (int q = 0; q < PACK; q++)
         sum.at[q] = beta * sum.at[q] + term.at[q];
-      put_pack(sum, row + j * PACK);
+      put_pack(sum, row, j);
     }
   }
 }

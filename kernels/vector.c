@@ -5,6 +5,7 @@
  * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
  * alone.
  */
+#include "core/packs.h"
 #include "kernels/operations.h"
 #include "kernels/rows.h"
 
@@ -29,7 +30,43 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
 }
 
 #ifdef __CUDACC__
-/* A block's threads take every blockDim-th element each, then add up in order. */
+/* Packs that a thread reads before it writes the first: several on their way at a time. */
+enum { AHEAD = 4 };
+
+KERNEL set_packs(int64_t n, real a, real *y)
+{
+  struct pack p;
+  for (int q = 0; q < PACK; q++)
+    p.at[q] = a;
+  FOR_EACH (i, n)
+    put_pack(p, y, i);
+}
+
+/* y = a x + b y of n packs, where `adds`; else y = a x. */
+template <bool adds> KERNEL combine_packs(int64_t n, real a, const real *x, real b, real *y)
+{
+  int64_t step = (int64_t)gridDim.x * blockDim.x;
+  for (int64_t first = (int64_t)blockIdx.x * blockDim.x + threadIdx.x; first < n;
+       first += AHEAD * step) {
+    struct pack from[AHEAD], to[AHEAD];
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++)
+      if (first + k * step < n) {
+        from[k] = pack_at(x, first + k * step);
+        if (adds)
+          to[k] = pack_at(y, first + k * step);
+      }
+#pragma unroll
+    for (int k = 0; k < AHEAD; k++) {
+      for (int q = 0; q < PACK; q++)
+        to[k].at[q] = adds ? a * from[k].at[q] + b * to[k].at[q] : a * from[k].at[q];
+      if (first + k * step < n)
+        put_pack(to[k], y, first + k * step);
+    }
+  }
+}
+
+/* A block's threads take every blockDim-th element of its part each, then add up in order. */
 static __device__ inline wide block_total(wide sum)
 {
   __shared__ wide part[STRIP];
@@ -40,27 +77,44 @@ static __device__ inline wide block_total(wide sum)
   total = 0;
   for (int c = 0; c < STRIP; c++)
     total += part[c];
+  __syncthreads();
   return total;
 }
 
-BLOCK_KERNEL squares(int64_t n, const real *x, double *out)
+static __device__ wide part_sums[PARTS];
+
+BLOCK_KERNEL part_squares(int64_t n, const real *x)
 {
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-    sum += square_norm(x[i]);
-  sum = block_total(sum);
-  if (threadIdx.x == 0)
-    *out = sum;
+  FOR_EACH_BLOCK (p, PARTS, n / PARTS) {
+    double sum = 0;
+    for (int64_t i = n * p / PARTS + threadIdx.x; i < n * (p + 1) / PARTS; i += blockDim.x)
+      sum += square_norm(x[i]);
+    sum = block_total(sum);
+    if (threadIdx.x == 0)
+      part_sums[p] = sum;
+  }
 }
 
-BLOCK_KERNEL products(int64_t n, const real *x, const real *y, wide *out)
+BLOCK_KERNEL part_products(int64_t n, const real *x, const real *y)
 {
-  wide sum = 0;
-  for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-    sum += (wide)x[i] * (wide)y[i];
-  sum = block_total(sum);
-  if (threadIdx.x == 0)
-    *out = sum;
+  FOR_EACH_BLOCK (p, PARTS, n / PARTS) {
+    wide sum = 0;
+    for (int64_t i = n * p / PARTS + threadIdx.x; i < n * (p + 1) / PARTS; i += blockDim.x)
+      sum += (wide)x[i] * (wide)y[i];
+    sum = block_total(sum);
+    if (threadIdx.x == 0)
+      part_sums[p] = sum;
+  }
+}
+
+KERNEL add_parts(wide *out)
+{
+  FOR_EACH (i, 1) {
+    wide sum = 0;
+    for (int p = 0; p < PARTS; p++)
+      sum += part_sums[p];
+    out[i] = sum;
+  }
 }
 #else
 /* First and end of a part of n elements. */
@@ -127,37 +181,42 @@ INLINE int64_t block_at(struct chains c, int64_t r, int64_t j)
   return ((c.row ? c.row[r] : r) * c.length + c.first[r] + j) * c.n;
 }
 
+/* What of a block a thread of the CPU, or a warp of the GPU, moves at a time. */
+enum { PIECE = 1024 };
+
+struct piece {
+  int64_t r, j, block, first, end; /* block j of row r, of all blocks, columns first..end-1 */
+};
+
+INLINE int64_t pieces(int64_t n) { return (n + PIECE - 1) / PIECE; }
+
+INLINE struct piece piece_of(struct chains c, int64_t i)
+{
+  int64_t a_block = pieces(c.n);
+  struct piece p;
+  p.block = i / a_block;
+  p.r = p.block / c.blocks;
+  p.j = p.block - p.r * c.blocks;
+  p.first = (i - p.block * a_block) * PIECE;
+  p.end = p.first + PIECE < c.n ? p.first + PIECE : c.n;
+  return p;
+}
+
 KERNEL gather(int64_t rows, struct chains c, const real *src, real *dst)
 {
-  FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
-    struct span s = span_of(i, c.n);
-    int64_t r = s.row / c.blocks, j = s.row % c.blocks;
-    real *to = dst + s.row * c.n;
-    if (j < c.count[r] && c.first[r] + j >= 0) {
-      const real *from = src + block_at(c, r, j);
-      SIMD
-      for (int64_t k = s.first; k < s.end; k++)
-        to[k] = from[k];
-    } else {
-      SIMD
-      for (int64_t k = s.first; k < s.end; k++)
-        to[k] = 0;
-    }
+  FOR_EACH_ROW (i, rows * c.blocks * pieces(c.n), c.n < PIECE ? c.n : PIECE) {
+    struct piece p = piece_of(c, i);
+    bool there = p.j < c.count[p.r] && c.first[p.r] + p.j >= 0;
+    copy_columns(p.first, p.end, there ? src + block_at(c, p.r, p.j) : NULL, dst + p.block * c.n);
   }
 }
 
 KERNEL scatter(int64_t rows, struct chains c, const real *src, real *dst)
 {
-  FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
-    struct span s = span_of(i, c.n);
-    int64_t r = s.row / c.blocks, j = s.row % c.blocks;
-    if (j >= c.count[r])
-      continue;
-    const real *from = src + s.row * c.n;
-    real *to = dst + block_at(c, r, j);
-    SIMD
-    for (int64_t k = s.first; k < s.end; k++)
-      to[k] = from[k];
+  FOR_EACH_ROW (i, rows * c.blocks * pieces(c.n), c.n < PIECE ? c.n : PIECE) {
+    struct piece p = piece_of(c, i);
+    if (p.j < c.count[p.r])
+      copy_columns(p.first, p.end, src + p.block * c.n, dst + block_at(c, p.r, p.j));
   }
 }
 
@@ -178,24 +237,54 @@ void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEV
   LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
 }
 
-void OP(fill)(stream st, int64_t n, real a, DEVICE real *y) { LAUNCH(st, n, set, n, a, y); }
+void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
+{
+#ifdef __CUDACC__
+  if (in_packs(n, y)) {
+    LAUNCH(st, n / PACK, set_packs, n / PACK, a, y);
+    return;
+  }
+#endif
+  LAUNCH(st, n, set, n, a, y);
+}
 
 void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVICE real *y)
 {
-  if (re(b) == 0 && b == 0)
-    LAUNCH(st, n, scale, n, a, x, y);
-  else
+  bool adds = re(b) != 0 || b != 0;
+#ifdef __CUDACC__
+  if (in_packs(n, x) && in_packs(n, y)) {
+    int64_t packs = n / PACK, threads = (packs + AHEAD - 1) / AHEAD;
+    if (adds)
+      LAUNCH(st, threads, combine_packs<true>, packs, a, x, b, y);
+    else
+      LAUNCH(st, threads, combine_packs<false>, packs, a, x, b, y);
+    return;
+  }
+#endif
+  if (adds)
     LAUNCH(st, n, combine, n, a, x, b, y);
+  else
+    LAUNCH(st, n, scale, n, a, x, y);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
 {
+#ifdef __CUDACC__
+  LAUNCH_BLOCKS(st, PARTS, part_squares, n, x);
+  LAUNCH(st, 1, add_parts, out);
+#else
   LAUNCH_BLOCKS(st, 1, squares, n, x, out);
+#endif
 }
 
 void OP(dot)(stream st, int64_t n, const DEVICE real *x, const DEVICE real *y, DEVICE wide *out)
 {
+#ifdef __CUDACC__
+  LAUNCH_BLOCKS(st, PARTS, part_products, n, x, y);
+  LAUNCH(st, 1, add_parts, out);
+#else
   LAUNCH_BLOCKS(st, 1, products, n, x, y, out);
+#endif
 }
 
 void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
@@ -203,7 +292,7 @@ void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64
                        const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
 {
   struct chains c = {blocks, length, n, row, first, count};
-  LAUNCH(st, rows * blocks * spans(n), gather, rows, c, src, dst);
+  LAUNCH_ROWS(st, rows * blocks * pieces(n), gather, rows, c, src, dst);
 }
 
 void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
@@ -211,5 +300,5 @@ void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int6
                         const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
 {
   struct chains c = {blocks, length, n, row, first, count};
-  LAUNCH(st, rows * blocks * spans(n), scatter, rows, c, src, dst);
+  LAUNCH_ROWS(st, rows * blocks * pieces(n), scatter, rows, c, src, dst);
 }

@@ -114,8 +114,11 @@ static enum status iterate(struct solver *v)
   TRY(v->p->f(v->p->ctx, &a, s->z, s->fz));
   samples_measure(st, s, v->o.stop == FP_MAX);
   samples_decide(st, s, &v->d);
+  if (!v->method->keeps)
+    samples_keep(st, s);
   v->method->step(st, s, &v->o, &v->memory);
-  samples_replay(st, s);
+  if (!v->method->keeps)
+    samples_replay(st, s);
   if (!v->d.all) {
     if (v->p->retire)
       TRY(v->p->retire(v->p->ctx, &a, s->retired));

@@ -147,8 +147,8 @@ void device_holds_memory(const void *cpu, const void *device, uint64_t seed)
 #define device_vectors NAME(device_vectors)
 void device_vectors(const void *cpu, const void *device, uint64_t seed)
 {
-  static const int64_t sizes[] = {1, 7, 129, 100003};
-  for (int i = 0; i < 4; i++) {
+  static const int64_t sizes[] = {1, 7, 8, 129, 1028, 100003, 100004};
+  for (int i = 0; i < 7; i++) {
     int64_t n = sizes[i];
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
@@ -174,24 +174,23 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-#define device_blocks NAME(device_blocks)
-void device_blocks(const void *cpu, const void *device, uint64_t seed)
+static void check_blocks(const void *cpu, const void *device, uint64_t seed, int64_t n)
 {
-  enum { ROWS = 3, BLOCKS = 4, N = 37, LENGTH = 6 };
+  enum { ROWS = 3, BLOCKS = 4, LENGTH = 6 };
   const int32_t row[] = {2, 0, 3}, first[] = {1, -1, 4}, count[] = {4, 3, 2};
   struct both b = begin(cpu, device, seed);
-  struct array *src = reals(&b, (ROWS + 1) * LENGTH * N, -1, 1);
-  struct array *dst = poison(&b, ROWS * BLOCKS * N, sizeof(real));
-  struct array *back = reals(&b, (ROWS + 1) * LENGTH * N, -1, 1);
+  struct array *src = reals(&b, (ROWS + 1) * LENGTH * n, -1, 1);
+  struct array *dst = poison(&b, ROWS * BLOCKS * n, sizeof(real));
+  struct array *back = reals(&b, (ROWS + 1) * LENGTH * n, -1, 1);
   struct array *r = integers(&b, ROWS, row), *f = integers(&b, ROWS, first);
   struct array *c = integers(&b, ROWS, count);
   const int32_t forward[] = {1, 0, 4};
   struct array *g = integers(&b, ROWS, forward);
   ON_BOTH(b)
   {
-    be->gather_blocks(be->st, ROWS, BLOCKS, N, LENGTH, r->at[k], f->at[k], c->at[k], src->at[k],
+    be->gather_blocks(be->st, ROWS, BLOCKS, n, LENGTH, r->at[k], f->at[k], c->at[k], src->at[k],
                       dst->at[k]);
-    be->scatter_blocks(be->st, ROWS, BLOCKS, N, LENGTH, r->at[k], g->at[k], c->at[k], dst->at[k],
+    be->scatter_blocks(be->st, ROWS, BLOCKS, n, LENGTH, r->at[k], g->at[k], c->at[k], dst->at[k],
                        back->at[k]);
   }
   same(&b, dst, 0, "gather_blocks");
@@ -199,6 +198,48 @@ void device_blocks(const void *cpu, const void *device, uint64_t seed)
   end(&b);
 }
 
+#define device_blocks NAME(device_blocks)
+void device_blocks(const void *cpu, const void *device, uint64_t seed)
+{
+  check_blocks(cpu, device, seed, 37);
+  check_blocks(cpu, device, seed, 40);
+  check_blocks(cpu, device, seed, 2052);
+}
+
+/* Masks by row or not; what was there is kept, halved or not read; in place. */
+#define device_residuals NAME(device_residuals)
+void device_residuals(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t widths[] = {7, 64, 1028};
+  enum { B = 5, T = 9 };
+  const int32_t row[B] = {4, 0, 3, 1, 2};
+  for (int i = 0; i < 3; i++) {
+    int64_t D = widths[i], n = B * T * D;
+    struct both b = begin(cpu, device, seed);
+    struct array *x = reals(&b, n, -1, 1), *out = reals(&b, n, -1, 1),
+                 *mask = reals(&b, B * D, 0, 2);
+    struct array *r = integers(&b, B, row), *y = poison(&b, n, sizeof(real));
+    struct array *none = poison(&b, n, sizeof(real)), *only = poison(&b, n, sizeof(real));
+    struct array *xb = poison(&b, n, sizeof(real)), *half = reals(&b, n, -1, 1);
+    struct array *place = reals(&b, n, -1, 1);
+    ON_BOTH(b)
+    {
+      be->residual_fwd(be->st, B, T, D, x->at[k], out->at[k], r->at[k], mask->at[k], y->at[k]);
+      be->residual_fwd(be->st, B, T, D, x->at[k], out->at[k], NULL, NULL, none->at[k]);
+      be->residual_vjp(be->st, B, T, D, NULL, mask->at[k], x->at[k], 0, xb->at[k], only->at[k]);
+      be->residual_vjp(be->st, B, T, D, r->at[k], mask->at[k], x->at[k], (real)0.5, NULL,
+                       half->at[k]);
+      be->residual_vjp(be->st, B, T, D, r->at[k], mask->at[k], place->at[k], 0, NULL, place->at[k]);
+    }
+    same(&b, y, TOLERANCE, "residual");
+    same(&b, none, TOLERANCE, "residual without mask");
+    same(&b, xb, 0, "cotangent of x");
+    same(&b, only, TOLERANCE, "cotangent of out alone");
+    same(&b, half, TOLERANCE, "half a cotangent and another");
+    same(&b, place, TOLERANCE, "cotangent in place");
+    end(&b);
+  }
+}
 #define device_argmax NAME(device_argmax)
 void device_argmax(const void *cpu, const void *device, uint64_t seed)
 {

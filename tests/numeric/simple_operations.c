@@ -269,7 +269,7 @@ static void residual_vjp(const struct operation_case *c, const struct case_array
 {
   const struct backend *be = a->be;
   be->residual_vjp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? a->integers : NULL, a->in[2],
-                   a->outb[0], a->inb[0], a->inb[1]);
+                   a->outb[0], 1, a->inb[0], a->inb[1]);
 }
 
 static void residual_jvp(const struct operation_case *c, const struct case_arrays *a)
