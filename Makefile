@@ -273,7 +273,7 @@ $(foreach d,$(BUILD)/cuda $(BUILD)/obj/emulated,$(eval $(call plugin_host_rule,$
 CUDA_LIB = $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib targets/x86_64-linux/lib)))
 $(BUILD)/libdeqmamba_cuda.so: $(call plugin_objects,$(BUILD)/cuda)
 	@echo "  link $@"
-	@$(NVCC) -shared $(filter-out -MMD -MP,$(NVCC_FLAGS)) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcusolver \
+	@$(NVCC) -shared $(filter-out -MMD -MP,$(NVCC_FLAGS)) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcublasLt -lcusolver \
 	  -Xlinker -z,defs,-rpath,'$$ORIGIN',-rpath,$(abspath $(CUDA_LIB)) && mv $@.tmp $@
 .PHONY: cuda
 ifneq ($(NVCC),)

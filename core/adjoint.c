@@ -318,12 +318,12 @@ static enum status window_f(void *ctx, const struct fp_active *a, const DEVICE r
   const struct backend *be = net->m->be;
   int64_t D = net->m->dims.D, M = a->rows * a->blocks;
   struct span s = packed_span(c, a->rows, a->blocks);
+  const struct block_cotangents to = {.z = w->fv, .z_beta = 1};
   TRY(follow(c, a));
   pick_rows(net, w, M, D, w->flip, v, w->v);
   be->gather_blocks(be->st, a->rows, a->blocks, D, net->length, w->index[INDEX_ROW],
                     w->index[INDEX_FIRST], w->index[INDEX_FULL], net->zb, w->fv);
-  TRY(block_vjp_carried(net->m, c->p, &s, &w->a, w->v, &w->in, net->scratch, w->fv, NULL, NULL,
-                        NULL));
+  TRY(block_vjp_carried(net->m, c->p, &s, &w->a, w->v, &w->in, net->scratch, &to, NULL, NULL));
   pick_rows(net, w, M, D, w->flip, w->fv, fv);
   return OK;
 }
@@ -338,6 +338,7 @@ static enum status retire_equal(const struct adjoint_map *c, int64_t rows, int64
   const struct model_dims *d = &net->m->dims;
   int64_t conv = d->conv_dim * d->W, ssm = d->H * d->P * d->N;
   struct span s = packed_span(c, rows, k);
+  static const struct block_cotangents none;
   TRY(load(c, rows, k, row, first));
   TRY(be->upload(be->st, (size_t)rows * sizeof *packed, packed, w->index[INDEX_VROW]));
   for (int64_t r = 0; r < rows; r++)
@@ -346,7 +347,7 @@ static enum status retire_equal(const struct adjoint_map *c, int64_t rows, int64
   be->gather_blocks(be->st, rows, k, d->D, T, w->index[INDEX_VROW], w->index[INDEX_V],
                     w->index[INDEX_FULL], w->v, w->vk);
   carried_states_clear(net->m, rows, &w->out);
-  TRY(block_vjp_carried(net->m, c->p, &s, &w->a, w->vk, &w->in, net->scratch, NULL, NULL, NULL,
+  TRY(block_vjp_carried(net->m, c->p, &s, &w->a, w->vk, &w->in, net->scratch, &none, NULL,
                         &w->out));
   for (int64_t i = 0; i < d->layers; i++) {
     be->scatter_blocks(be->st, rows, 1, conv, 1, w->index[INDEX_ROW], w->zeros, w->ones,
@@ -393,8 +394,9 @@ static enum status whole_f(void *ctx, const struct fp_active *a, const DEVICE re
   struct adjoint_map *c = ctx;
   const struct sequence_model *m = c->net->m;
   struct span s = whole_span(c->net, a->rows);
+  const struct block_cotangents to = {.z = fv, .z_beta = 1};
   m->be->axpby(m->be->st, a->rows * a->blocks * m->dims.D, 1, c->net->zb, 0, fv);
-  return block_vjp(m, c->p, &s, &c->net->acts[0], v, c->net->scratch, fv, NULL, NULL);
+  return block_vjp(m, c->p, &s, &c->net->acts[0], v, c->net->scratch, &to, NULL);
 }
 
 /* ---- solving ---- */

@@ -24,7 +24,7 @@ static enum status time_product(const struct backend *be, int64_t n, const DEVIC
 {
   double began = monotonic_seconds();
   for (int i = 0; i < REPEATED; i++)
-    be->linear_fwd(be->st, n, n, n, from, from + n * n, NULL, NULL, 0, to);
+    be->linear_fwd(be->st, n, n, n, from, from + n * n, NULL, NULL, 0, NULL, to);
   TRY(be->sync(be->st));
   *flops_per_second =
       2.0 * REPEATED * (double)n * (double)n * (double)n / (monotonic_seconds() - began);

@@ -17,6 +17,7 @@ struct fp_active {
   const DEVICE int32_t *row;   /* (rows) which row of the problem */
   const DEVICE int32_t *first; /* (rows) its first active block */
   const DEVICE int32_t *count; /* (rows) its active blocks; packed ones behind them are padding */
+  bool whole; /* row[r] is r and first[r] 0, of all rows, and blocks the length of the problem */
 };
 
 /* What Broyden's method knows of every row when it ends (window: all):

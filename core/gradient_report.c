@@ -120,13 +120,13 @@ static enum status token_product(void *ctx, const double *x, double *y)
   int64_t D = net->m->dims.D, n = c->rows * D, L = net->length;
   size_t bytes = (size_t)n * sizeof *c->host;
   struct span s = whole_span(net, c->rows);
+  const struct block_cotangents to = {.z = net->zb};
   for (int64_t i = 0; i < n; i++)
     c->host[i] = (real)x[i];
   TRY(be->upload(be->st, bytes, c->host, net->eb));
   be->fill(be->st, n * L, 0, net->fb);
-  be->fill(be->st, n * L, 0, net->zb);
   be->scatter_blocks(be->st, c->rows, 1, D, L, net->row, net->first, net->count, net->eb, net->fb);
-  TRY(block_vjp(net->m, c->p, &s, &net->acts[0], net->fb, net->scratch, net->zb, NULL, NULL));
+  TRY(block_vjp(net->m, c->p, &s, &net->acts[0], net->fb, net->scratch, &to, NULL));
   be->gather_blocks(be->st, c->rows, 1, D, L, net->row, net->first, net->count, net->zb, net->eb);
   TRY(be->download(be->st, bytes, net->eb, c->host));
   for (int64_t i = 0; i < n; i++)

@@ -32,7 +32,7 @@ static struct span active_span(const struct forward_map *c, const struct fp_acti
   struct span s = whole_span(c->net, a->rows);
   s.T = a->blocks;
   s.carried = c->carried;
-  if (c->rows == 1 && !c->carried) /* the whole of the only sequence */
+  if (a->whole && !c->carried)
     return s;
   s.row = a->row, s.first = a->first, s.count = a->count;
   return s;
@@ -138,19 +138,20 @@ enum status trajectory_fwd(struct network *net, const struct parameter_set *p, i
 
 enum status trajectory_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
                            int64_t steps, bool from_zero, double first, double damping,
-                           const struct parameter_set *g)
+                           double u_beta, const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
   int64_t count = rows * net->length * net->m->dims.D;
   struct span s = whole_span(net, rows);
+  struct block_cotangents to = {.u = s.u ? net->ub : NULL, .u_beta = (real)u_beta};
   for (int64_t k = steps - 1; k >= 0; k--) {
     double tau = k == 0 ? first : damping;
     be->axpby(be->st, count, (real)tau, net->zb, 0, net->fb);
-    be->axpby(be->st, count, 0, net->zb, (real)(1 - tau), net->zb);
     s.from_zero = k == 0 && from_zero;
-    /* what reaches z[0] is the guess's or the solver's, and constant */
-    TRY(block_vjp(net->m, p, &s, &net->acts[k], net->fb, net->scratch, k ? net->zb : NULL,
-                  s.u ? net->ub : NULL, g));
+    to.z = k ? net->zb : NULL; /* z[0] is the guess's or the solver's, and constant */
+    to.z_beta = (real)(1 - tau);
+    TRY(block_vjp(net->m, p, &s, &net->acts[k], net->fb, net->scratch, &to, g));
+    to.u_beta = 1;
   }
   return OK;
 }

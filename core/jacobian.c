@@ -462,8 +462,9 @@ static enum status adjoint_map(void *batch, const struct fp_active *a, const DEV
   struct jacobian_batch *b = batch;
   const struct backend *be = b->w.m.be;
   struct span s = batch_span(b, a->rows);
+  const struct block_cotangents to = {.z = fv, .z_beta = 1};
   be->axpby(be->st, a->rows * b->w.m.dims.D, 1, b->constant, 0, fv);
-  return block_vjp_carried(&b->w.m, &b->w.set[0], &s, &b->act, v, NULL, b->scratch, fv, NULL, NULL,
+  return block_vjp_carried(&b->w.m, &b->w.set[0], &s, &b->act, v, NULL, b->scratch, &to, NULL,
                            NULL);
 }
 
@@ -474,19 +475,18 @@ static enum status adjoint_rows(struct jacobian_batch *b, const struct dense_lu 
   const struct backend *be = b->w.m.be;
   int64_t D = b->w.m.dims.D;
   struct span s = batch_span(b, rows);
+  const struct block_cotangents constant = {.z = b->constant}, none = {0};
   memset(b->host_state, 0, (size_t)(rows * b->extent) * sizeof *b->host_state);
   TRY(batch_put_states(b, rows, b->host_state, &b->enter));
   identity_rows(rows, first, b->extent, b->extent, b->host_state);
   TRY(batch_put_states(b, rows, b->host_state, &b->leave));
   be->fill(be->st, rows * D, 0, b->z);
-  be->fill(be->st, rows * D, 0, b->constant);
-  TRY(block_vjp_carried(&b->w.m, &b->w.set[0], &s, &b->act, b->z, &b->leave, b->scratch,
-                        b->constant, NULL, NULL, &b->enter));
+  TRY(block_vjp_carried(&b->w.m, &b->w.set[0], &s, &b->act, b->z, &b->leave, b->scratch, &constant,
+                        NULL, &b->enter));
   be->axpby(be->st, rows * D, 1, b->constant, 0, b->z);
   TRY(batch_solve(b, rows, adjoint_map, true, lu, true, b->z, tally));
-  be->fill(be->st, rows * D, 0, b->fz);
-  TRY(block_vjp_carried(&b->w.m, &b->w.set[0], &s, &b->act, b->z, NULL, b->scratch, b->fz, NULL,
-                        NULL, &b->enter));
+  TRY(block_vjp_carried(&b->w.m, &b->w.set[0], &s, &b->act, b->z, NULL, b->scratch, &none, NULL,
+                        &b->enter));
   return batch_get_states(b, rows, &b->enter, b->host_state);
 }
 

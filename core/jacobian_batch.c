@@ -80,8 +80,8 @@ static enum status measure_scratch(struct jacobian_batch *b, bool differentiate,
   if (!differentiate)
     return OK;
   TRY(block_jvp(&dry, p, &s, &b->act, b->z, &b->enter, scratch, &b->tangent, &b->leave, b->fz));
-  return block_vjp_carried(&dry, p, &s, &b->act, b->z, &b->leave, scratch, b->fz, NULL, NULL,
-                           &b->enter);
+  const struct block_cotangents to = {.z = b->fz, .z_beta = 1};
+  return block_vjp_carried(&dry, p, &s, &b->act, b->z, &b->leave, scratch, &to, NULL, &b->enter);
 }
 
 /* Host tables in real memory, the device measured; then the device in real memory too. */
@@ -246,7 +246,8 @@ enum status batch_forward(void *batch, const struct fp_active *a, const DEVICE r
 {
   struct jacobian_batch *b = batch;
   struct span s = batch_span(b, a->rows);
-  s.row = a->row, s.first = a->first, s.count = a->count;
+  if (!a->whole)
+    s.row = a->row, s.first = a->first, s.count = a->count;
   return block_fwd(&b->w.m, &b->w.set[0], &s, z, &b->solving, b->scratch, fz);
 }
 

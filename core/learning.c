@@ -42,7 +42,7 @@ static bool at_fixed_point(enum gradient_kind gradient)
 
 /* ---- before and behind f ---- */
 
-/* Draws the batch's masks, and drops embeddings. */
+/* Draws the batch's masks, and drops embeddings, which is its own VJP. */
 static void drop(struct network *net, const struct batch *b)
 {
   const struct backend *be = net->m->be;
@@ -53,9 +53,7 @@ static void drop(struct network *net, const struct batch *b)
   dropout_masks_draw(net->m, b->rows, *b->dropout, &net->masks);
   be->dropout_mask(be->st, b->rows, net->length * D, net->m->config.dropout, *b->dropout, 0,
                    net->keep);
-  be->axpby(be->st, M * D, 1, net->e, 0, net->fb);
-  be->fill(be->st, M * D, 0, net->e);
-  be->residual_fwd(be->st, M, 1, D, net->e, net->fb, NULL, net->keep, net->e);
+  be->residual_vjp(be->st, M, 1, D, NULL, net->keep, net->e, 0, NULL, net->e);
 }
 
 /* Adds to the embeddings' gradient, from the cotangent of e in net->eb. */
@@ -63,13 +61,9 @@ static void embed_vjp(struct network *net, int64_t M, const struct parameter_set
 {
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
-  const DEVICE real *eb = net->eb;
-  if (net->dropped) {
-    be->fill(be->st, M * d->D, 0, net->fb);
-    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, NULL, net->fb);
-    eb = net->fb;
-  }
-  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, eb, g->embedding);
+  if (net->dropped)
+    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, 0, NULL, net->eb);
+  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, net->eb, g->embedding);
 }
 
 /* The loss at the output z, weighed by w, into r; with g its cotangent into net->zb. */
@@ -91,10 +85,9 @@ static enum status output(const struct learning *l, const DEVICE real *z, double
   if (!l->g)
     return OK;
   be->fill(be->st, M * d->V, 0, net->logitsb);
-  be->fill(be->st, M * d->D, 0, net->zb);
   be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse, (real)scale,
                         net->logitsb);
-  be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, net->zb, l->g->head, NULL);
+  be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, 0, net->zb, l->g->head, NULL);
   return OK;
 }
 
@@ -124,9 +117,10 @@ static enum status adjoint(const struct learning *l, enum gradient_kind gradient
   return OK;
 }
 
-/* One iterate: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back. */
+/* One iterate: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back;
+ * u_beta = 0: the first of those of which net->ub is the sum. */
 static enum status learn_iterate(const struct learning *l, enum gradient_kind gradient, double w,
-                                 bool last, const DEVICE real *from,
+                                 double u_beta, bool last, const DEVICE real *from,
                                  const struct fp_inverse *inverse)
 {
   struct network *net = l->net;
@@ -144,7 +138,7 @@ static enum status learn_iterate(const struct learning *l, enum gradient_kind gr
     return OK;
   if (at_fixed_point(gradient))
     TRY(adjoint(l, gradient, inverse));
-  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, l->g);
+  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, u_beta, l->g);
 }
 
 /* Of iterate k of n. */
@@ -175,14 +169,12 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   be->fill(be->st, M * m->dims.D, 0, net->z[0]);
   if (solve)
     TRY(implicit_solve(net, l->p, rows, &deq->forward, &record, &l->r->forward));
-  if (l->g) {
-    be->fill(be->st, M * m->dims.d_in_proj, 0, net->ub);
+  if (l->g)
     be->fill(be->st, M * m->dims.D, 0, net->eb);
-  }
   for (int64_t k = 0; k < record.states; k++) {
     bool last = k + 1 == record.states;
     enum gradient_kind of_k = last || gradient == GRADIENT_JFB ? gradient : GRADIENT_PHANTOM;
-    TRY(learn_iterate(l, of_k, correction_weight(&deq->correction, k, record.states), last,
+    TRY(learn_iterate(l, of_k, correction_weight(&deq->correction, k, record.states), k > 0, last,
                       record.states > 1 ? net->states[k] : NULL, &inverse));
   }
   const DEVICE real *z = solve ? net->z[0] : net->z[damped_of(deq, gradient).steps];
@@ -206,8 +198,8 @@ static enum status learn_explicit(const struct learning *l)
   TRY(output(l, net->z[1], 1, true));
   if (!l->g)
     return OK;
-  be->fill(be->st, n, 0, net->eb);
-  return block_vjp(net->m, l->p, &s, &net->acts[0], net->zb, net->scratch, net->eb, NULL, l->g);
+  const struct block_cotangents to = {.z = net->eb};
+  return block_vjp(net->m, l->p, &s, &net->acts[0], net->zb, net->scratch, &to, l->g);
 }
 
 int64_t labels_that_count(const struct batch *b, int64_t M)

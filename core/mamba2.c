@@ -51,42 +51,50 @@ static int64_t inputs_of(const struct sequence_model *m, const struct span *s, i
   return l == 0 && s->from_zero ? 0 : m->dims.D;
 }
 
+const DEVICE real *mixer_projected(const struct sequence_model *m, const struct layer_parameters *p,
+                                   const struct span *s, int64_t l,
+                                   const struct layer_activations *a)
+{
+  bool alone = s->u && !s->row && !p->in_proj_bias && inputs_of(m, s, l) == 0;
+  return alone ? s->u : a->zxbcdt;
+}
+
 /* zxbcdt = W_in xn + u */
 static void project_in(const struct sequence_model *m, const struct layer_parameters *p,
                        const struct span *s, int64_t l, const struct layer_activations *a)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  int64_t M = s->rows * s->T;
+  if (mixer_projected(m, p, s, l, a) != a->zxbcdt)
+    return;
   if (s->u && s->row)
     be->gather_blocks(be->st, s->rows, s->T, d->d_in_proj, s->length, s->row, s->first, s->count,
                       s->u, a->zxbcdt);
-  else if (s->u)
-    be->axpby(be->st, M * d->d_in_proj, 1, s->u, 0, a->zxbcdt);
-  be->linear_fwd(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, p->in_proj_t,
-                 p->in_proj_bias, s->u ? 1 : 0, a->zxbcdt);
+  be->linear_fwd(be->st, s->rows * s->T, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj,
+                 p->in_proj_t, p->in_proj_bias, s->u ? 1 : 0, s->row ? NULL : s->u, a->zxbcdt);
 }
 
 /* out = W_out yn, or of [x0 silu(z0), yn] */
 static void project_out(const struct sequence_model *m, const struct layer_parameters *p, int64_t M,
-                        const struct layer_activations *a, DEVICE real *out)
+                        const DEVICE real *zxbcdt, const struct layer_activations *a,
+                        DEVICE real *out)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   struct columns at = columns_of(d);
   int64_t F = d->d_mlp, inner = F + d->E;
   if (F) {
-    be->columns(be->st, M, F, 1, d->d_in_proj, a->zxbcdt + at.x0, 0, 2 * F, a->h0);
-    be->columns(be->st, M, F, 1, d->d_in_proj, a->zxbcdt + at.z0, 0, 2 * F, a->h0 + F);
+    be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.x0, 0, 2 * F, a->h0);
+    be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.z0, 0, 2 * F, a->h0 + F);
     be->silu_gate_fwd(be->st, M, F, a->h0, a->hg0);
     be->columns(be->st, M, F, 1, F, a->hg0, 0, inner, a->inner);
     be->columns(be->st, M, d->E, 1, d->E, a->yn, 0, inner, a->inner + F);
   }
   be->linear_fwd(be->st, M, inner, d->D, F ? a->inner : a->yn, p->out_proj, p->out_proj_t,
-                 p->out_proj_bias, 0, out);
+                 p->out_proj_bias, 0, NULL, out);
 }
 
-/* ynb (zeros) becomes the cotangent of yn; gives those of x0 and z0. */
+/* ynb becomes the cotangent of yn; gives those of x0 and z0. */
 static enum status project_out_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                                    int64_t M, const struct layer_activations *a,
                                    const DEVICE real *outb, struct scratch scratch,
@@ -99,16 +107,15 @@ static enum status project_out_vjp(const struct sequence_model *m, const struct 
   int64_t F = d->d_mlp, inner = F + d->E;
   DEVICE real *innerb, *hg0b, *h0b;
   if (!F) {
-    be->linear_vjp(be->st, M, d->E, d->D, a->yn, p->out_proj, outb, ynb, g->out_proj,
+    be->linear_vjp(be->st, M, d->E, d->D, a->yn, p->out_proj, outb, 0, ynb, g->out_proj,
                    g->out_proj_bias);
     return OK;
   }
   TRY(CARVE(&scratch.device, M * inner, &innerb));
   TRY(CARVE(&scratch.device, M * F, &hg0b));
   TRY(CARVE(&scratch.device, M * 2 * F, &h0b));
-  be->fill(be->st, M * inner, 0, innerb);
   be->fill(be->st, M * 2 * F, 0, h0b);
-  be->linear_vjp(be->st, M, inner, d->D, a->inner, p->out_proj, outb, innerb, g->out_proj,
+  be->linear_vjp(be->st, M, inner, d->D, a->inner, p->out_proj, outb, 0, innerb, g->out_proj,
                  g->out_proj_bias);
   be->columns(be->st, M, d->E, 1, inner, innerb + F, 0, d->E, ynb);
   be->columns(be->st, M, F, 1, inner, innerb, 0, F, hg0b);
@@ -150,12 +157,13 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
+  const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
   project_in(m, p, s, l, a);
   relay_await(s->relay, l);
-  be->conv1d_fwd(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
+  be->conv1d_fwd(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
                  conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
-  be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
-                         c->dt_limit[0], c->dt_limit[1], a->dt);
+  be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, zxbcdt + at.dt, p->dt_bias, c->dt_limit[0],
+                         c->dt_limit[1], a->dt);
   if (!a->S && s->T < RECURRENT_TOKENS) {
     be->ssd_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log, p->D,
                 s->row, ssm0, NULL, a->y, ssm1);
@@ -165,16 +173,16 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
                         p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
   relay_pass(s->relay, l);
-  be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, a->zxbcdt + at.z,
+  be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, zxbcdt + at.z,
                         p->gate_norm, a->gr, a->yn);
-  project_out(m, p, M, a, out);
+  project_out(m, p, M, zxbcdt, a, out);
   return OK;
 }
 
 enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                       const struct span *s, int64_t l, const struct layer_activations *a,
                       const DEVICE real *outb, const struct carried_states *s1b,
-                      struct scratch scratch, DEVICE real *xnb, DEVICE real *ub,
+                      struct scratch scratch, DEVICE real *xnb, real u_beta, DEVICE real *ub,
                       const struct layer_parameters *g, const struct carried_states *s0b)
 {
   static const struct layer_parameters none;
@@ -185,33 +193,34 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   struct ssd_shape ssd = span_ssd(m, s, a);
   int64_t M = s->rows * s->T;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
-  DEVICE real *ynb, *yb, *zxbcdtb, *xBCb, *dtb, *work;
+  bool adds = !ub || u_beta != 0; /* else ub is zxbcdt's cotangent */
+  DEVICE real *ynb, *yb, *zxbcdtb = ub, *xBCb, *dtb, *work;
+  const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
   /* a single chunk that nothing enters needs no states */
   const DEVICE real *S = s->carried || ssd_chunks(ssd) > 1 ? a->S : NULL;
   struct arena *dev = &scratch.device;
   g = g ? g : &none;
   TRY(CARVE(dev, M * d->E, &ynb));
   TRY(CARVE(dev, M * d->E, &yb));
-  TRY(CARVE(dev, M * d->d_in_proj, &zxbcdtb));
+  if (adds)
+    TRY(CARVE(dev, M * d->d_in_proj, &zxbcdtb));
   TRY(CARVE(dev, M * d->conv_dim, &xBCb));
   TRY(CARVE(dev, M * d->H, &dtb));
   TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
-  be->fill(be->st, M * d->E, 0, ynb);
-
   TRY(project_out_vjp(m, p, M, a, outb, scratch, ynb, zxbcdtb, g));
-  be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, a->zxbcdt + at.z, p->gate_norm, a->gr, ynb,
-                        0, yb, zxbcdtb + at.z, g->gate_norm);
+  be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, zxbcdt + at.z, p->gate_norm, a->gr, ynb, 0,
+                        yb, zxbcdtb + at.z, g->gate_norm);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
-  be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, a->zxbcdt + at.dt, p->dt_bias,
-                         c->dt_limit[0], c->dt_limit[1], dtb, 0, zxbcdtb + at.dt, g->dt_bias);
-  be->conv1d_vjp(be->st, conv_shape(d, s), a->zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
+  be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, zxbcdt + at.dt, p->dt_bias, c->dt_limit[0],
+                         c->dt_limit[1], dtb, 0, zxbcdtb + at.dt, g->dt_bias);
+  be->conv1d_vjp(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
                  xBCb, s1b ? s1b->conv[l] : NULL, 0, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
                  s0b ? s0b->conv[l] : NULL);
-  if (ub)
-    be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, 1, ub);
-  be->linear_vjp(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, zxbcdtb, xnb,
+  if (ub && adds)
+    be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, u_beta, ub);
+  be->linear_vjp(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, zxbcdtb, 0, xnb,
                  g->in_proj, g->in_proj_bias);
   return OK;
 }

@@ -263,8 +263,7 @@ static const DEVICE real *branch_cotangent(const struct sequence_model *m, const
   int64_t D = m->dims.D, n = s->rows * s->T * D;
   if (!s->masks && m->config.residual == 1)
     return xb;
-  be->fill(be->st, n, 0, outb);
-  be->residual_vjp(be->st, s->rows, s->T, D, NULL, mask_of(m, s->masks, which), xb, NULL, outb);
+  be->residual_vjp(be->st, s->rows, s->T, D, NULL, mask_of(m, s->masks, which), xb, 0, NULL, outb);
   if (m->config.residual != 1)
     be->axpby(be->st, n, (real)m->config.residual, outb, 0, outb);
   return outb;
@@ -293,9 +292,9 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     add_branch(m, s, 2 * i, x, out, d->F ? l->x2 : next);
     if (d->F) {
       be->rmsnorm_fwd(be->st, M, d->D, eps, l->x2, w->norm2, l->r2, l->xn2);
-      be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, l->h);
+      be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
-      be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, out);
+      be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
       add_branch(m, s, 2 * i + 1, l->x2, out, next);
     }
   }
@@ -492,12 +491,10 @@ static enum status mlp_vjp(const struct sequence_model *m, const struct layer_pa
   TRY(CARVE(&scratch.device, M * d->F, &hgb));
   TRY(CARVE(&scratch.device, M * 2 * d->F, &hb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
-  be->fill(be->st, M * d->F, 0, hgb);
   be->fill(be->st, M * 2 * d->F, 0, hb);
-  be->fill(be->st, M * d->D, 0, xnb);
-  be->linear_vjp(be->st, M, d->F, d->D, l->hg, w->fc2, outb, hgb, g ? g->fc2 : NULL, NULL);
+  be->linear_vjp(be->st, M, d->F, d->D, l->hg, w->fc2, outb, 0, hgb, g ? g->fc2 : NULL, NULL);
   be->silu_gate_vjp(be->st, M, d->F, l->h, hgb, hb);
-  be->linear_vjp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, hb, xnb, g ? g->fc1 : NULL, NULL);
+  be->linear_vjp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, hb, 0, xnb, g ? g->fc1 : NULL, NULL);
   be->rmsnorm_vjp(be->st, M, d->D, l->x2, w->norm2, l->r2, xnb, xb, g ? g->norm2 : NULL);
   return OK;
 }
@@ -505,15 +502,17 @@ static enum status mlp_vjp(const struct sequence_model *m, const struct layer_pa
 enum status block_vjp_carried(const struct sequence_model *m, const struct parameter_set *p,
                               const struct span *s, const struct activations *a,
                               const DEVICE real *fb, const struct carried_states *s1b,
-                              struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
+                              struct scratch scratch, const struct block_cotangents *to,
                               const struct parameter_set *g, const struct carried_states *s0b)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
-  DEVICE real *xb, *xnb, *outb;
-  CHECK(!s->row && !(s->from_zero && zb));
-  TRY(CARVE(&scratch.device, M * d->D, &xb));
+  bool adds = !to->z || to->z_beta != 0; /* else the sum runs where it goes */
+  DEVICE real *xb = to->z, *xnb, *outb;
+  CHECK(!s->row && !(s->from_zero && to->z));
+  if (adds)
+    TRY(CARVE(&scratch.device, M * d->D, &xb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
   TRY(CARVE(&scratch.device, M * d->D, &outb));
   be->fill(be->st, M * d->D, 0, xb);
@@ -523,35 +522,37 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
     const struct layer_parameters *w = &p->layer[i], *gw = g ? &g->layer[i] : NULL;
     if (d->F)
       TRY(mlp_vjp(m, w, M, l, branch_cotangent(m, s, 2 * i + 1, xb, outb), scratch, xb, gw));
-    be->fill(be->st, M * d->D, 0, xnb);
-    TRY(mixer_vjp(m, w, s, i, l, branch_cotangent(m, s, 2 * i, xb, outb), s1b, scratch, xnb, ub, gw,
-                  s0b));
+    real u_beta = i + 1 == d->layers ? to->u_beta : 1; /* every layer's comes to it */
+    TRY(mixer_vjp(m, w, s, i, l, branch_cotangent(m, s, 2 * i, xb, outb), s1b, scratch, xnb, u_beta,
+                  to->u, gw, s0b));
     if (i > 0 || !s->from_zero)
       be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
   }
-  if (zb)
-    be->axpby(be->st, M * d->D, 1, xb, 1, zb);
+  if (to->z && adds)
+    be->axpby(be->st, M * d->D, 1, xb, to->z_beta, to->z);
   return OK;
 }
 
 /* The last inputs of each layer's convolution before token t of a sequence. */
-static void inputs_before(const struct sequence_model *m, int64_t t, const struct activations *a,
+static void inputs_before(const struct sequence_model *m, const struct parameter_set *p,
+                          const struct span *s, int64_t t, const struct activations *a,
                           const struct carried_states *c)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   struct conv1d_shape conv = {1, d->W, d->conv_dim, d->W, d->d_in_proj};
-  for (int64_t i = 0; i < d->layers; i++)
-    be->conv1d_fwd(be->st, conv,
-                   a->layer[i].zxbcdt + (t - d->W) * d->d_in_proj + 2 * d->d_mlp + d->E, NULL, NULL,
-                   NULL, NULL, NULL, c->conv[i]);
+  for (int64_t i = 0; i < d->layers; i++) {
+    const DEVICE real *zxbcdt = mixer_projected(m, &p->layer[i], s, i, &a->layer[i]);
+    be->conv1d_fwd(be->st, conv, zxbcdt + (t - d->W) * d->d_in_proj + 2 * d->d_mlp + d->E, NULL,
+                   NULL, NULL, NULL, NULL, c->conv[i]);
+  }
 }
 
 /* From the last segment to the first, with the cotangents of the states between them. */
 static enum status segments_vjp(const struct sequence_model *m, const struct parameter_set *p,
                                 const struct span *s, const struct activations *a,
-                                const DEVICE real *fb, struct scratch scratch, DEVICE real *zb,
-                                DEVICE real *ub, const struct parameter_set *g)
+                                const DEVICE real *fb, struct scratch scratch,
+                                const struct block_cotangents *to, const struct parameter_set *g)
 {
   const struct model_dims *d = &m->dims;
   int64_t length = segment_of(d, false);
@@ -566,15 +567,18 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
     bool last = t + length >= s->T;
     struct activations part = activations_from(m, t, a, layer);
     struct span segment = *s;
+    struct block_cotangents of_part = *to;
+    of_part.z = to->z ? to->z + t * d->D : NULL;
+    of_part.u = to->u ? to->u + t * d->d_in_proj : NULL;
     segment.T = last ? s->T - t : length;
+    segment.u = s->u ? s->u + t * d->d_in_proj : NULL;
     segment.carried = k ? &enter : NULL;
     if (k) {
-      inputs_before(m, t, a, &enter);
+      inputs_before(m, p, s, t, a, &enter);
       carried_states_clear(m, 1, &cotangents[k % 2]);
     }
     TRY(block_vjp_carried(m, p, &segment, &part, fb + t * d->D,
-                          last ? NULL : &cotangents[(k + 1) % 2], scratch,
-                          zb ? zb + t * d->D : NULL, ub ? ub + t * d->d_in_proj : NULL, g,
+                          last ? NULL : &cotangents[(k + 1) % 2], scratch, &of_part, g,
                           k ? &cotangents[k % 2] : NULL));
   }
   return OK;
@@ -582,13 +586,13 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
 
 enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
                       const struct span *s, const struct activations *a, const DEVICE real *fb,
-                      struct scratch scratch, DEVICE real *zb, DEVICE real *ub,
+                      struct scratch scratch, const struct block_cotangents *to,
                       const struct parameter_set *g)
 {
   CHECK(!s->carried);
   if (has_segments(m, s, false))
-    return segments_vjp(m, p, s, a, fb, scratch, zb, ub, g);
-  return block_vjp_carried(m, p, s, a, fb, NULL, scratch, zb, ub, g, NULL);
+    return segments_vjp(m, p, s, a, fb, scratch, to, g);
+  return block_vjp_carried(m, p, s, a, fb, NULL, scratch, to, g, NULL);
 }
 
 /* nextd (M,D) from the tangent of the MLP's input in ad->x2. */
@@ -670,7 +674,7 @@ void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, i
   const struct model_dims *d = &m->dims;
   be->rmsnorm_fwd(be->st, M, d->D, (real)m->config.norm_eps, e, p->injection_norm, r, en);
   be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_weight_t,
-                 p->injection_bias, 0, u);
+                 p->injection_bias, 0, NULL, u);
 }
 
 enum status inject_vjp(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
@@ -682,8 +686,7 @@ enum status inject_vjp(const struct sequence_model *m, const struct parameter_se
   const struct model_dims *d = &m->dims;
   DEVICE real *enb;
   TRY(CARVE(&scratch.device, M * d->D, &enb));
-  be->fill(be->st, M * d->D, 0, enb);
-  be->linear_vjp(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, ub, enb,
+  be->linear_vjp(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, ub, 0, enb,
                  g->injection_weight, g->injection_bias);
   be->rmsnorm_vjp(be->st, M, d->D, e, p->injection_norm, r, enb, eb, g->injection_norm);
   return OK;

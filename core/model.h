@@ -23,6 +23,7 @@
 #define activations NAME(activations)
 #define carried_states NAME(carried_states)
 #define span NAME(span)
+#define block_cotangents NAME(block_cotangents)
 #define parameters_carve NAME(parameters_carve)
 #define transposes_bind NAME(transposes_bind)
 #define parameters_upload NAME(parameters_upload)
@@ -40,6 +41,7 @@
 #define block_vjp_carried NAME(block_vjp_carried)
 #define block_jvp NAME(block_jvp)
 #define block_advance NAME(block_advance)
+#define mixer_projected NAME(mixer_projected)
 #define mixer_fwd NAME(mixer_fwd)
 #define mixer_vjp NAME(mixer_vjp)
 #define mixer_jvp NAME(mixer_jvp)
@@ -112,7 +114,8 @@ struct span {
   const struct relay *relay;                 /* the states come and go by it; NULL: at once */
   const struct dropout_masks *masks;         /* NULL: no dropout */
   /* z is zeros and nobody asks for its cotangent: the first norm and in_proj's product, which are
-   * zeros too, are not computed, and the first layer's xn is not kept */
+   * zeros too, are not computed, and of the first layer neither xn is kept nor (mixer_projected)
+   * zxbcdt, where it is u */
   bool from_zero;
 };
 
@@ -159,12 +162,18 @@ MUST_USE enum status block_fwd(const struct sequence_model *m, const struct para
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
                                DEVICE real *fz);
-/* Adds df/dz' fb to zb, df/du' fb to ub and df/dtheta' fb to g, each unless NULL.
+/* Where df/dz' fb and df/du' fb go: z = z_beta z + df/dz' fb (M,D), and u (M,d_in_proj) likewise,
+ * each unless NULL; beta = 0 does not read it.  Neither is fb. */
+struct block_cotangents {
+  DEVICE real *z, *u;
+  real z_beta, u_beta;
+};
+/* The cotangents of z and u from that of f, fb; adds df/dtheta' fb to g unless NULL.
  * Spans without row map and carried states only. */
 MUST_USE enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
                                const struct span *s, const struct activations *a,
-                               const DEVICE real *fb, struct scratch scratch, DEVICE real *zb,
-                               DEVICE real *ub, const struct parameter_set *g);
+                               const DEVICE real *fb, struct scratch scratch,
+                               const struct block_cotangents *to, const struct parameter_set *g);
 /* The same for spans with carried states (still without row map), with the states' cotangents:
  * those of the states that leave come in by s1b (NULL: zero), those of the states that enter are
  * added to s0b (NULL: not wanted). */
@@ -172,7 +181,7 @@ MUST_USE enum status block_vjp_carried(const struct sequence_model *m,
                                        const struct parameter_set *p, const struct span *s,
                                        const struct activations *a, const DEVICE real *fb,
                                        const struct carried_states *s1b, struct scratch scratch,
-                                       DEVICE real *zb, DEVICE real *ub,
+                                       const struct block_cotangents *to,
                                        const struct parameter_set *g,
                                        const struct carried_states *s0b);
 /* fzd (M,D) = df/dz zd + df/d(entering states) s0d at the activations a, which are kept ones; zd
@@ -188,16 +197,23 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
                    const struct span *s, const struct activations *a, const DEVICE int32_t *count,
                    const struct carried_states *c);
 
+/* zxbcdt of layer l (M,d_in_proj) once the span has been evaluated: a's, or u itself where nothing
+ * is added to it. */
+const DEVICE real *mixer_projected(const struct sequence_model *m, const struct layer_parameters *p,
+                                   const struct span *s, int64_t l,
+                                   const struct layer_activations *a);
 /* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
                                struct scratch scratch, DEVICE real *out);
-/* Adds to xnb (M,D), ub, g and s0b from outb (M,D) and s1b; see block_vjp_carried. */
+/* xnb (M,D), and ub = u_beta ub + ..., from outb (M,D) and s1b; adds to g and s0b; see
+ * block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
                                const DEVICE real *outb, const struct carried_states *s1b,
-                               struct scratch scratch, DEVICE real *xnb, DEVICE real *ub,
-                               const struct layer_parameters *g, const struct carried_states *s0b);
+                               struct scratch scratch, DEVICE real *xnb, real u_beta,
+                               DEVICE real *ub, const struct layer_parameters *g,
+                               const struct carried_states *s0b);
 /* outd (M,D) from ad's xn and s0d; see block_jvp. */
 MUST_USE enum status mixer_jvp(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,

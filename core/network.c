@@ -187,11 +187,11 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
     return OK;
   if (net->m->config.kind == MODEL_IMPLICIT)
     TRY(adjoint_carve(net, &net->deq->backward, &maps));
+  const struct block_cotangents added = {net->zb, net->ub, 1, 1}; /* which needs most */
   for (int i = 0; i < SPANS && span[i].T; i++)
-    TRY(span[i].carried
-            ? block_vjp_carried(&dry, p, &span[i], &net->acts[0], net->fb, NULL, maps, net->zb,
-                                net->ub, p, NULL)
-            : block_vjp(&dry, p, &span[i], &net->acts[0], net->fb, maps, net->zb, net->ub, p));
+    TRY(span[i].carried ? block_vjp_carried(&dry, p, &span[i], &net->acts[0], net->fb, NULL, maps,
+                                            &added, p, NULL)
+                        : block_vjp(&dry, p, &span[i], &net->acts[0], net->fb, maps, &added, p));
   return inject_vjp(&dry, p, net->rows * net->length, net->e, net->er, net->en, net->ub, maps,
                     net->eb, p);
 }
@@ -315,7 +315,7 @@ enum status output_fwd(struct network *net, const struct parameter_set *p, const
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
   int64_t M = b->rows * net->length;
-  be->linear_fwd(be->st, M, d->D, d->V, z, p->head, p->head_t, NULL, 0, net->logits);
+  be->linear_fwd(be->st, M, d->D, d->V, z, p->head, p->head_t, NULL, 0, NULL, net->logits);
   be->argmax(be->st, M, d->V, net->logits, net->best);
   TRY(be->download(be->st, (size_t)M * sizeof *net->host_best, net->best, net->host_best));
   r->best = net->host_best;

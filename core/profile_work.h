@@ -34,7 +34,7 @@
 #define WORK_linear_fwd WORK(2 * M * K * N, M * K + K * N + (beta == 0 ? 1 : 2) * M * N)
 #define WORK_linear_vjp                   \
   WORK(2 * (IF(xb) + IF(Wb)) * M * K * N, \
-       M * N + IF(xb) * (K * N + 2 * M * K) + IF(Wb) * (M * K + 2 * K * N))
+       M * N + IF(xb) * (K * N + (beta == 0 ? 1 : 2) * M * K) + IF(Wb) * (M * K + 2 * K * N))
 #define WORK_conv1d_fwd WORK((2 * d.W + 5) * d.B * d.T * d.C, 2 * d.B * d.T * d.C)
 #define WORK_conv1d_vjp                                         \
   WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9) * d.B * d.T * d.C, \
@@ -65,7 +65,7 @@
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
 #define WORK_residual_fwd WORK((1 + IF(mask)) * B * T * D, 3 * B * T * D)
 #define WORK_residual_vjp \
-  WORK((IF(xb) + IF(outb)) * B * T * D, (1 + 2 * (IF(xb) + IF(outb))) * B * T * D)
+  WORK((IF(xb) + IF(outb)) * B * T * D, (1 + (beta == 0 ? 1 : 2) * (IF(xb) + IF(outb))) * B * T * D)
 #define WORK_cross_entropy_fwd WORK(3 * M * V, M * V)
 #define WORK_cross_entropy_vjp WORK(4 * M * V, 3 * M * V)
 #define WORK_argmax WORK(M *V, M *V)

@@ -84,6 +84,7 @@ enum status regularise(struct network *net, const struct parameter_set *p, const
   int64_t rows = b->rows, n = rows * net->length * net->m->dims.D, tokens;
   double e = step_of(c), share = 1;
   struct span s = whole_span(net, rows);
+  const struct block_cotangents to = {.u = net->ub, .u_beta = 1};
   wide estimate = 0;
   if (!drawn(c, d))
     return OK;
@@ -102,7 +103,7 @@ enum status regularise(struct network *net, const struct parameter_set *p, const
     for (int side = 0; g && side < 2; side++) {
       double scale = side ? -1 : c->weight * share / e;
       be->axpby(be->st, n, (real)scale, net->fb, 0, net->fb);
-      TRY(block_vjp(net->m, p, &s, &net->acts[side], net->fb, net->scratch, NULL, net->ub, g));
+      TRY(block_vjp(net->m, p, &s, &net->acts[side], net->fb, net->scratch, &to, g));
     }
   }
   r->differentiated += 2 * c->vectors * rows * net->length;

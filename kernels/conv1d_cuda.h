@@ -10,7 +10,7 @@
  */
 #ifndef KERNELS_CONV1D_CUDA_H
 #define KERNELS_CONV1D_CUDA_H
-#include "kernels/packs_cuda.h"
+#include "core/packs.h"
 
 enum { TAPS = 4, BATCH = 4, SUMS = TAPS + 1 /* of a channel */, SUM_TOKENS = 64 };
 /* Blocks on a processor: as many as have registers for a batch that is on its way.  Of the VJP's

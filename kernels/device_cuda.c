@@ -186,13 +186,14 @@ static enum status find_device(struct device *d)
 /* cuBLAS would take memory of its own, and another for every graph. */
 static enum status open_blas(struct device *d)
 {
-  void *workspace;
-  TRY(device_alloc(d->blas_bytes, &workspace));
+  TRY(device_alloc(d->blas_bytes, &d->blas_space));
   cublasStatus_t b = cublasCreate(&d->blas);
+  if (b == CUBLAS_STATUS_SUCCESS)
+    b = cublasLtCreate(&d->blas_lt);
   if (b == CUBLAS_STATUS_SUCCESS)
     b = cublasSetStream(d->blas, d->queue);
   if (b == CUBLAS_STATUS_SUCCESS)
-    b = cublasSetWorkspace(d->blas, workspace, d->blas_bytes); /* cublasSetStream takes it away */
+    b = cublasSetWorkspace(d->blas, d->blas_space, d->blas_bytes); /* cublasSetStream forgets it */
   if (b != CUBLAS_STATUS_SUCCESS)
     FAIL(ERR_DEVICE, "cuBLAS: %s", cublasGetStatusString(b));
   return OK;

@@ -4,6 +4,7 @@
 #define KERNELS_DEVICE_CUDA_H
 #include "core/status.h"
 #include "kernels/plugin.h"
+#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cusolverDn.h>
 
@@ -14,12 +15,31 @@ struct captured {
 };
 enum { GRAPHS_KEPT = 8 };
 
+/* How cuBLASLt makes a product that adds more in the same pass (linalg_cuda.c): found out once. */
+struct product_key {
+  int64_t M, N, K;
+  int32_t type, arithmetic, transposed, separate, bias; /* separate: c is not y; bias: 0, none */
+  int32_t x, W, b, c, y;                                /* bytes that divide the address; 0: none */
+};
+struct product_plan {
+  struct product_key key;
+  bool possible;
+  cublasLtMatmulDescOpaque_t product;
+  cublasLtMatrixLayoutOpaque_t W, x, y; /* c's is y's */
+  cublasLtMatmulAlgo_t algorithm;
+};
+enum { PLANS_KEPT = 32 };
+
 struct device {
   struct device *self;
   cudaStream_t queue;
   cublasHandle_t blas;
-  size_t blas_bytes;   /* of cuBLAS's workspace */
   size_t shared_bytes; /* shared memory that a block may have */
+  cublasLtHandle_t blas_lt;
+  void *blas_space; /* of cuBLAS and cuBLASLt */
+  size_t blas_bytes;
+  struct product_plan plan[PLANS_KEPT];
+  int plans, next_plan; /* kept; the place that the next takes */
   cusolverDnHandle_t solver;
   enum plugin_matmul matmul;
   const char *last;  /* the kernel or library call that was started last */

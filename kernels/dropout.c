@@ -37,7 +37,7 @@ KERNEL combine(int64_t M, int64_t n, real a, int64_t ldx, const real *x, real b,
 }
 
 #ifdef __CUDACC__
-#include "kernels/packs_cuda.h"
+#include "core/packs.h"
 
 template <bool ADD>
 static __global__ void combine_packs(int64_t M, int64_t n, real a, int64_t ldx, const real *x,

@@ -19,7 +19,7 @@ KERNEL look_up(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const rea
 }
 
 #ifdef __CUDACC__
-#include "kernels/packs_cuda.h"
+#include "core/packs.h"
 
 KERNEL look_up_packs(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const real *W, real *y)
 {

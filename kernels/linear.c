@@ -1,58 +1,50 @@
-/* linear: y = beta y + x W' + b.   x (M,K)  W (N,K)  b (N), may be NULL  y (M,N)
- *   xb += yb W      Wb += yb' x      bb += sum_rows yb      yd = xd W' + x Wd' + bd
+/* linear: y = beta c + x W' + b.   x (M,K)  W (N,K)  b (N), may be NULL  c, y (M,N)
+ *   xb = beta xb + yb W      Wb += yb' x      bb += sum_rows yb      yd = xd W' + x Wd' + bd
  */
+#include "core/packs.h"
 #include "kernels/operations.h"
 #include "kernels/rows.h"
 
 KERNEL add_bias(int64_t M, int64_t N, const real *b, real *y)
 {
-  FOR_EACH_COST (i, M * spans(N), N) {
-    struct span s = span_of(i, N);
-    real *row = y + s.row * N;
+  FOR_EACH_ROW (i, M, N) {
+    real *row = y + i * N;
     SIMD
-    for (int64_t j = s.first; j < s.end; j++)
+    FOR_COLUMNS (j, 0, N)
       row[j] += b[j];
   }
 }
 
 #ifdef __CUDACC__
-#include "kernels/packs_cuda.h"
-
-KERNEL add_bias_packs(int64_t M, int64_t N, const real *b, real *y)
+/* y = beta c + b, where there is no product; c may be y, and beta = 0 does not read it. */
+KERNEL without_terms(int64_t M, int64_t N, const real *b, real beta, const real *c, real *y)
 {
-  FOR_EACH (i, groups(M, N)) {
-    group g = group_of(i, M, N);
-    real *from = y + g.row * N + g.column;
-    pack<PACK> bias, rows[GROUP];
-#pragma unroll
-    for (int l = 0; l < PACK; l++)
-      bias.at[l] = b[g.column + l];
-#pragma unroll
-    for (int k = 0; k < GROUP; k++)
-      if (k < g.rows)
-        rows[k] = load_pack<PACK>(from + k * N);
-#pragma unroll
-    for (int k = 0; k < GROUP; k++) {
-#pragma unroll
-      for (int l = 0; l < PACK; l++)
-        rows[k].at[l] += bias.at[l];
-      if (k < g.rows)
-        store_pack<PACK>(rows[k], from + k * N);
+  FOR_EACH_ROW (i, M, N) {
+    const real *from = c + i * N;
+    real *row = y + i * N;
+    FOR_COLUMNS (j, 0, N)
+      row[j] = (beta == 0 ? 0 : beta * from[j]) + (b ? b[j] : 0);
+  }
+}
+
+KERNEL without_terms_packed(int64_t M, int64_t N, const real *b, real beta, const real *c, real *y)
+{
+  FOR_EACH_ROW (i, M, N) {
+    const real *from = c + i * N;
+    real *row = y + i * N;
+    FOR_COLUMNS (j, 0, N / PACK) {
+      pack<PACK> sum = {}, term = {};
+      if (beta != 0)
+        sum = pack_at(from, j);
+      if (b)
+        term = pack_at(b, j);
+      for (int q = 0; q < PACK; q++)
+        sum.at[q] = beta * sum.at[q] + term.at[q];
+      put_pack(sum, row, j);
     }
   }
 }
 #endif
-
-static void add_bias_to(stream st, int64_t M, int64_t N, const DEVICE real *b, DEVICE real *y)
-{
-#ifdef __CUDACC__
-  if (in_packs(N, N, y, PACK) && in_groups(M, N)) {
-    LAUNCH(st, groups(M, N), add_bias_packs, M, N, b, y);
-    return;
-  }
-#endif
-  LAUNCH(st, M * spans(N), add_bias, M, N, b, y);
-}
 
 BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
 {
@@ -60,21 +52,49 @@ BLOCK_KERNEL vjp_bias(int64_t M, int64_t N, const real *yb, real *bb)
     ADD_COLUMN_SUMS(strip, M, N, bb, m, j, yb[m * N + j]);
 }
 
+/* y = beta c + x W' by parts: c goes into y first. */
+static void add_product(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
+                        const DEVICE real *W, const DEVICE real *Wt, real beta,
+                        const DEVICE real *c, DEVICE real *y)
+{
+  if (c != y && beta != 0)
+    OP(axpby)(st, M * N, 1, c, 0, y);
+  gemm(st, false, Wt == NULL, M, N, K, 1, x, K, Wt ? Wt : W, Wt ? N : K, beta, y, N);
+}
+
 void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
                     const DEVICE real *W, const DEVICE real *Wt, const DEVICE real *b, real beta,
-                    DEVICE real *y)
+                    const DEVICE real *c, DEVICE real *y)
 {
-  gemm(st, false, Wt == NULL, M, N, K, 1, x, K, Wt ? Wt : W, Wt ? N : K, beta, y, N);
+  c = c ? c : y;
+#ifdef __CUDACC__
+  struct product_plus p = {M, N, K, x, Wt ? Wt : W, Wt == NULL, b, beta, c, y};
+  if (K == 0 && in_packs(N, b) && in_packs(N, c) && in_packs(N, y)) {
+    LAUNCH_ROWS(st, M, without_terms_packed, M, N, b, beta, c, y);
+    return;
+  }
+  if (K == 0) {
+    LAUNCH_ROWS(st, M, without_terms, M, N, b, beta, c, y);
+    return;
+  }
+  if (product_plus(st, &p))
+    return;
+  p.b = NULL; /* perhaps the product can be had without */
+  if (!product_plus(st, &p))
+    add_product(st, M, K, N, x, W, Wt, beta, c, y);
+#else
+  add_product(st, M, K, N, x, W, Wt, beta, c, y);
+#endif
   if (b)
-    add_bias_to(st, M, N, b, y);
+    LAUNCH_ROWS(st, M, add_bias, M, N, b, y);
 }
 
 void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE real *x,
-                    const DEVICE real *W, const DEVICE real *yb, DEVICE real *xb, DEVICE real *Wb,
-                    DEVICE real *bb)
+                    const DEVICE real *W, const DEVICE real *yb, real beta, DEVICE real *xb,
+                    DEVICE real *Wb, DEVICE real *bb)
 {
   if (xb)
-    gemm(st, false, false, M, K, N, 1, yb, N, W, K, 1, xb, K);
+    gemm(st, false, false, M, K, N, 1, yb, N, W, K, beta, xb, K);
   if (Wb)
     gemm(st, true, false, N, K, M, 1, yb, N, x, K, 1, Wb, K);
   if (bb)
@@ -89,5 +109,5 @@ void OP(linear_jvp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
   if (Wd)
     gemm(st, false, true, M, N, K, 1, x, K, Wd, K, 1, yd, N);
   if (bd)
-    add_bias_to(st, M, N, bd, yd);
+    LAUNCH_ROWS(st, M, add_bias, M, N, bd, yd);
 }

@@ -14,6 +14,21 @@ extern "C" {
 #define gemm OP(gemm)
 void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
           int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc);
+#ifdef __CUDACC__
+/* y (M,N) = beta c + x (M,K) op(W) + b, c not overlapping y or y itself; b NULL: none. */
+#define product_plus OP(product_plus)
+struct product_plus {
+  int64_t M, N, K;
+  const real *x, *W;
+  bool transposed; /* W is (N,K), else (K,N) */
+  const real *b;
+  real beta;
+  const real *c;
+  real *y;
+};
+/* In one pass (linalg_cuda.c); false: not done, as there is nothing to save, or no way. */
+bool product_plus(stream st, const struct product_plus *p);
+#endif
 #ifdef __cplusplus
 }
 #endif

@@ -482,4 +482,4 @@ static void anderson_step(stream st, const struct fp_samples *s, const struct fp
 }
 
 extern const struct fp_method anderson;
-const struct fp_method anderson = {"anderson", anderson_carve, anderson_step, NULL};
+const struct fp_method anderson = {"anderson", false, anderson_carve, anderson_step, NULL};

@@ -627,4 +627,4 @@ static void broyden_inverse(stream st, const struct fp_samples *s, const struct 
 }
 
 extern const struct fp_method broyden;
-const struct fp_method broyden = {"broyden", broyden_carve, broyden_step, broyden_inverse};
+const struct fp_method broyden = {"broyden", false, broyden_carve, broyden_step, broyden_inverse};

@@ -400,4 +400,4 @@ static void gmres_step(stream st, const struct fp_samples *s, const struct fp_op
 }
 
 extern const struct fp_method gmres;
-const struct fp_method gmres = {"gmres", gmres_carve, gmres_step, NULL};
+const struct fp_method gmres = {"gmres", false, gmres_carve, gmres_step, NULL};

@@ -1,28 +1,60 @@
 /* picard.c: z <- (1 - damping) z + damping f(z).  Converges when the damped map contracts; the
- * oracle that the other methods are tested against. */
+ * oracle that the other methods are tested against.  One pass keeps the best iterate, and steps or
+ * goes back to it. */
 #include "solvers/samples.h"
 
-KERNEL mix(struct fp_samples s, real damping)
+INLINE real mixed(real damping, real z, real fz)
 {
-  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
-    struct fp_tile t = tile_of(&s, i);
-    if (t.active && s.sample[t.sample].action == FP_STEP) {
-      real *z = s.z;
-      const real *fz = s.fz;
-      SIMD
-      FOR_COLUMNS (j, t.first, t.end)
-        z[j] += damping * (fz[j] - z[j]);
+  return damping == 1 ? fz : z + damping * (fz - z);
+}
+
+/* What becomes of a tile's unknowns. */
+struct turn {
+  bool keeps, steps;
+  real damping;
+};
+
+INLINE void step_columns(const struct fp_samples *s, const struct fp_tile *t, struct turn turn)
+{
+  real *z = s->z, *best = s->best;
+  const real *fz = s->fz;
+#ifdef __CUDACC__
+  if (in_packs(t->first | t->end, z) && in_packs(0, fz) && in_packs(0, best)) {
+    FOR_COLUMNS (k, t->first / PACK, t->end / PACK) {
+      pack<PACK> p = pack_at(z, k), f = {};
+      if (turn.steps)
+        f = pack_at(fz, k);
+      if (turn.keeps)
+        put_pack(p, best, k);
+      for (int q = 0; q < PACK; q++)
+        p.at[q] = mixed(turn.damping, p.at[q], f.at[q]);
+      if (turn.steps)
+        put_pack(p, z, k);
     }
+    return;
+  }
+#endif
+  if (turn.keeps)
+    copy_columns(t->first, t->end, z, best);
+  if (turn.steps) {
+    SIMD
+    FOR_COLUMNS (j, t->first, t->end)
+      z[j] = mixed(turn.damping, z[j], fz[j]);
   }
 }
 
-KERNEL replace(struct fp_samples s)
+KERNEL advance(struct fp_samples s, real damping)
 {
-  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+  FOR_EACH_ROW (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
-    if (t.active && s.sample[t.sample].action == FP_STEP)
-      FOR_COLUMNS (j, t.first, t.end)
-        s.z[j] = s.fz[j];
+    if (t.active) {
+      const struct fp_sample *p = &s.sample[t.sample];
+      struct turn turn = {p->keep, p->action == FP_STEP, damping};
+      if (turn.keeps || turn.steps)
+        step_columns(&s, &t, turn);
+      if (p->action == FP_REPLAY)
+        copy_columns(t.first, t.end, s.best, s.z);
+    }
   }
 }
 
@@ -30,11 +62,8 @@ static void picard_step(stream st, const struct fp_samples *s, const struct fp_o
                         const struct fp_memory *m)
 {
   (void)m;
-  if (o->damping == 1)
-    LAUNCH_ROWS(st, fp_tiles(s), replace, *s);
-  else
-    LAUNCH_ROWS(st, fp_tiles(s), mix, *s, (real)o->damping);
+  LAUNCH_ROWS(st, fp_tiles(s), advance, *s, (real)o->damping);
 }
 
 extern const struct fp_method picard;
-const struct fp_method picard = {"picard", NULL, picard_step, NULL};
+const struct fp_method picard = {"picard", true, NULL, picard_step, NULL};

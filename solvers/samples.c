@@ -28,34 +28,71 @@ INLINE double larger(double a, double b)
   return b > a || b != b ? b : a; /* a NaN stays: no comparison with it holds */
 }
 
-/* Per tile: squares of ||fz - z|| and ||fz||, or (largest) of their largest components. */
+/* Of fz - z and fz: sums of squares, or (largest) the largest of them. */
+struct fp_squares {
+  double residual, reference;
+};
+
+INLINE void take_squares(struct fp_squares *q, bool largest, real z, real fz)
+{
+  double residual = square_norm(fz - z), reference = square_norm(fz);
+  q->residual = largest ? larger(q->residual, residual) : q->residual + residual;
+  q->reference = largest ? larger(q->reference, reference) : q->reference + reference;
+}
+
+/* Of the columns of a tile that this lane takes. */
+INLINE struct fp_squares own_squares(const struct fp_samples *s, const struct fp_tile *t,
+                                     bool largest)
+{
+  const real *z = s->z, *fz = s->fz;
+  struct fp_squares q = {0, 0};
+#ifdef __CUDACC__
+  if (in_packs(t->first | t->end, z) && in_packs(0, fz)) {
+    FOR_COLUMNS (k, t->first / PACK, t->end / PACK) {
+      pack<PACK> a = pack_at(z, k), b = pack_at(fz, k);
+      for (int e = 0; e < PACK; e++)
+        take_squares(&q, largest, a.at[e], b.at[e]);
+    }
+    return q;
+  }
+#endif
+  if (largest) {
+    FOR_COLUMNS (j, t->first, t->end)
+      take_squares(&q, true, z[j], fz[j]);
+  } else {
+    double square = 0, reference = 0;
+    SIMD_SUM(square, reference)
+    FOR_COLUMNS (j, t->first, t->end) {
+      square += square_norm(fz[j] - z[j]);
+      reference += square_norm(fz[j]);
+    }
+    q.residual = square, q.reference = reference;
+  }
+  return q;
+}
+
+/* Squares by tile; of a block's only one they are the block's.  Padding counts for nothing. */
 KERNEL measure_tiles(struct fp_samples s, bool largest)
 {
   FOR_EACH_ROW (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
-    const real *z = s.z, *fz = s.fz;
-    double square = 0, reference = 0;
-    if (!t.active) {
-      /* padding counts for nothing */
-    } else if (largest) {
-      FOR_COLUMNS (j, t.first, t.end) {
-        square = larger(square, square_norm(fz[j] - z[j]));
-        reference = larger(reference, square_norm(fz[j]));
+    struct fp_squares q = {0, 0};
+    if (t.active) {
+      q = own_squares(&s, &t, largest);
+      if (largest) {
+        ROW_FOLD(q.residual, larger);
+        ROW_FOLD(q.reference, larger);
+      } else {
+        ROW_FOLD(q.residual, plus);
+        ROW_FOLD(q.reference, plus);
       }
-      ROW_FOLD(square, larger);
-      ROW_FOLD(reference, larger);
-    } else {
-      SIMD_SUM(square, reference)
-      FOR_COLUMNS (j, t.first, t.end) {
-        square += square_norm(fz[j] - z[j]);
-        reference += square_norm(fz[j]);
-      }
-      ROW_FOLD(square, plus);
-      ROW_FOLD(reference, plus);
     }
-    if (OWNS_COLUMN(0)) {
-      s.part[2 * i] = square;
-      s.part[2 * i + 1] = reference;
+    if (OWNS_COLUMN(0) && s.tiles == 1) {
+      s.square[i] = q.residual;
+      s.reference[i] = q.reference;
+    } else if (OWNS_COLUMN(0)) {
+      s.part[2 * i] = q.residual;
+      s.part[2 * i + 1] = q.reference;
     }
   }
 }
@@ -76,7 +113,8 @@ KERNEL measure_blocks(struct fp_samples s, bool largest)
 void samples_measure(stream st, const struct fp_samples *s, bool largest)
 {
   LAUNCH_ROWS(st, fp_tiles(s), measure_tiles, *s, largest);
-  LAUNCH(st, s->rows * s->blocks, measure_blocks, *s, largest);
+  if (s->tiles > 1)
+    LAUNCH(st, s->rows * s->blocks, measure_blocks, *s, largest);
 }
 
 /* ---- deciding ---- */
@@ -102,16 +140,27 @@ INLINE struct fp_measured measured(const struct fp_decision *d, double square, d
   return q;
 }
 
+/* The lanes of a warp measure a row together. */
 INLINE struct fp_measured measured_row(const struct fp_samples *s, const struct fp_decision *d,
                                        int64_t r)
 {
   double square = 0, reference = 0, worst = 0;
-  for (int64_t b = 0; b < s->count[r]; b++) {
+  bool largest = d->stop == FP_MAX;
+  FOR_COLUMNS (b, 0, s->count[r]) {
     double q = s->square[r * s->blocks + b], f = s->reference[r * s->blocks + b];
-    square = d->stop == FP_MAX ? larger(square, q) : square + q;
-    reference = d->stop == FP_MAX ? larger(reference, f) : reference + f;
-    worst = larger(worst, measured(d, q, f, (double)s->n).residual);
+    square = largest ? larger(square, q) : square + q;
+    reference = largest ? larger(reference, f) : reference + f;
+    if (d->worst_token)
+      worst = larger(worst, measured(d, q, f, (double)s->n).residual);
   }
+  if (largest) {
+    ROW_FOLD(square, larger);
+    ROW_FOLD(reference, larger);
+  } else {
+    ROW_FOLD(square, plus);
+    ROW_FOLD(reference, plus);
+  }
+  ROW_FOLD(worst, larger);
   struct fp_measured m = measured(d, square, reference, (double)(s->n * s->count[r]));
   if (d->worst_token && is_finite(m.norm))
     m.residual = worst;
@@ -161,27 +210,39 @@ INLINE void note(const struct fp_decision *d, const struct fp_sample *p, int64_t
     d->trace[sample * d->max_iter + p->iterations - 1] = p->now;
 }
 
-/* window all: a row is a sample */
+/* window all: a row is a sample; q is what the evaluation says of it. */
+INLINE void decide_row(const struct fp_samples *s, const struct fp_decision *d, int64_t r,
+                       struct fp_measured q)
+{
+  struct fp_sample *p = &s->sample[r];
+  p->iterations++;
+  p->now = q.residual;
+  compare(d, p, q);
+  note(d, p, s->row[r]);
+  enum fp_exit failed = failure(d, p, q);
+  bool stops = failed == FP_MAX_ITER || !d->stop_together;
+  p->exit =
+      (uint8_t)(failed != FP_NOT_FINITE && good_enough(d, p) && stops ? FP_CONVERGED : failed);
+  if (p->exit == FP_RUNNING)
+    p->action = FP_STEP;
+  else if (p->exit != FP_CONVERGED && !d->return_last)
+    p->action = FP_REPLAY;
+}
+
 KERNEL decide_rows(struct fp_samples s, struct fp_decision d)
 {
-  FOR_EACH_COST (r, s.rows, 16 * s.blocks) {
+  FOR_EACH_ROW (r, s.rows, 16 * s.blocks) {
     struct fp_sample *p = &s.sample[r];
-    p->keep = false;
-    p->action = FP_HOLD;
-    if (p->exit == FP_RUNNING && s.count[r] > 0) {
-      struct fp_measured q = measured_row(&s, &d, r);
-      p->iterations++;
-      p->now = q.residual;
-      compare(&d, p, q);
-      note(&d, p, s.row[r]);
-      enum fp_exit failed = failure(&d, p, q);
-      bool stops = failed == FP_MAX_ITER || !d.stop_together;
-      p->exit =
-          (uint8_t)(failed != FP_NOT_FINITE && good_enough(&d, p) && stops ? FP_CONVERGED : failed);
-      if (p->exit == FP_RUNNING)
-        p->action = FP_STEP;
-      else if (p->exit != FP_CONVERGED && !d.return_last)
-        p->action = FP_REPLAY;
+    struct fp_measured q = {0, 0, 0};
+    bool running = p->exit == FP_RUNNING && s.count[r] > 0;
+    if (running)
+      q = measured_row(&s, &d, r);
+    ROW_SYNC;
+    if (OWNS_COLUMN(0)) {
+      p->keep = false;
+      p->action = FP_HOLD;
+      if (running)
+        decide_row(&s, &d, r, q);
     }
   }
 }
@@ -189,11 +250,13 @@ KERNEL decide_rows(struct fp_samples s, struct fp_decision d)
 /* stop_together: everybody stops in the evaluation that finds all below the tolerance. */
 KERNEL count_unconverged(struct fp_samples s, struct fp_decision d)
 {
-  FOR_EACH (i, 1) {
+  FOR_EACH_ROW (i, 1, s.rows) {
     int32_t worse = 0;
-    for (int64_t r = 0; r < s.rows; r++)
+    FOR_COLUMNS (r, 0, s.rows)
       worse += s.sample[r].action == FP_STEP && !good_enough(&d, &s.sample[r]);
-    d.unconverged[i] = worse;
+    ROW_FOLD(worse, plus);
+    if (OWNS_COLUMN(0))
+      d.unconverged[i] = worse;
   }
 }
 
@@ -273,28 +336,17 @@ KERNEL decide_windows(struct fp_samples s, struct fp_decision d)
   }
 }
 
-KERNEL keep_best(struct fp_samples s)
-{
-  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
-    struct fp_tile t = tile_of(&s, i);
-    if (t.active && s.sample[t.sample].keep)
-      FOR_COLUMNS (j, t.first, t.end)
-        s.best[j] = s.z[j];
-  }
-}
-
 void samples_decide(stream st, const struct fp_samples *s, const struct fp_decision *d)
 {
   if (d->all) {
-    LAUNCH(st, s->rows, decide_rows, *s, *d);
+    LAUNCH_ROWS(st, s->rows, decide_rows, *s, *d);
     if (d->stop_together) {
-      LAUNCH(st, 1, count_unconverged, *s, *d);
+      LAUNCH_ROWS(st, 1, count_unconverged, *s, *d);
       LAUNCH(st, s->rows, stop_all, *s, *d);
     }
   } else {
     LAUNCH(st, s->rows, decide_windows, *s, *d);
   }
-  LAUNCH_ROWS(st, fp_tiles(s), keep_best, *s);
 }
 
 void samples_record(stream st, const struct fp_samples *s, const struct fp_decision *d)
@@ -304,13 +356,26 @@ void samples_record(stream st, const struct fp_samples *s, const struct fp_decis
 
 /* ---- moving ---- */
 
+KERNEL keep_best(struct fp_samples s)
+{
+  FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
+    struct fp_tile t = tile_of(&s, i);
+    if (t.active && s.sample[t.sample].keep)
+      copy_columns(t.first, t.end, s.z, s.best);
+  }
+}
+
+void samples_keep(stream st, const struct fp_samples *s)
+{
+  LAUNCH_ROWS(st, fp_tiles(s), keep_best, *s);
+}
+
 KERNEL replay_best(struct fp_samples s)
 {
   FOR_EACH_ROW (i, fp_tiles(&s), s.n < FP_TILE ? s.n : FP_TILE) {
     struct fp_tile t = tile_of(&s, i);
     if (t.active && s.sample[t.sample].action == FP_REPLAY)
-      FOR_COLUMNS (j, t.first, t.end)
-        s.z[j] = s.best[j];
+      copy_columns(t.first, t.end, s.best, s.z);
   }
 }
 
@@ -325,11 +390,9 @@ INLINE void admit_block(const struct fp_samples *s, const struct fp_decision *d,
                         int64_t r, int64_t b, int32_t slot)
 {
   int64_t i = r * s->blocks + b, at = s->row[r] * d->length + s->first[r] + b;
-  FOR_COLUMNS (j, 0, s->n) {
-    real z = b < s->count[r] ? guess[at * s->n + j] : 0;
-    s->z[i * s->n + j] = z;
-    s->best[i * s->n + j] = z;
-  }
+  const real *from = b < s->count[r] ? guess + at * s->n : NULL;
+  copy_columns(0, s->n, from, s->z + i * s->n);
+  copy_columns(0, s->n, from, s->best + i * s->n);
   if (OWNS_COLUMN(0) && (s->per_row > 1 || b == 0)) {
     struct fp_sample *p = &s->sample[s->per_row == 1 ? r : i];
     p->now = p->best = HUGE_VAL;
@@ -363,49 +426,54 @@ INLINE int32_t admitted(const struct fp_samples *s, const struct fp_decision *d,
   return (int32_t)(room < most ? room : most);
 }
 
-KERNEL begin(struct fp_samples s, struct fp_decision d, const real *guess)
+KERNEL begin_rows(struct fp_samples s, struct fp_decision d)
 {
-  FOR_EACH_ROW (r, s.rows, s.blocks * s.n) {
-    if (OWNS_COLUMN(0)) {
-      s.row[r] = (int32_t)r;
-      s.first[r] = 0;
-      s.count[r] = admitted(&s, &d, r, 0);
-      s.retired[r] = 0;
-    }
-    ROW_SYNC;
-    for (int64_t b = 0; b < s.blocks; b++)
-      admit_block(&s, &d, guess, r, b, (int32_t)(s.per_row == 1 ? r : r * s.blocks + b));
-    for (int64_t k = r * s.per_row; OWNS_COLUMN(0) && k < (r + 1) * s.per_row; k++)
+  FOR_EACH_COST (r, s.rows, 8 * s.per_row) {
+    s.row[r] = (int32_t)r;
+    s.first[r] = 0;
+    s.count[r] = admitted(&s, &d, r, 0);
+    s.retired[r] = 0;
+    for (int64_t k = r * s.per_row; k < (r + 1) * s.per_row; k++)
       empty_slot(&s.slot[k]);
+  }
+}
+
+KERNEL begin_blocks(struct fp_samples s, struct fp_decision d, const real *guess)
+{
+  FOR_EACH_ROW (i, s.rows * s.blocks, 2 * s.n) {
+    int64_t r = i / s.blocks;
+    admit_block(&s, &d, guess, r, i - r * s.blocks, (int32_t)(s.per_row == 1 ? r : i));
   }
 }
 
 KERNEL add_counters(struct fp_samples s, int64_t *counters)
 {
-  FOR_EACH_COST (c, FP_COUNTERS, s.slots) {
-    counters[c] = 0;
-    for (int64_t k = 0; k < s.slots; k++)
-      counters[c] += s.slot[k].counter[c];
+  FOR_EACH_ROW (c, FP_COUNTERS, s.slots) {
+    int64_t sum = 0;
+    FOR_COLUMNS (k, 0, s.slots)
+      sum += s.slot[k].counter[c];
+    ROW_FOLD(sum, plus);
+    if (OWNS_COLUMN(0))
+      counters[c] = sum;
   }
 }
 
 void samples_count(stream st, const struct fp_samples *s, DEVICE int64_t *counters)
 {
-  LAUNCH(st, FP_COUNTERS, add_counters, *s, counters);
+  LAUNCH_ROWS(st, FP_COUNTERS, add_counters, *s, counters);
 }
 
 void samples_begin(stream st, const struct fp_samples *s, const struct fp_decision *d,
                    const DEVICE real *guess)
 {
-  LAUNCH_ROWS(st, s->rows, begin, *s, *d, guess);
+  LAUNCH(st, s->rows, begin_rows, *s, *d);
+  LAUNCH_ROWS(st, s->rows * s->blocks, begin_blocks, *s, *d, guess);
 }
 
 INLINE void move_block(const struct fp_samples *s, int64_t to, int64_t from)
 {
-  FOR_COLUMNS (j, 0, s->n) {
-    s->z[to * s->n + j] = s->z[from * s->n + j];
-    s->best[to * s->n + j] = s->best[from * s->n + j];
-  }
+  copy_columns(0, s->n, s->z + from * s->n, s->z + to * s->n);
+  copy_columns(0, s->n, s->best + from * s->n, s->best + to * s->n);
   if (OWNS_COLUMN(0))
     s->sample[to] = s->sample[from];
 }

@@ -7,6 +7,7 @@
 #ifndef SOLVERS_SAMPLES_H
 #define SOLVERS_SAMPLES_H
 #include "core/fixed_point.h"
+#include "core/packs.h"
 
 #ifdef __CUDACC__
 enum { FP_TILE = 512 };
@@ -53,7 +54,7 @@ struct fp_samples {
   int64_t per_row;                     /* samples a row: 1, or blocks */
   int64_t tiles;                       /* a block */
   DEVICE real *z, *fz, *best;          /* (rows,blocks,n) */
-  DEVICE double *part;                 /* (rows,blocks,tiles,2): of the next two */
+  DEVICE double *part;                 /* (rows,blocks,tiles,2): of the next two; tiles > 1 */
   DEVICE double *square, *reference;   /* (rows,blocks): ||fz-z||^2 or max|fz-z|^2; same of fz */
   DEVICE int32_t *row, *first, *count; /* (rows) */
   DEVICE int32_t *retired;             /* (rows) blocks that leave after this evaluation */
@@ -93,10 +94,12 @@ struct fp_memory {
 
 /* A method: carve (NULL: nothing to keep) takes its memory for the samples in s; step makes z of
  * every sample whose action is FP_STEP the next iterate.  A sample with iterations = 1 is new.
- * inverse (NULL: nothing to tell; window: all): where H lies, and of each slot how many terms. */
+ * inverse (NULL: nothing to tell; window: all): where H lies, and of each slot how many terms.
+ * keeps: the step does samples_keep and samples_replay in the same pass. */
 #define fp_method NAME(fp_method)
 struct fp_method {
   const char *name;
+  bool keeps;
   enum status (*carve)(struct arena *device, const struct fp_samples *s, const struct fp_options *o,
                        struct fp_memory *m);
   void (*step)(stream st, const struct fp_samples *s, const struct fp_options *o,
@@ -114,6 +117,7 @@ extern const struct fp_method picard, anderson, broyden, gmres;
 #define samples_begin OP(samples_begin)
 #define samples_measure OP(samples_measure)
 #define samples_decide OP(samples_decide)
+#define samples_keep OP(samples_keep)
 #define samples_replay OP(samples_replay)
 #define samples_record OP(samples_record)
 #define samples_live OP(samples_live)
@@ -128,8 +132,10 @@ void samples_begin(stream st, const struct fp_samples *s, const struct fp_decisi
                    const DEVICE real *guess);
 /* Squares of the residuals fz - z by block. */
 void samples_measure(stream st, const struct fp_samples *s, bool largest);
-/* Which samples go on, which leave and how; keeps the best iterates. */
+/* Which samples go on, which leave and how. */
 void samples_decide(stream st, const struct fp_samples *s, const struct fp_decision *d);
+/* Keeps the iterates that are the best so far. */
+void samples_keep(stream st, const struct fp_samples *s);
 /* z of those that must replay becomes their best iterate. */
 void samples_replay(stream st, const struct fp_samples *s);
 /* What is known of finished rows goes into the answer (window: all). */

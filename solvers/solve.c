@@ -109,12 +109,16 @@ static enum status iterate(struct solver *v)
 {
   stream st = v->be->st;
   struct fp_samples *s = &v->s;
-  struct fp_active a = {s->rows, s->blocks, s->row, s->first, s->count};
+  struct fp_active a = {s->rows, s->blocks, s->row, s->first, s->count, false};
+  a.whole = v->d.all && s->rows == v->p->rows; /* dropping some keeps their order */
   TRY(v->p->f(v->p->ctx, &a, s->z, s->fz));
   samples_measure(st, s, v->o.stop == FP_MAX);
   samples_decide(st, s, &v->d);
+  if (!v->method->keeps)
+    samples_keep(st, s);
   v->method->step(st, s, &v->o, &v->memory);
-  samples_replay(st, s);
+  if (!v->method->keeps)
+    samples_replay(st, s);
   if (!v->d.all) {
     if (v->p->retire)
       TRY(v->p->retire(v->p->ctx, &a, s->retired));

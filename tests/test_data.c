@@ -1,6 +1,6 @@
 /* test_data.c: Philox and the word problems. */
 #include "tests/check.h"
-#include "core/word_problem.h"
+#include "core/data.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -346,6 +346,27 @@ static void the_aperiodic_monoid_dies_and_the_other_lives(void **state)
   word_problem_free(&w);
 }
 
+/* A large batch is drawn in parts, by several threads where there are any: 41 sequences at a time
+ * and the rest, or one that is long. */
+static void a_large_batch_is_drawn_in_parts(void **state)
+{
+  (void)state;
+  static const int64_t shapes[][2] = {{300, 99}, {5, 9000}};
+  struct data_config c = {.group = "A5", .monoid = MONOID_APERIODIC, .identity_probability = 0.5};
+  struct task_data d;
+  check_ok(data_open(&c, &d));
+  for (int i = 0; i < 2; i++) {
+    int64_t sequences = shapes[i][0], length = shapes[i][1], n = sequences * length;
+    int32_t *got = malloc((size_t)(4 * n) * sizeof *got), *want = got + 2 * n;
+    assert_non_null(got);
+    data_batch(&d, 3, STREAM_TRAIN, 5, 7, sequences, length, got, got + n);
+    word_problem_batch(&d.problem, 3, STREAM_TRAIN, 5, 7, sequences, length, want, want + n);
+    assert_memory_equal(got, want, (size_t)(2 * n) * sizeof *got);
+    free(got);
+  }
+  data_close(&d);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -363,6 +384,7 @@ int main(void)
       cmocka_unit_test(any_part_can_be_replayed),
       cmocka_unit_test(identity_has_its_probability),
       cmocka_unit_test(the_aperiodic_monoid_dies_and_the_other_lives),
+      cmocka_unit_test(a_large_batch_is_drawn_in_parts),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

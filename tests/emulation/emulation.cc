@@ -1,10 +1,12 @@
 /* emulation.cc: see cuda_runtime.h beside this. */
 #include <cblas.h>
+#include <cublasLt.h>
 #include <cusolverDn.h>
 #include <lapacke.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <setjmp.h>
 #include <ucontext.h>
 #include <unistd.h>
 #include <vector>
@@ -175,11 +177,13 @@ void emulated_alignment(const void *p, size_t bytes)
   abort();
 }
 
-/* A block whose threads wait for each other: each has a stack, and they take turns. */
+/* A block whose threads wait for each other: each has a stack, and they take turns.  A context only
+ * starts them: to switch by one is a system call. */
 enum { STACK = 1 << 17, THREADS_MOST = 1024 };
-static ucontext_t scheduler, fiber[THREADS_MOST];
+static ucontext_t start, home;
+static jmp_buf scheduler, fiber[THREADS_MOST];
 static char *stacks;
-static bool finished[THREADS_MOST];
+static bool started[THREADS_MOST], finished[THREADS_MOST];
 static unsigned running;
 static const std::function<void()> *block_thread;
 
@@ -187,19 +191,31 @@ static void fiber_main()
 {
   (*block_thread)();
   finished[running] = true;
-  swapcontext(&fiber[running], &scheduler);
+  _longjmp(scheduler, 1);
 }
 
 static void resume(unsigned t)
 {
   running = t;
   threadIdx.x = t;
-  swapcontext(&scheduler, &fiber[t]);
+  if (_setjmp(scheduler))
+    return;
+  if (started[t])
+    _longjmp(fiber[t], 1);
+  started[t] = true;
+  getcontext(&start);
+  start.uc_stack.ss_sp = stacks + (size_t)t * STACK;
+  start.uc_stack.ss_size = STACK;
+  start.uc_link = NULL;
+  makecontext(&start, fiber_main, 0);
+  swapcontext(&home, &start);
 }
 
 void __syncthreads(void)
 {
-  swapcontext(&fiber[running], &scheduler);
+  unsigned me = running;
+  if (!_setjmp(fiber[me]))
+    _longjmp(scheduler, 1);
   threadIdx.x = running;
 }
 
@@ -219,14 +235,8 @@ double emulated_shuffle(double x, int apart)
 static void run_block(unsigned threads)
 {
   memset(shuffles, 0, sizeof shuffles);
-  for (unsigned t = 0; t < threads; t++) {
-    getcontext(&fiber[t]);
-    fiber[t].uc_stack.ss_sp = stacks + (size_t)t * STACK;
-    fiber[t].uc_stack.ss_size = STACK;
-    fiber[t].uc_link = NULL;
-    makecontext(&fiber[t], fiber_main, 0);
-    finished[t] = false;
-  }
+  for (unsigned t = 0; t < threads; t++)
+    started[t] = finished[t] = false;
   for (bool left = true; left;) {
     left = false;
     for (unsigned t = 0; t < threads; t++) {
@@ -470,6 +480,117 @@ cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t
     s = cublasGemmEx_64(h, ta, tb, m, n, k, alpha, (const char *)A + i * strideA * size, At, lda,
                         (const char *)B + i * strideB * size, Bt, ldb, beta,
                         (char *)C + i * strideC * size, Ct, ldc, compute, algo);
+  return s;
+}
+
+/* ---- cuBLASLt: it refuses float64 with a bias, and odd rows, so that callers have to do without */
+
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *) { return CUBLAS_STATUS_SUCCESS; }
+
+cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t d, cublasComputeType_t compute,
+                                      cudaDataType scale)
+{
+  *d = {compute, scale, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, NULL};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+static cublasStatus_t set(void *to, size_t room, const void *value, size_t size)
+{
+  if (size != room)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  memcpy(to, value, size);
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t d,
+                                              cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t size)
+{
+  return what == CUBLASLT_MATMUL_DESC_TRANSA     ? set(&d->ta, sizeof d->ta, value, size)
+         : what == CUBLASLT_MATMUL_DESC_EPILOGUE ? set(&d->epilogue, sizeof d->epilogue, value, size)
+                                                 : set(&d->bias, sizeof d->bias, value, size);
+}
+
+cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t l, cudaDataType type, uint64_t rows,
+                                        uint64_t cols, int64_t ld)
+{
+  *l = {type, rows, cols, ld};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t p)
+{
+  *p = {0};
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t p,
+                                                    cublasLtMatmulPreferenceAttributes_t what,
+                                                    const void *value, size_t size)
+{
+  uint32_t bytes;
+  if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES)
+    return set(&p->workspace, sizeof p->workspace, value, size);
+  if (set(&bytes, sizeof bytes, value, size) != CUBLAS_STATUS_SUCCESS)
+    return CUBLAS_STATUS_INVALID_VALUE;
+  return bytes && !(bytes & (bytes - 1)) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t d,
+                                              cublasLtMatrixLayout_t A, cublasLtMatrixLayout_t B,
+                                              cublasLtMatrixLayout_t C, cublasLtMatrixLayout_t D,
+                                              cublasLtMatmulPreference_t, int,
+                                              cublasLtMatmulHeuristicResult_t found[], int *count)
+{
+  cudaDataType type = d->compute == CUBLAS_COMPUTE_64F ? CUDA_R_64F : CUDA_R_32F;
+  const cublasLtMatrixLayoutOpaque_t *all[] = {A, B, C, D};
+  *count = 0;
+  for (int i = 0; i < 4; i++)
+    if (all[i]->type != type || all[i]->ld < (int64_t)all[i]->rows || d->scale != type)
+      return CUBLAS_STATUS_INVALID_VALUE;
+  if ((type == CUDA_R_64F && d->epilogue == CUBLASLT_EPILOGUE_BIAS) || D->rows % 2)
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  found[0] = {{1}, CUBLAS_STATUS_SUCCESS};
+  *count = 1;
+  return CUBLAS_STATUS_SUCCESS;
+}
+
+/* D = C, that is multiplied and added to as cuBLAS does; then the bias runs along the rows. */
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t d, const void *alpha,
+                              const void *A, cublasLtMatrixLayout_t Al, const void *B,
+                              cublasLtMatrixLayout_t Bl, const void *beta, const void *C,
+                              cublasLtMatrixLayout_t Cl, void *D, cublasLtMatrixLayout_t Dl,
+                              const cublasLtMatmulAlgo_t *algo, void *workspace, size_t bytes,
+                              cudaStream_t)
+{
+  bool narrow = Dl->type == CUDA_R_32F, biased = d->epilogue == CUBLASLT_EPILOGUE_BIAS;
+  size_t size = narrow ? 4 : 8, all = (size_t)Dl->ld * Dl->cols * size;
+  uint64_t k = d->ta == CUBLAS_OP_T ? Al->rows : Al->cols;
+  uint64_t m = d->ta == CUBLAS_OP_T ? Al->cols : Al->rows;
+  bool reads = narrow ? *(const float *)beta != 0 : *(const double *)beta != 0;
+  if (algo->chosen != 1 || k != Bl->rows || m != Dl->rows || Bl->cols != Dl->cols ||
+      Cl->rows != Dl->rows || Cl->cols != Dl->cols || Cl->ld != Dl->ld ||
+      !on_device(workspace, bytes) || !on_device(A, size) || !on_device(D, all) ||
+      (reads && !on_device(C, all)) || (biased && !on_device(d->bias, m * size)))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  if (reads && C != D)
+    enqueue([=] {
+      opened open;
+      memcpy(D, C, all);
+    });
+  cublasStatus_t s =
+      cublasGemmEx_64(NULL, d->ta, CUBLAS_OP_N, (int64_t)m, (int64_t)Dl->cols, (int64_t)k, alpha, A,
+                      Al->type, Al->ld, B, Bl->type, Bl->ld, beta, D, Dl->type, Dl->ld, d->compute,
+                      CUBLAS_GEMM_DEFAULT);
+  const void *bias = d->bias;
+  uint64_t columns = Dl->cols, ld = (uint64_t)Dl->ld;
+  if (s == CUBLAS_STATUS_SUCCESS && biased)
+    enqueue([=] {
+      opened open;
+      for (uint64_t j = 0; j < columns; j++)
+        for (uint64_t i = 0; i < m; i++)
+          ((float *)D)[j * ld + i] += ((const float *)bias)[i];
+    });
   return s;
 }
 

@@ -147,8 +147,8 @@ void device_holds_memory(const void *cpu, const void *device, uint64_t seed)
 #define device_vectors NAME(device_vectors)
 void device_vectors(const void *cpu, const void *device, uint64_t seed)
 {
-  static const int64_t sizes[] = {1, 7, 129, 100003};
-  for (int i = 0; i < 4; i++) {
+  static const int64_t sizes[] = {1, 7, 8, 129, 1028, 100003, 100004};
+  for (int i = 0; i < 7; i++) {
     int64_t n = sizes[i];
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
@@ -211,6 +211,40 @@ void device_blocks(const void *cpu, const void *device, uint64_t seed)
     move_blocks(begin(cpu, device, seed), sizes[i]);
 }
 
+/* Masks by row or not; what was there is kept, halved or not read; in place. */
+#define device_residuals NAME(device_residuals)
+void device_residuals(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t widths[] = {7, 64, 1028};
+  enum { B = 5, T = 9 };
+  const int32_t row[B] = {4, 0, 3, 1, 2};
+  for (int i = 0; i < 3; i++) {
+    int64_t D = widths[i], n = B * T * D;
+    struct both b = begin(cpu, device, seed);
+    struct array *x = reals(&b, n, -1, 1), *out = reals(&b, n, -1, 1),
+                 *mask = reals(&b, B * D, 0, 2);
+    struct array *r = integers(&b, B, row), *y = poison(&b, n, sizeof(real));
+    struct array *none = poison(&b, n, sizeof(real)), *only = poison(&b, n, sizeof(real));
+    struct array *xb = poison(&b, n, sizeof(real)), *half = reals(&b, n, -1, 1);
+    struct array *place = reals(&b, n, -1, 1);
+    ON_BOTH(b)
+    {
+      be->residual_fwd(be->st, B, T, D, x->at[k], out->at[k], r->at[k], mask->at[k], y->at[k]);
+      be->residual_fwd(be->st, B, T, D, x->at[k], out->at[k], NULL, NULL, none->at[k]);
+      be->residual_vjp(be->st, B, T, D, NULL, mask->at[k], x->at[k], 0, xb->at[k], only->at[k]);
+      be->residual_vjp(be->st, B, T, D, r->at[k], mask->at[k], x->at[k], (real)0.5, NULL,
+                       half->at[k]);
+      be->residual_vjp(be->st, B, T, D, r->at[k], mask->at[k], place->at[k], 0, NULL, place->at[k]);
+    }
+    same(&b, y, TOLERANCE, "residual");
+    same(&b, none, TOLERANCE, "residual without mask");
+    same(&b, xb, 0, "cotangent of x");
+    same(&b, only, TOLERANCE, "cotangent of out alone");
+    same(&b, half, TOLERANCE, "half a cotangent and another");
+    same(&b, place, TOLERANCE, "cotangent in place");
+    end(&b);
+  }
+}
 #define device_argmax NAME(device_argmax)
 void device_argmax(const void *cpu, const void *device, uint64_t seed)
 {
@@ -256,12 +290,13 @@ void device_masks(const void *cpu, const void *device, uint64_t seed)
   end(&b);
 }
 
-/* Matrices of the sizes that training has. */
+/* Matrices of the sizes that training has, and sums over rows that several blocks share. */
 #define device_products NAME(device_products)
 void device_products(const void *cpu, const void *device, uint64_t seed)
 {
-  static const int64_t shapes[][3] = {{1, 64, 292}, {1027, 64, 292}, {33, 257, 129}, {2, 1, 1}};
-  for (int i = 0; i < 4; i++) {
+  static const int64_t shapes[][3] = {{1, 64, 292},  {1027, 64, 292}, {33, 257, 129}, {2, 1, 1},
+                                      {1300, 8, 35}, {5, 0, 12},      {5, 0, 7}};
+  for (int i = 0; i < 7; i++) {
     int64_t M = shapes[i][0], K = shapes[i][1], N = shapes[i][2];
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, M * K, -1, 1), *W = reals(&b, N * K, -1, 1);
@@ -269,17 +304,30 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
     struct array *xb = reals(&b, M * K, -1, 1), *Wb = reals(&b, N * K, -1, 1);
     struct array *Wt = poison(&b, N * K, sizeof(real));
     struct array *bb = reals(&b, N, -1, 1), *yd = poison(&b, M * N, sizeof(real));
+    struct array *c = reals(&b, M * N, -1, 1), *only = poison(&b, M * K, sizeof(real));
+    struct array *sum[4];
+    for (int q = 0; q < 4; q++)
+      sum[q] = poison(&b, M * N, sizeof(real));
     ON_BOTH(b)
     {
-      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], NULL, bias->at[k], 0, y->at[k]);
+      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], NULL, bias->at[k], 0, NULL, y->at[k]);
       be->transpose(be->st, N, K, W->at[k], Wt->at[k]);
-      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], Wt->at[k], NULL, 1, y->at[k]);
-      be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], xb->at[k], Wb->at[k],
+      be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], Wt->at[k], NULL, 1, NULL, y->at[k]);
+      for (int q = 0; q < 4; q++) /* twice: what is kept of the first serves the second */
+        for (int again = 0; again < 2; again++)
+          be->linear_fwd(be->st, M, K, N, x->at[k], W->at[k], q % 2 ? Wt->at[k] : NULL,
+                         q < 2 ? bias->at[k] : NULL, q == 1 ? (real)0.5 : 1, c->at[k],
+                         sum[q]->at[k]);
+      be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], 1, xb->at[k], Wb->at[k],
                      bb->at[k]);
+      be->linear_vjp(be->st, M, K, N, x->at[k], W->at[k], y->at[k], 0, only->at[k], NULL, NULL);
       be->linear_jvp(be->st, M, K, N, x->at[k], W->at[k], NULL, W->at[k], NULL, yd->at[k]);
       be->linear_jvp(be->st, M, K, N, x->at[k], W->at[k], NULL, NULL, NULL, y->at[k]);
     }
     same(&b, xb, TOLERANCE, "cotangent of x");
+    for (int q = 0; q < 4; q++)
+      same(&b, sum[q], TOLERANCE, "product and another");
+    same(&b, only, TOLERANCE, "cotangent of x alone");
     same(&b, Wb, TOLERANCE, "cotangent of W");
     same(&b, Wt, 0, "transpose");
     same(&b, bb, TOLERANCE, "cotangent of b");

@@ -51,7 +51,7 @@ static enum status linear_f(void *ctx, const struct fp_active *a, const DEVICE r
   if (m->looks)
     TRY(be->download(be->st, sizeof first, a->first, &first));
   be->gather_blocks(be->st, a->rows, a->blocks, N, LENGTH, a->row, a->first, a->count, m->b, fz);
-  be->linear_fwd(be->st, a->rows * a->blocks, N, N, z, m->W, NULL, NULL, 1, fz);
+  be->linear_fwd(be->st, a->rows * a->blocks, N, N, z, m->W, NULL, NULL, 1, NULL, fz);
   return OK;
 }
 

@@ -298,10 +298,10 @@ void probe_jacobian_f64(struct probe *p, double *J)
   int64_t n = net->rows * net->length * p->w.m.dims.D;
   for (int64_t i = 0; i < n; i++) {
     memset(net->fb, 0, (size_t)n * sizeof *net->fb);
-    memset(J + i * n, 0, (size_t)n * sizeof *J);
+    memset(J + i * n, 0xff, (size_t)n * sizeof *J); /* NaN */
+    const struct block_cotangents to = {.z = J + i * n};
     net->fb[i] = 1;
-    check_ok(block_vjp(net->m, &p->w.set[0], &s, &net->acts[0], net->fb, net->scratch, J + i * n,
-                       NULL, NULL));
+    check_ok(block_vjp(net->m, &p->w.set[0], &s, &net->acts[0], net->fb, net->scratch, &to, NULL));
   }
 }
 

@@ -217,10 +217,11 @@ static void check_linear(const struct backend *be, int64_t M, int64_t K, int64_t
   real *x = reals(M * K, 0), *W = reals(N * K, 1), *b = reals(N, 2), *y = items(M * N, sizeof *y);
   real *xb = items(M * K, sizeof *xb), *Wb = items(N * K, sizeof *Wb);
   real *Wt = items(N * K, sizeof *Wt);
+  real *sum = items(M * N, sizeof *sum);
   double *want = items(M * N, sizeof *want), *want_xb = items(M * K, sizeof *want_xb);
   double *want_Wb = items(N * K, sizeof *want_Wb);
   be->fill(be->st, M * N, (real)NAN, y);
-  be->linear_fwd(be->st, M, K, N, x, W, NULL, b, 0, y);
+  be->linear_fwd(be->st, M, K, N, x, W, NULL, b, 0, NULL, y);
   for (int64_t i = 0; i < M * N; i++)
     want[i] = value(2, i % N);
   multiply(M, N, K, x, K, 1, W, 1, K, want);
@@ -229,18 +230,30 @@ static void check_linear(const struct backend *be, int64_t M, int64_t K, int64_t
   for (int64_t i = 0; i < N * K; i++)
     assert_true(Wt[i % K * N + i / K] == W[i]);
   be->fill(be->st, M * N, (real)NAN, y);
-  be->linear_fwd(be->st, M, K, N, x, W, Wt, b, 0, y);
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, b, 0, NULL, y);
   check_reals(M * N, y, want, tol, "linear by the transpose");
-  be->linear_vjp(be->st, M, K, N, x, W, y, xb, Wb, NULL);
+  be->fill(be->st, M * K, (real)NAN, xb);
+  be->linear_vjp(be->st, M, K, N, x, W, y, 0, xb, Wb, NULL);
   multiply(M, K, N, y, N, 1, W, K, 1, want_xb);
   multiply(N, K, M, y, 1, N, x, K, 1, want_Wb);
   check_reals(M * K, xb, want_xb, tol, "linear xb");
   check_reals(N * K, Wb, want_Wb, tol, "linear Wb");
-  be->linear_fwd(be->st, M, K, N, x, W, Wt, NULL, 3, y); /* 3 (x W' + b) + x W' */
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, NULL, 3, y, y); /* 3 (x W' + b) + x W' */
   for (int64_t i = 0; i < M * N; i++)
     want[i] = 4 * want[i] - value(2, i % N);
   check_reals(M * N, y, want, tol, "linear with beta");
-  free(x), free(W), free(Wt), free(b), free(y), free(xb), free(Wb);
+  be->linear_vjp(be->st, M, K, N, x, W, y, (real)-0.5, xb, NULL, NULL);
+  for (int64_t i = 0; i < M * K; i++)
+    want_xb[i] *= -0.5;
+  multiply(M, K, N, y, N, 1, W, K, 1, want_xb);
+  check_reals(M * K, xb, want_xb, 4 * tol, "linear xb with beta");
+  be->fill(be->st, M * N, (real)NAN, sum);
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, b, 2, y, sum); /* 2 y + x W' + b */
+  for (int64_t i = 0; i < M * N; i++)
+    want[i] = 2 * (double)re(y[i]) + value(2, i % N);
+  multiply(M, N, K, x, K, 1, W, 1, K, want);
+  check_reals(M * N, sum, want, 4 * tol, "linear and another");
+  free(x), free(W), free(Wt), free(b), free(y), free(xb), free(Wb), free(sum);
   free(want), free(want_xb), free(want_Wb);
 }
 
@@ -252,12 +265,12 @@ static void check_rows_alone(const struct backend *be, int64_t K, int64_t N)
   real *y = items(M * N, sizeof *y), *xb = items(M * K, sizeof *xb);
   real *own = items(M * N, sizeof *own), *ownb = items(M * K, sizeof *ownb);
   be->transpose(be->st, N, K, W, Wt);
-  be->linear_fwd(be->st, M, K, N, x, W, Wt, NULL, 0, y);
-  be->linear_vjp(be->st, M, K, N, x, W, y, xb, NULL, NULL);
+  be->linear_fwd(be->st, M, K, N, x, W, Wt, NULL, 0, NULL, y);
+  be->linear_vjp(be->st, M, K, N, x, W, y, 0, xb, NULL, NULL);
   for (int64_t i = 0, rows = 1; i < M; i += rows, rows = rows % 9 + 1) {
     rows = rows < M - i ? rows : M - i;
-    be->linear_fwd(be->st, rows, K, N, x + i * K, W, Wt, NULL, 0, own + i * N);
-    be->linear_vjp(be->st, rows, K, N, x + i * K, W, own + i * N, ownb + i * K, NULL, NULL);
+    be->linear_fwd(be->st, rows, K, N, x + i * K, W, Wt, NULL, 0, NULL, own + i * N);
+    be->linear_vjp(be->st, rows, K, N, x + i * K, W, own + i * N, 0, ownb + i * K, NULL, NULL);
   }
   assert_memory_equal(own, y, (size_t)(M * N) * sizeof *y);
   assert_memory_equal(ownb, xb, (size_t)(M * K) * sizeof *xb);

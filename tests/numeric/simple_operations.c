@@ -133,20 +133,18 @@ static bool gated_rmsnorm_case(int index, struct operation_case *c)
   return true;
 }
 
-/* ---- linear: n = M, K, N; s = beta; a present y for beta != 0 is the constant input 3 ---- */
+/* ---- linear: n = M, K, N; s = beta; c is the constant input 3 ---- */
 static void linear_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  if (c->s[0] != 0)
-    be->axpby(be->st, c->n[0] * c->n[2], 1, a->in[3], 0, a->out[0]);
   be->linear_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], NULL, a->in[2],
-                 (real)c->s[0], a->out[0]);
+                 (real)c->s[0], a->in[3], a->out[0]);
 }
 
 static void linear_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->linear_vjp(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->outb[0], a->inb[0],
+  be->linear_vjp(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1], a->outb[0], 1, a->inb[0],
                  a->inb[1], a->inb[2]);
 }
 
@@ -169,7 +167,7 @@ static bool linear_case(int index, struct operation_case *c)
                                .in = {{"x", M * K},
                                       {"W", N * K},
                                       {"b", N, .optional = true},
-                                      {"present y", M * N, .constant = true}},
+                                      {"c", M * N, .constant = true}},
                                .out = {{"y", M * N}},
                                .float_bound = 2e-6,
                                CASE_ADAPTORS(linear)};
@@ -272,7 +270,7 @@ static void residual_vjp(const struct operation_case *c, const struct case_array
 {
   const struct backend *be = a->be;
   be->residual_vjp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? a->integers : NULL, a->in[2],
-                   a->outb[0], a->inb[0], a->inb[1]);
+                   a->outb[0], 1, a->inb[0], a->inb[1]);
 }
 
 static void residual_jvp(const struct operation_case *c, const struct case_arrays *a)
