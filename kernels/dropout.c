@@ -9,16 +9,34 @@
 
 enum { WORDS = 4 };
 
-KERNEL draw(int64_t rows, int64_t n, double p, struct dropout_draw d, uint32_t which, real *mask)
+/* Rows of n: 0 where the word drawn is below `least` of 2^32, else `kept`. */
+struct mask_draw {
+  struct dropout_draw d;
+  uint32_t which;
+  int64_t n;
+  uint64_t least;
+  real kept;
+};
+
+INLINE int64_t quads(int64_t n) { return (n + WORDS - 1) / WORDS; }
+
+INLINE void draw_quad(struct mask_draw m, uint32_t row, uint32_t quad, real *out)
 {
-  int64_t quads = (n + WORDS - 1) / WORDS;
-  FOR_EACH_COST (i, rows * quads, 100) {
-    int64_t r = i / quads, first = i % quads * WORDS;
-    uint32_t word[WORDS];
-    philox_rounds(d.seed, (uint32_t)STREAM_DROPOUT | which << 8, d.step, d.first + (uint32_t)r,
-                  (uint32_t)(first / WORDS), word);
-    for (int64_t j = first; j < first + WORDS && j < n; j++)
-      mask[r * n + j] = (real)((double)word[j - first] >= p * 4294967296.0 ? 1 / (1 - p) : 0);
+  uint32_t word[WORDS];
+  philox_rounds(m.d.seed, (uint32_t)STREAM_DROPOUT | m.which << 8, m.d.step, m.d.first + row, quad,
+                word);
+  for (int k = 0; k < WORDS; k++)
+    out[k] = word[k] >= m.least ? m.kept : 0;
+}
+
+KERNEL draw(int64_t rows, struct mask_draw m, real *mask)
+{
+  FOR_EACH_COST (i, rows * quads(m.n), 100) {
+    real drawn[WORDS];
+    int64_t r = i / quads(m.n), quad = i - r * quads(m.n);
+    draw_quad(m, (uint32_t)r, (uint32_t)quad, drawn);
+    for (int64_t j = quad * WORDS; j < quad * WORDS + WORDS && j < m.n; j++)
+      mask[r * m.n + j] = drawn[j - quad * WORDS];
   }
 }
 
@@ -38,6 +56,25 @@ KERNEL combine(int64_t M, int64_t n, real a, int64_t ldx, const real *x, real b,
 
 #ifdef __CUDACC__
 #include "core/packs.h"
+
+/* Rows of whole quads. */
+KERNEL draw_packs(int64_t rows, struct mask_draw m, real *mask)
+{
+  uint32_t per_row = (uint32_t)quads(m.n);
+  FOR_EACH (i, rows * per_row) {
+    uint32_t row = (uint32_t)i / per_row;
+    real drawn[WORDS];
+    draw_quad(m, row, (uint32_t)i - row * per_row, drawn);
+#pragma unroll
+    for (int k = 0; k < WORDS; k += PACK) {
+      pack<PACK> out;
+#pragma unroll
+      for (int l = 0; l < PACK; l++)
+        out.at[l] = drawn[k + l];
+      store_pack<PACK>(out, mask + i * WORDS + k);
+    }
+  }
+}
 
 template <bool ADD>
 static __global__ void combine_packs(int64_t M, int64_t n, real a, int64_t ldx, const real *x,
@@ -83,7 +120,14 @@ static bool combined_in_packs(stream st, int64_t M, int64_t n, real a, int64_t l
 void OP(dropout_mask)(stream st, int64_t rows, int64_t n, double p, struct dropout_draw d,
                       uint32_t which, DEVICE real *mask)
 {
-  LAUNCH(st, rows * ((n + WORDS - 1) / WORDS), draw, rows, n, p, d, which, mask);
+  struct mask_draw m = {d, which, n, (uint64_t)ceil(p * 4294967296.0), (real)(1 / (1 - p))};
+#ifdef __CUDACC__
+  if (in_packs(n, WORDS, mask, PACK) && n % WORDS == 0 && rows * quads(n) <= UINT32_MAX) {
+    LAUNCH(st, rows * quads(n), draw_packs, rows, m, mask);
+    return;
+  }
+#endif
+  LAUNCH(st, rows * quads(n), draw, rows, m, mask);
 }
 
 void OP(columns)(stream st, int64_t M, int64_t n, real a, int64_t ldx, const DEVICE real *x, real b,

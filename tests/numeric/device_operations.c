@@ -283,10 +283,15 @@ void device_masks(const void *cpu, const void *device, uint64_t seed)
   enum { ROWS = 5, N = 131 };
   struct both b = begin(cpu, device, seed);
   struct array *mask = poison(&b, ROWS * N, sizeof(real));
+  struct array *quads = poison(&b, ROWS * (N + 1), sizeof(real));
   struct dropout_draw draw = {.seed = seed, .step = 3, .first = 2};
   ON_BOTH(b)
-  be->dropout_mask(be->st, ROWS, N, 0.3, draw, 1, mask->at[k]);
+  {
+    be->dropout_mask(be->st, ROWS, N, 0.3, draw, 1, mask->at[k]);
+    be->dropout_mask(be->st, ROWS, N + 1, 0.5, draw, 2, quads->at[k]);
+  }
   same(&b, mask, 0, "dropout_mask");
+  same(&b, quads, 0, "dropout_mask of whole quads");
   end(&b);
 }
 
