@@ -8,8 +8,8 @@
  *
  *   struct team t = own_team(warps, K);
  *   for (int64_t m = t.walker; m - t.place < rows; m += t.walkers) {
- *     struct held<QUADS> x = held_at<QUADS>(t, m < rows ? x + m * n : NULL);  ... team_sum(&t, dot)
- * ...
+ *     struct held<QUADS> xh = held_at<QUADS>(t, m < rows ? x + m * n : NULL);
+ *     ... team_sum(&t, dot) ...
  *   }
  * Sums over its rows of a lane's columns: struct column_sums; add_walkers then gives their total.
  */
@@ -18,8 +18,11 @@
 #include "kernels/quads_cuda.h"
 #include "kernels/rows.h"
 
-enum { TEAM_WARPS = 4, TEAM_THREADS = TEAM_WARPS * WARP };
-enum { WALKER_SUMS = 8 * PROCESSORS * 1024 }; /* of all walkers together */
+enum {
+  TEAM_WARPS = 4,
+  TEAM_THREADS = TEAM_WARPS * WARP,
+  WALKER_SUMS = 8 * PROCESSORS * 1024 /* of all walkers together */
+};
 
 /* A kernel whose lanes hold QUADS quads of each array.  Its blocks are those that run at once:
  * `resident`/QUADS a processor, which bounds their registers. */
