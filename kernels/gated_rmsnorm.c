@@ -170,6 +170,9 @@ KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const 
     struct group s = group_of(d, i);
     const real *yi = y + s.at, *zi = z + s.z_at, *wi = w + s.w_at, *outbi = outb + s.at;
     real *ybi = yb ? yb + s.at : NULL, *zbi = zb ? zb + s.z_at : NULL;
+#ifdef __CUDACC__ /* only what teams cannot hold comes here: one loop */
+    vjp_group(d.norm_before_gate, fresh, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
+#else
     if (d.norm_before_gate && fresh)
       vjp_group(true, true, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
     else if (d.norm_before_gate)
@@ -178,6 +181,7 @@ KERNEL vjp_yz(struct gated_rmsnorm_shape d, const real *y, const real *z, const 
       vjp_group(false, true, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
     else
       vjp_group(false, false, s, yi, zi, wi, r[i], outbi, beta, ybi, zbi);
+#endif
   }
 }
 

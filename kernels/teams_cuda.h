@@ -150,7 +150,7 @@ static __device__ inline wide team_sum(struct team *t, real x)
 /* ---- sums over the rows ---- */
 
 /* What walkers add up: row `walker`, a column of the matrix each. */
-static __device__ real walker_sums[WALKER_SUMS];
+alignas(struct quad) static __device__ real walker_sums[WALKER_SUMS];
 
 /* A lane's columns: in real over SUM_ROWS rows, then in wide. */
 template <int QUADS> struct column_sums {
