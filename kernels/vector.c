@@ -1,9 +1,9 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
  *   transpose, by squares whose lines stay in the cache
- *   fill, axpby: y = a, y = a x + b y      sum_squares, dot: sum |x|^2, sum x y in float64
- *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
- * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
- * alone.
+ *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c      sum_squares, dot: sum |x|^2,
+ * sum x y in float64 gather_blocks, scatter_blocks: active ranges of chains, out of and into
+ * (.,length,n) sum_squares and dot add PARTS equal parts one after the other, in an order that
+ * depends on n alone.
  */
 #include "core/packs.h"
 #include "kernels/operations.h"
@@ -27,6 +27,20 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
 {
   FOR_EACH_SIMD (i, n)
     y[i] = a * x[i] + b * y[i];
+}
+
+KERNEL add_some(int64_t n, const real *a, const real *b, const real *c, real *y)
+{
+  if (c) {
+    FOR_EACH_SIMD (i, n)
+      y[i] = y[i] + a[i] + b[i] + c[i];
+  } else if (b) {
+    FOR_EACH_SIMD (i, n)
+      y[i] = y[i] + a[i] + b[i];
+  } else {
+    FOR_EACH_SIMD (i, n)
+      y[i] += a[i];
+  }
 }
 
 #ifdef __CUDACC__
@@ -63,6 +77,20 @@ template <bool adds> KERNEL combine_packs(int64_t n, real a, const real *x, real
       if (first + k * step < n)
         put_pack(to[k], y, first + k * step);
     }
+  }
+}
+
+KERNEL add_some_packs(int64_t n, const real *a, const real *b, const real *c, real *y)
+{
+  FOR_EACH (i, n) {
+    struct pack sum = pack_at(y, i), p = pack_at(a, i), q = {}, r = {};
+    if (b)
+      q = pack_at(b, i);
+    if (c)
+      r = pack_at(c, i);
+    for (int k = 0; k < PACK; k++)
+      sum.at[k] = sum.at[k] + p.at[k] + q.at[k] + r.at[k];
+    put_pack(sum, y, i);
   }
 }
 
@@ -220,6 +248,32 @@ KERNEL scatter(int64_t rows, struct chains c, const real *src, real *dst)
   }
 }
 
+#ifdef __CUDACC__
+enum { SQUARE = 32 };
+
+INLINE int64_t squares_of(int64_t n) { return (n + SQUARE - 1) / SQUARE; }
+
+/* A square by a block: its rows are read, and its columns written, side by side. */
+BLOCK_KERNEL transpose_squares(int64_t rows, int64_t n, const real *x, real *y)
+{
+  __shared__ real square[SQUARE][SQUARE + 1];
+  FOR_EACH_BLOCK (at, squares_of(rows) * squares_of(n), SQUARE * SQUARE) {
+    int64_t first = at / squares_of(n) * SQUARE, column = at % squares_of(n) * SQUARE;
+    for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
+      int i = e / SQUARE, j = e % SQUARE;
+      if (first + i < rows && column + j < n)
+        square[i][j] = x[(first + i) * n + column + j];
+    }
+    __syncthreads();
+    for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
+      int j = e / SQUARE, i = e % SQUARE;
+      if (first + i < rows && column + j < n)
+        y[(column + j) * rows + first + i] = square[i][j];
+    }
+    __syncthreads();
+  }
+}
+#else
 /* Rows of y, a few at a time: what is read then lies in neighbouring columns of x. */
 KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
 {
@@ -232,9 +286,15 @@ KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
   }
 }
 
+#endif
+
 void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
 {
+#ifdef __CUDACC__
+  LAUNCH_BLOCKS(st, squares_of(rows) * squares_of(n), transpose_squares, rows, n, x, y);
+#else
   LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
+#endif
 }
 
 void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
@@ -265,6 +325,18 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
     LAUNCH(st, n, combine, n, a, x, b, y);
   else
     LAUNCH(st, n, scale, n, a, x, y);
+}
+
+void OP(accumulate)(stream st, int64_t n, const DEVICE real *a, const DEVICE real *b,
+                    const DEVICE real *c, DEVICE real *y)
+{
+#ifdef __CUDACC__
+  if (in_packs(n, a) && in_packs(n, b) && in_packs(n, c) && in_packs(n, y)) {
+    LAUNCH(st, n / PACK, add_some_packs, n / PACK, a, b, c, y);
+    return;
+  }
+#endif
+  LAUNCH(st, n, add_some, n, a, b, c, y);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
