@@ -1,9 +1,9 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
  *   transpose, by squares whose lines stay in the cache
- *   fill, axpby: y = a, y = a x + b y      sum_squares, dot: sum |x|^2, sum x y in float64
- *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
- * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
- * alone.
+ *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c      sum_squares, dot: sum |x|^2,
+ * sum x y in float64 gather_blocks, scatter_blocks: active ranges of chains, out of and into
+ * (.,length,n) sum_squares and dot add PARTS equal parts one after the other, in an order that
+ * depends on n alone.
  */
 #include "kernels/operations.h"
 #include "kernels/rows.h"
@@ -31,6 +31,20 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
     y[i] = a * x[i] + b * y[i];
 }
 
+KERNEL add_some(int64_t n, const real *a, const real *b, const real *c, real *y)
+{
+  if (c) {
+    FOR_EACH_SIMD (i, n)
+      y[i] = y[i] + a[i] + b[i] + c[i];
+  } else if (b) {
+    FOR_EACH_SIMD (i, n)
+      y[i] = y[i] + a[i] + b[i];
+  } else {
+    FOR_EACH_SIMD (i, n)
+      y[i] += a[i];
+  }
+}
+
 #ifdef __CUDACC__
 KERNEL set_quads(int64_t quads, real a, real *y)
 {
@@ -46,6 +60,20 @@ KERNEL scale_quads(int64_t quads, real a, const real *x, real *y)
     for (int k = 0; k < QUAD; k++)
       q.at[k] *= a;
     put_quad(y + i * QUAD, q);
+  }
+}
+
+KERNEL add_some_quads(int64_t quads, const real *a, const real *b, const real *c, real *y)
+{
+  FOR_EACH (i, quads) {
+    struct quad sum = quad_at(y + i * QUAD), p = quad_at(a + i * QUAD), q = {}, r = {};
+    if (b)
+      q = quad_at(b + i * QUAD);
+    if (c)
+      r = quad_at(c + i * QUAD);
+    for (int k = 0; k < QUAD; k++)
+      sum.at[k] = sum.at[k] + p.at[k] + q.at[k] + r.at[k];
+    put_quad(y + i * QUAD, sum);
   }
 }
 
@@ -274,6 +302,32 @@ static void move_blocks(stream st, int64_t rows, struct chains c, bool scatters,
 }
 #endif
 
+#ifdef __CUDACC__
+enum { SQUARE = 32 };
+
+INLINE int64_t squares_of(int64_t n) { return (n + SQUARE - 1) / SQUARE; }
+
+/* A square by a block: its rows are read, and its columns written, side by side. */
+BLOCK_KERNEL transpose_squares(int64_t rows, int64_t n, const real *x, real *y)
+{
+  __shared__ real square[SQUARE][SQUARE + 1];
+  FOR_EACH_BLOCK (at, squares_of(rows) * squares_of(n), SQUARE * SQUARE) {
+    int64_t first = at / squares_of(n) * SQUARE, column = at % squares_of(n) * SQUARE;
+    for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
+      int i = e / SQUARE, j = e % SQUARE;
+      if (first + i < rows && column + j < n)
+        square[i][j] = x[(first + i) * n + column + j];
+    }
+    __syncthreads();
+    for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
+      int j = e / SQUARE, i = e % SQUARE;
+      if (first + i < rows && column + j < n)
+        y[(column + j) * rows + first + i] = square[i][j];
+    }
+    __syncthreads();
+  }
+}
+#else
 /* Rows of y, a few at a time: what is read then lies in neighbouring columns of x. */
 KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
 {
@@ -286,9 +340,15 @@ KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
   }
 }
 
+#endif
+
 void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
 {
+#ifdef __CUDACC__
+  LAUNCH_BLOCKS(st, squares_of(rows) * squares_of(n), transpose_squares, rows, n, x, y);
+#else
   LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
+#endif
 }
 
 void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
@@ -316,6 +376,18 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
     LAUNCH(st, n, scale, n, a, x, y);
   else
     LAUNCH(st, n, combine, n, a, x, b, y);
+}
+
+void OP(accumulate)(stream st, int64_t n, const DEVICE real *a, const DEVICE real *b,
+                    const DEVICE real *c, DEVICE real *y)
+{
+#ifdef __CUDACC__
+  if (in_quads(n, a) && in_quads(n, b) && in_quads(n, c) && in_quads(n, y)) {
+    LAUNCH(st, n / QUAD, add_some_quads, n / QUAD, a, b, c, y);
+    return;
+  }
+#endif
+  LAUNCH(st, n, add_some, n, a, b, c, y);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
