@@ -795,11 +795,11 @@ static bool aligned_rows(struct ssd_shape d, const real *x, const real *B, const
   return d.P % 4 == 0 && d.N % 4 == 0 && d.ld % 4 == 0 && aligned(x) && aligned(B) && aligned(C);
 }
 
-/* Whether these kernels take the shape, on this device. */
+/* Whether these kernels take the shape, on this device: of less, tiles would be almost empty. */
 static bool on_tensor_cores(stream st, struct ssd_shape d, int needed)
 {
-  return d.P <= TENSOR_CHANNELS && d.N <= TENSOR_STATE && ssd_chunk_length(d) <= TENSOR_TOKENS &&
-         floats(needed) <= device_of(st)->shared_bytes;
+  return d.P >= 16 && d.P <= TENSOR_CHANNELS && d.N >= 16 && d.N <= TENSOR_STATE &&
+         ssd_chunk_length(d) <= TENSOR_TOKENS && floats(needed) <= device_of(st)->shared_bytes;
 }
 
 static bool takes_forward(stream st, struct ssd_shape d, struct tensor_forward f)

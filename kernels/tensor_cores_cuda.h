@@ -166,7 +166,8 @@ template <int PRODUCTS> struct parts {
   float big, small;
   INLINE_DEVICE explicit parts(float x) : small(0)
   {
-    big = float_of(PRODUCTS == 3 ? bits_of(x) & 0xffffe000u : bits_of(x) + 0x1000u);
+    uint32_t nearest = bits_of(x) + 0x1000u;
+    big = float_of(PRODUCTS == 3 ? nearest & 0xffffe000u : nearest);
     if (PRODUCTS == 3)
       small = x - big;
   }
