@@ -53,8 +53,19 @@ template <int LD> struct tile {
   }
 };
 
-/* Columns of sums that are GROUPED: the four from 32 J + 8 t + 4 o on of row g + 8 half.  Computed,
- * as above: what is stored side by side is not where mma has it. */
+/* Columns of sums that are GROUPED: the four from 32 J + 8 t + 4 o on of row g + 8 half. */
+template <int TILES>
+INLINE_DEVICE float4 terms_of(const float (&sums)[TILES][4], int J, int half, int o)
+{
+  int e = 2 * half + o;
+  float4 four;
+  four.x = sums[4 * J][e], four.y = sums[4 * J + 1][e];
+  four.z = sums[4 * J + 2][e], four.w = sums[4 * J + 3][e];
+  return four;
+}
+
+/* The same for what is stored or was loaded side by side: not where mma has it.  ptxas would move
+ * it at every use, if it were not computed anew. */
 template <int TILES>
 INLINE_DEVICE float4 four_of(const float (&sums)[TILES][4], int J, int half, int o)
 {
@@ -160,8 +171,7 @@ template <int LEFT> void await_batches(void) {}
 INLINE_DEVICE float power_of_2(float x) { return exp2f(x); }
 #endif
 
-/* Both parts of a number; with one product its nearest tf32.  Each is computed, if only by one
- * addition: mma wants registers side by side, and ptxas moves loaded ones there at every use. */
+/* Both parts of a number; with one product its nearest tf32: computed, as above. */
 template <int PRODUCTS> struct parts {
   float big, small;
   INLINE_DEVICE explicit parts(float x) : small(0)
