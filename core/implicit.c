@@ -136,6 +136,13 @@ enum status trajectory_fwd(struct network *net, const struct parameter_set *p, i
   return OK;
 }
 
+/* Where evaluation k's cotangent of u waits for the others': in the activations of the next, which
+ * has been differentiated. */
+static DEVICE real *cotangent_of_u(const struct network *net, int64_t k)
+{
+  return net->acts[k + 1].layer[0].zxbcdt;
+}
+
 enum status trajectory_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
                            int64_t steps, bool from_zero, double first, double damping,
                            double u_beta, const struct parameter_set *g)
@@ -145,13 +152,18 @@ enum status trajectory_vjp(struct network *net, const struct parameter_set *p, i
   struct span s = whole_span(net, rows);
   struct block_cotangents to = {.u = s.u ? net->ub : NULL, .u_beta = (real)u_beta};
   for (int64_t k = steps - 1; k >= 0; k--) {
+    if (s.u && k < steps - 1)
+      to.u = cotangent_of_u(net, k), to.u_beta = 0;
     double tau = k == 0 ? first : damping;
     be->axpby(be->st, count, (real)tau, net->zb, 0, net->fb);
     s.from_zero = k == 0 && from_zero;
     to.z = k ? net->zb : NULL; /* z[0] is the guess's or the solver's, and constant */
     to.z_beta = (real)(1 - tau);
     TRY(block_vjp(net->m, p, &s, &net->acts[k], net->fb, net->scratch, &to, g));
-    to.u_beta = 1;
   }
+  count = rows * net->length * net->m->dims.d_in_proj;
+  for (int64_t k = steps - 2; s.u && k >= 0; k -= 3)
+    be->accumulate(be->st, count, cotangent_of_u(net, k), k > 0 ? cotangent_of_u(net, k - 1) : NULL,
+                   k > 1 ? cotangent_of_u(net, k - 2) : NULL, net->ub);
   return OK;
 }

@@ -187,6 +187,7 @@ static enum status find_device(struct device *d)
 static enum status open_blas(struct device *d)
 {
   TRY(device_alloc(d->blas_bytes, &d->blas_space));
+  TRY(device_alloc(TURNED_BYTES, &d->turned));
   cublasStatus_t b = cublasCreate(&d->blas);
   if (b == CUBLAS_STATUS_SUCCESS)
     b = cublasLtCreate(&d->blas_lt);

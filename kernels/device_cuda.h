@@ -28,7 +28,7 @@ struct product_plan {
   cublasLtMatrixLayoutOpaque_t W, x, y; /* c's is y's */
   cublasLtMatmulAlgo_t algorithm;
 };
-enum { PLANS_KEPT = 32 };
+enum { PLANS_KEPT = 32, TURNED_BYTES = 16 << 20 };
 
 struct device {
   struct device *self;
@@ -38,6 +38,7 @@ struct device {
   cublasLtHandle_t blas_lt;
   void *blas_space; /* of cuBLAS and cuBLASLt */
   size_t blas_bytes;
+  void *turned; /* TURNED_BYTES: a matrix that is wanted transposed */
   struct product_plan plan[PLANS_KEPT];
   int plans, next_plan; /* kept; the place that the next takes */
   cusolverDnHandle_t solver;

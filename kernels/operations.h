@@ -26,6 +26,9 @@ struct product_plus {
   const real *c;
   real *y;
 };
+/* A transpose of W (rows,n) that lasts until the next; NULL: W is too large for it. */
+#define turn_matrix OP(turn_matrix)
+const real *turn_matrix(stream st, int64_t rows, int64_t n, const real *W);
 /* In one pass (linalg_cuda.c); false: not done, as there is nothing to save, or no way. */
 bool product_plus(stream st, const struct product_plus *p);
 #endif

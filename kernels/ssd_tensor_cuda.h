@@ -15,8 +15,9 @@
  * (e_i S' yb_i)   b_j = r_j x_j . Rb B_j    direct_j = sum_i m_ij scores_ij z_ij across_k =
  * sum_{j<k<=i} K_ij, K_ij = w_ij z_ij, from sums along the rows of K up to column k lb_k  =
  * across_k + sum_{i>=k} a_i + sum_{j<k} dt_j b_j + e_{q-1} <Rb,S> dtb_k = A lb_k + direct_k + b_k
- * m_ij = exp(L_i - L_j), where L is the running sum of A dt in two floats: their difference is as
- * good as a float gets.  Tokens beyond the chunk's, and channels beyond P and N, are zeros. */
+ * m_ij = 2^(L_i - L_j), where L is the running sum of A dt log2(e) in two floats: their difference
+ * is as good as a float gets.  Tokens beyond the chunk's, and channels beyond P and N, are zeros.
+ */
 #ifndef KERNELS_SSD_TENSOR_CUDA_H
 #define KERNELS_SSD_TENSOR_CUDA_H
 #include "kernels/device_cuda.h"
@@ -25,105 +26,139 @@
 
 enum { TENSOR_TOKENS = 64, TENSOR_CHANNELS = 64, TENSOR_STATE = 128 }; /* at most */
 enum { HEAD_THREADS = 128, GROUP_THREADS = 256 };
+enum { WIDE = TENSOR_TOKENS * TENSOR_STATE, NARROW = TENSOR_TOKENS * TENSOR_CHANNELS };
 
 typedef tile<TENSOR_STATE> wide_tile;      /* B, C (tokens,N), S, Rb (P,N) */
 typedef tile<TENSOR_CHANNELS> narrow_tile; /* x, yb (tokens,P), pairs of tokens */
-typedef rows_of<TENSOR_STATE> wide_rows;
-typedef columns_of<TENSOR_STATE> wide_columns;
-typedef rows_of<TENSOR_CHANNELS> narrow_rows;
-typedef columns_of<TENSOR_CHANNELS> narrow_columns;
-enum { WIDE = TENSOR_TOKENS * TENSOR_STATE, NARROW = TENSOR_TOKENS * TENSOR_CHANNELS };
+
+INLINE_DEVICE int own_warp(void) { return (int)threadIdx.x / WARP_LANES; }
+INLINE_DEVICE bool first_warp(void) { return threadIdx.x < WARP_LANES; }
+
+/* The first of the eight columns of 32 that are a lane's in GROUPED sums: two fours. */
+INLINE_DEVICE int own_columns(void) { return 8 * lane_pair(); }
 
 /* ---- decays of a chunk ---- */
+
+/* Of a token, for all: L = high + low; dt (0 beyond the chunk), and r_j. */
+struct moment {
+  float high, low, dt, leave;
+};
 
 /* What every warp knows of a chunk: lane l of tokens 2 l and 2 l + 1. */
 struct chunk_times {
   float dt[2], leave[2], last; /* r; e_{q-1} */
 };
 
-/* For all: L_i = high_i + low_i and dt_i (0 beyond the chunk). */
-struct decays {
-  float *high, *low, *dt;
-};
-
 /* All threads of a block call it; warp 0 writes. */
 INLINE_DEVICE struct chunk_times read_times(struct ssd_shape d, struct chunk k, const real *dt,
-                                            float A, struct decays to)
+                                            float A, struct moment *to)
 {
   struct chunk_times c;
   int first = (int)threadIdx.x % WARP_LANES * 2;
   double l[2], all;
   for (int i = 0; i < 2; i++) {
     c.dt[i] = first + i < k.q ? dt[(k.token + first + i) * d.H + k.h] : 0;
-    l[i] = (double)A * (double)c.dt[i];
+    l[i] = (double)A * (double)c.dt[i] * 1.4426950408889634;
   }
-  double before = sum_before(l[0] + l[1], &all);
+  double before = sum_before(l[0] + l[1], &all), last = l[1];
   l[0] += before;
-  l[1] = before + l[1] + (l[0] - before);
-  c.last = exp_falling((float)all);
+  l[1] = l[0] + last;
+  c.last = power_of_2((float)all);
   for (int i = 0; i < 2; i++) {
-    float high = (float)l[i];
-    c.leave[i] = exp_falling((float)(all - l[i]));
-    if (threadIdx.x < WARP_LANES) {
-      to.high[first + i] = high;
-      to.low[first + i] = (float)(l[i] - (double)high);
-      to.dt[first + i] = c.dt[i];
-    }
+    struct moment m;
+    m.high = (float)l[i];
+    m.low = (float)(l[i] - (double)m.high);
+    m.dt = c.dt[i];
+    m.leave = c.leave[i] = power_of_2((float)(all - l[i]));
+    if (first_warp())
+      to[first + i] = m;
   }
   return c;
 }
 
-INLINE_DEVICE float decay_between(struct decays s, int i, int j)
+INLINE_DEVICE float decay_between(struct moment i, struct moment j)
 {
-  return exp_falling((s.high[i] - s.high[j]) + (s.low[i] - s.low[j]));
+  return power_of_2((i.high - j.high) + (i.low - j.low));
 }
 
 /* e_i */
-INLINE_DEVICE float decay_until(struct decays s, int i)
-{
-  return exp_falling(s.high[i] + s.low[i]);
-}
+INLINE_DEVICE float decay_until(struct moment i) { return power_of_2(i.high + i.low); }
 
-/* D of a head's channel p; 0 from P on. */
+/* r dt, and e, of tokens k and k + 1 */
+struct leaving {
+  const struct moment *times;
+  INLINE_DEVICE float2 operator()(int k) const
+  {
+    float2 f;
+    f.x = times[k].leave * times[k].dt, f.y = times[k + 1].leave * times[k + 1].dt;
+    return f;
+  }
+};
+struct entering {
+  const float *until;
+  INLINE_DEVICE float2 operator()(int k) const { return *(const float2 *)(until + k); }
+};
+
+/* Four channels of D from p on, of a head; 0 from P on. */
 struct skips {
   const real *channels; /* NULL: all have the same */
   float same;
   int P;
-  INLINE_DEVICE float operator()(int p) const { return channels ? p < P ? channels[p] : 0 : same; }
+  INLINE_DEVICE float4 operator()(int p) const
+  {
+    float4 four;
+    four.x = four.y = four.z = four.w = same;
+    if (channels)
+      four.x = of(p), four.y = of(p + 1), four.z = of(p + 2), four.w = of(p + 3);
+    return four;
+  }
+  INLINE_DEVICE float of(int p) const { return p < P ? channels[p] : 0; }
 };
 INLINE_DEVICE struct skips skips_of(struct ssd_shape d, const real *D, int64_t h)
 {
   struct skips s = {d.D_has_hdim ? D + h * d.P : NULL, d.D_has_hdim ? 0 : D[h], (int)d.P};
   return s;
 }
+INLINE_DEVICE float4 add_skip(float4 sum, float4 D, float4 x)
+{
+  sum.x += D.x * x.x, sum.y += D.y * x.y, sum.z += D.z * x.z, sum.w += D.w * x.w;
+  return sum;
+}
 
-/* ---- states between registers and memory: rows p of a warp, all columns ---- */
+/* ---- states: GROUPED sums, rows p of a warp, all columns ---- */
 
 enum { STATE_TILES = TENSOR_STATE / 8 };
 
-/* state = from (P,N), row p of its lane; NULL: zeros */
+/* f(J, half, o, p, n): the four from column n on of row p. */
+template <class F> INLINE_DEVICE void for_fours_of_state(F f)
+{
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+#pragma unroll
+    for (int J = 0; J < STATE_TILES / 4; J++)
+#pragma unroll
+      for (int o = 0; o < 2; o++)
+        f(J, half, o, own_warp() * 16 + lane_row() + 8 * half, 32 * J + own_columns() + 4 * o);
+}
+
+/* state = from (P,N); NULL: zeros */
 INLINE_DEVICE void load_state(struct ssd_shape d, const real *from, float (&state)[STATE_TILES][4])
 {
-  int p0 = (int)threadIdx.x / WARP_LANES * 16 + lane_row();
-#pragma unroll
-  for (int n = 0; n < STATE_TILES; n++)
-    for (int e = 0; e < 4; e++) {
-      int p = p0 + e / 2 * 8, column = 8 * n + 2 * lane_pair() + e % 2;
-      state[n][e] = from && p < d.P && column < d.N ? from[p * d.N + column] : 0;
-    }
+  for_fours_of_state([&](int J, int half, int o, int p, int n) {
+    float4 four = {};
+    if (from && p < d.P && n < d.N)
+      four = *(const float4 *)(from + p * d.N + n);
+    set_four(state, J, half, o, four);
+  });
 }
 
 INLINE_DEVICE void store_state(struct ssd_shape d, const float (&state)[STATE_TILES][4], float beta,
                                real *to)
 {
-  int p0 = (int)threadIdx.x / WARP_LANES * 16 + lane_row();
-#pragma unroll
-  for (int n = 0; n < STATE_TILES; n++)
-    for (int e = 0; e < 4; e += 2) {
-      int p = p0 + e * 4, column = 8 * n + 2 * lane_pair();
-      if (p < d.P && column < d.N)
-        put_pair(to + p * d.N + column, beta, state[n][e], state[n][e + 1]);
-    }
+  for_fours_of_state([&](int J, int half, int o, int p, int n) {
+    if (p < d.P && n < d.N)
+      put_four(to + p * d.N + n, beta, four_of(state, J, half, o));
+  });
 }
 
 /* ---- forward ---- */
@@ -137,55 +172,78 @@ struct tensor_forward {
 
 enum { FORWARD_FLOATS = 3 * WIDE + NARROW + 4 * TENSOR_TOKENS };
 
-/* y of a chunk, rows of a warp; C's rows of this warp make room for w. */
+/* scores, and behind them what comes from the state that enters. */
+struct scores_and_state {
+  plain_rows<TENSOR_STATE> B;
+  grouped_rows<TENSOR_STATE> S;
+  INLINE_DEVICE float4 operator()(int n, int step) const
+  {
+    return n < 8 ? B(n, step) : S(n - 8, step);
+  }
+};
+
+/* y of a chunk, rows i0.. of a warp; C's rows of this warp make room for w. */
 template <int PRODUCTS>
 INLINE_DEVICE void chunk_outputs(struct ssd_shape d, struct tensor_forward f, struct chunk k,
-                                 struct decays s, wide_tile C, wide_tile B, wide_tile S,
+                                 const struct moment *times, wide_tile C, wide_tile B, wide_tile S,
                                  narrow_tile x, bool enters)
 {
-  int i0 = (int)threadIdx.x / WARP_LANES * 16;
-  wide_tile own = {C.at + i0 * TENSOR_STATE};
+  int i0 = own_warp() * 16;
   struct skips skip = skips_of(d, f.D, k.h);
   float y[8][4];
   {
-    float both[16][4]; /* scores, from */
+    float both[16][4];
     clear_sums(both);
     if (enters) {
-      multiply<PRODUCTS, PLAIN>(
-          both, 0, TENSOR_STATE, wide_rows{own}, [=](int n0, int n, int k0, int l) {
-            return n0 < TENSOR_TOKENS ? B(n0, n, k0, l) : S(n0 - TENSOR_TOKENS, n, k0, l);
-          });
+      struct scores_and_state right = {{B, 0}, {S, 0}};
+      multiply_rows<PRODUCTS, TENSOR_STATE>(both, C, i0, right);
     } else {
-      float(&scores)[8][4] = *(float(*)[8][4])both;
-      multiply<PRODUCTS, PLAIN>(scores, 0, TENSOR_STATE, wide_rows{own}, wide_rows{B});
+      struct plain_rows<TENSOR_STATE> right = {
+        B, 0
+      };
+      multiply_rows<PRODUCTS, TENSOR_STATE>(*(float(*)[8][4])both, C, i0, right);
     }
     __syncwarp();
-#pragma unroll
-    for (int e = 0; e < 4; e += 2) {
-      int r = lane_row() + e * 4, i = i0 + r;
-      float until = decay_until(s, i);
-#pragma unroll
-      for (int n = 0; n < 8; n++)
-        for (int o = 0; o < 2; o++) {
-          int j = 8 * n + 2 * lane_pair() + o;
-          float w = decay_between(s, i, j < i ? j : i) * both[n][e + o] * s.dt[j];
-          own(r, j) = j <= i ? w : 0;
-          y[n][e + o] = until * both[n + 8][e + o];
-        }
-    }
-    __syncwarp();
-  }
-  multiply<PRODUCTS, PAIRED>(y, 0, i0 + 16, wide_rows{own}, narrow_columns{x});
-#pragma unroll
-  for (int e = 0; e < 4; e += 2) {
-    int i = i0 + lane_row() + e * 4;
-    real *to = f.y + ((k.token + i) * d.H + k.h) * d.P;
+    struct moment row[2] = {times[i0 + lane_row()], times[i0 + lane_row() + 8]};
 #pragma unroll
     for (int n = 0; n < 8; n++) {
-      int p = 8 * n + 2 * lane_pair();
-      if (i < k.q && p < d.P)
-        put_pair(to + p, 0, y[n][e] + skip(p) * x(i, p), y[n][e + 1] + skip(p + 1) * x(i, p + 1));
+      int j = 8 * n + 2 * lane_pair();
+      struct moment now[2] = {times[j], times[j + 1]};
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int i = i0 + lane_row() + 8 * half, e = 2 * half;
+        float2 w;
+        w.x = both[n][e] * decay_between(row[half], now[0]) * now[0].dt;
+        w.y = both[n][e + 1] * decay_between(row[half], now[1]) * now[1].dt;
+        w.x = j <= i ? w.x : 0;
+        w.y = j + 1 <= i ? w.y : 0;
+        C.two(i0 + 8 * half, lane_row(), 8 * n, 2 * lane_pair()) = w;
+      }
     }
+    float until[2] = {decay_until(row[0]), decay_until(row[1])};
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        y[n][e] = until[e / 2] * both[n + 8][e];
+    __syncwarp();
+  }
+  struct left_rows<TENSOR_STATE> w = {
+    C, i0, 1, 1
+  };
+  multiply_columns<PRODUCTS>(y, 0, i0 + 16, w, x, 0);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int i = i0 + lane_row() + 8 * half;
+    real *to = f.y + ((k.token + i) * d.H + k.h) * d.P;
+#pragma unroll
+    for (int J = 0; J < 2; J++)
+#pragma unroll
+      for (int o = 0; o < 2; o++) {
+        int p = 32 * J + own_columns() + 4 * o;
+        if (i < k.q && p < d.P)
+          put_four(to + p, 0, add_skip(four_of(y, J, half, o), skip(p), x.four(i, p / 4)));
+      }
   }
 }
 
@@ -197,11 +255,8 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 2)
   SHARED_FLOATS(memory);
   wide_tile C = {memory}, B = {memory + WIDE}, S = {memory + 2 * WIDE};
   narrow_tile x = {memory + 3 * WIDE};
-  struct decays s = {x.at + NARROW, x.at + NARROW + TENSOR_TOKENS,
-                     x.at + NARROW + 2 * TENSOR_TOKENS};
-  float *weight = x.at + NARROW + 3 * TENSOR_TOKENS; /* r dt */
+  struct moment *times = (struct moment *)(x.at + NARROW);
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
-  int p0 = (int)threadIdx.x / WARP_LANES * 16;
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
     int64_t b = u / d.H, h = u % d.H, carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
     float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
@@ -209,35 +264,28 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 2)
     for (int64_t c = 0; c < chunks; c++) {
       struct chunk k = chunk_of(d, (b * chunks + c) * d.H + h, d.H);
       bool enters = c > 0 || f.S0, leaves = c < chunks - 1 || f.S1;
-      copy_tile<TENSOR_TOKENS>(B, group_columns(d, k, f.B), d.ld, k.q, (int)d.N);
-      copy_tile<TENSOR_TOKENS>(x, x_of(d, k, f.x), d.ld, k.q, (int)d.P);
+      copy_tile<HEAD_THREADS, TENSOR_TOKENS>(B, group_columns(d, k, f.B), d.ld, k.q, (int)d.N);
+      copy_tile<HEAD_THREADS, TENSOR_TOKENS>(x, x_of(d, k, f.x), d.ld, k.q, (int)d.P);
       if (f.y)
-        copy_tile<TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
+        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
       end_batch();
       if (f.S)
         store_state(d, state, 0, f.S + k.u * PN);
       if (enters && f.y)
-#pragma unroll
-        for (int n = 0; n < STATE_TILES; n++)
-          for (int e = 0; e < 4; e++)
-            S(p0 + lane_row() + e / 2 * 8, 8 * n + 2 * lane_pair() + e % 2) = state[n][e];
-      struct chunk_times now = read_times(d, k, f.dt, A, s);
-      for (int i = 0; i < 2 && threadIdx.x < WARP_LANES; i++)
-        weight[2 * threadIdx.x + i] = now.leave[i] * now.dt[i];
+        for_fours_of_state([&](int J, int half, int o, int p, int n) {
+          S.four(p, n / 4) = four_of(state, J, half, o);
+        });
+      struct chunk_times now = read_times(d, k, f.dt, A, times);
       await_batches<0>();
       __syncthreads();
       if (f.y)
-        chunk_outputs<PRODUCTS>(d, f, k, s, C, B, S, x, enters);
+        chunk_outputs<PRODUCTS>(d, f, k, times, C, B, S, x, enters);
       if (leaves) {
-#pragma unroll
-        for (int n = 0; n < STATE_TILES; n++)
-          for (int e = 0; e < 4; e++)
-            state[n][e] *= now.last;
-        narrow_tile own = {x.at};
-        multiply<PRODUCTS, PAIRED>(
-            state, 0, TENSOR_TOKENS,
-            [=](int m0, int m, int k0, int l) { return own(k0, l, p0 + m0, m) * weight[k0 + l]; },
-            wide_columns{B});
+        scale_sums(state, now.last);
+        struct left_columns<TENSOR_CHANNELS, leaving> tokens = {
+          x, own_warp() * 16, { times }
+        };
+        multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, B, 0);
       }
       __syncthreads();
     }
@@ -255,7 +303,7 @@ struct tensor_backward {
   real *A_part, *D_part; /* (b,chunk,h): of A_logb and Db */
 };
 
-enum { COTANGENT_FLOATS = WIDE + NARROW + 4 * TENSOR_TOKENS };
+enum { COTANGENT_FLOATS = WIDE + NARROW + 5 * TENSOR_TOKENS };
 
 INLINE_DEVICE const real *cotangent_tokens(struct ssd_shape d, struct chunk k, const real *yb)
 {
@@ -270,38 +318,37 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 3)
   SHARED_FLOATS(memory);
   wide_tile C = {memory};
   narrow_tile yb = {memory + WIDE};
-  struct decays s = {yb.at + NARROW, yb.at + NARROW + TENSOR_TOKENS,
-                     yb.at + NARROW + 2 * TENSOR_TOKENS};
-  float *until = yb.at + NARROW + 3 * TENSOR_TOKENS; /* e */
+  struct moment *times = (struct moment *)(yb.at + NARROW);
+  float *until = yb.at + NARROW + 4 * TENSOR_TOKENS; /* e */
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
-  int p0 = (int)threadIdx.x / WARP_LANES * 16;
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
     int64_t b = u / d.H, h = u % d.H;
     float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
     load_state(d, f.S1b ? f.S1b + u * PN : NULL, state);
     for (int64_t c = chunks - 1; c >= 0; c--) {
       struct chunk k = chunk_of(d, (b * chunks + c) * d.H + h, d.H);
+      bool goes_on = c > 0 || f.S0b;
+      if (goes_on) {
+        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
+        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(yb, cotangent_tokens(d, k, f.yb), d.H * d.P, k.q,
+                                               (int)d.P);
+        end_batch();
+      }
       if (c < chunks - 1 || f.S1b)
         store_state(d, state, 0, f.Rb + k.u * PN);
-      if (c == 0 && !f.S0b)
+      if (!goes_on)
         continue;
-      copy_tile<TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
-      copy_tile<TENSOR_TOKENS>(yb, cotangent_tokens(d, k, f.yb), d.H * d.P, k.q, (int)d.P);
-      end_batch();
-      struct chunk_times now = read_times(d, k, f.dt, A, s);
+      struct chunk_times now = read_times(d, k, f.dt, A, times);
       __syncwarp();
-      for (int i = 0; i < 2 && threadIdx.x < WARP_LANES; i++)
-        until[2 * threadIdx.x + i] = decay_until(s, 2 * (int)threadIdx.x + i);
+      for (int i = 0; i < 2 && first_warp(); i++)
+        until[2 * threadIdx.x + i] = decay_until(times[2 * threadIdx.x + i]);
       await_batches<0>();
       __syncthreads();
-#pragma unroll
-      for (int n = 0; n < STATE_TILES; n++)
-        for (int e = 0; e < 4; e++)
-          state[n][e] *= now.last;
-      multiply<PRODUCTS, PAIRED>(
-          state, 0, TENSOR_TOKENS,
-          [=](int m0, int m, int k0, int l) { return yb(k0, l, p0 + m0, m) * until[k0 + l]; },
-          wide_columns{C});
+      scale_sums(state, now.last);
+      struct left_columns<TENSOR_CHANNELS, entering> tokens = {
+        yb, own_warp() * 16, { until }
+      };
+      multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, C, 0);
       __syncthreads();
     }
     if (f.S0b)
@@ -319,8 +366,7 @@ enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 of 64, 64 of 
 struct group_memory {
   wide_tile C, B, S, Rb;
   narrow_tile w, tokens; /* tokens: [2] x and yb of a head, and of the next */
-  struct decays s;
-  float *leave;           /* r */
+  struct moment *times;
   float *across, *direct; /* [QUARTERS] */
   float *first;           /* sums of K's first 32 columns */
   float *a, *b;           /* [2] */
@@ -346,10 +392,7 @@ INLINE_DEVICE struct group_memory divide_memory(float *memory)
   m.Rb.at = take_floats(&memory, WIDE);
   m.w.at = take_floats(&memory, NARROW);
   m.tokens.at = take_floats(&memory, 4 * NARROW);
-  m.s.high = take_floats(&memory, TENSOR_TOKENS);
-  m.s.low = take_floats(&memory, TENSOR_TOKENS);
-  m.s.dt = take_floats(&memory, TENSOR_TOKENS);
-  m.leave = take_floats(&memory, TENSOR_TOKENS);
+  m.times = (struct moment *)take_floats(&memory, 4 * TENSOR_TOKENS);
   m.first = take_floats(&memory, TENSOR_TOKENS);
   m.across = take_floats(&memory, QUARTERS * TENSOR_TOKENS);
   m.direct = take_floats(&memory, QUARTERS * TENSOR_TOKENS);
@@ -402,13 +445,6 @@ INLINE_DEVICE void sum_over_rows(float (&v)[16], float (&sums)[2])
   }
 }
 
-/* The sum over the 4 lanes of a row. */
-INLINE_DEVICE float sum_of_row(float x)
-{
-  x += from_lane(x, 1);
-  return x + from_lane(x, 2);
-}
-
 /* A warp's part of what follows from z: w, pairs, and parts of across, direct, first, skip. */
 INLINE_DEVICE void weigh_tiles(struct group_memory m, struct place at,
                                const float (&scores)[PAIR_TILES][4],
@@ -416,40 +452,43 @@ INLINE_DEVICE void weigh_tiles(struct group_memory m, struct place at,
 {
   int t = lane_pair();
   float columns[16], sums[2], skip = 0; /* across, then direct, of this lane's columns */
+  float before[2] = {0, 0};             /* of rows of K, up to the tile */
+  struct moment row[2] = {m.times[at.i0 + lane_row()], m.times[at.i0 + lane_row() + 8]};
 #pragma unroll
   for (int i = 0; i < 16; i++)
     columns[i] = 0;
 #pragma unroll
-  for (int e = 0; e < 4; e += 2) {
-    int i = at.i0 + lane_row() + e * 4;
-    float before = 0; /* of row i of K, up to the tile */
+  for (int n = 0; n < PAIR_TILES; n++) {
+    int j0 = 32 * at.half + 8 * n + 2 * t;
+    struct moment now[2] = {m.times[j0], m.times[j0 + 1]};
 #pragma unroll
-    for (int n = 0; n < PAIR_TILES; n++) {
-      float K[2];
-      int j0 = 32 * at.half + 8 * n + 2 * t;
+    for (int half = 0; half < 2; half++) {
+      int i = at.i0 + lane_row() + 8 * half;
+      float w[2], K[2];
 #pragma unroll
       for (int o = 0; o < 2; o++) {
-        int j = j0 + o;
-        bool below = j <= i;
-        float decay = below ? decay_between(m.s, i, below ? j : i) : 0, dt = m.s.dt[j];
-        float scored = scores[n][e + o] * decay, w = scored * dt;
-        m.w(i, j) = w;
-        pairs[n][e + o] += decay * z[n][e + o] * dt;
-        columns[8 + 2 * n + o] += scored * z[n][e + o];
-        K[o] = w * z[n][e + o];
-        skip += j == i ? z[n][e + o] : 0;
+        int e = 2 * half + o, j = j0 + o;
+        float decay = j <= i ? decay_between(row[half], now[o]) : 0, scored = scores[n][e] * decay;
+        w[o] = scored * now[o].dt;
+        pairs[n][e] += decay * z[n][e] * now[o].dt;
+        columns[8 + 2 * n + o] += scored * z[n][e];
+        K[o] = w[o] * z[n][e];
+        skip += j == i ? z[n][e] : 0;
       }
+      float2 pair;
+      pair.x = w[0], pair.y = w[1];
+      m.w.two(at.i0 + 8 * half, lane_row(), 32 * at.half + 8 * n, 2 * t) = pair;
       float both = K[0] + K[1], other = from_lane(both, 1), ahead = t & 1 ? other : 0;
       both += other;
       other = from_lane(both, 2);
-      ahead += (t & 2 ? other : 0) + before;
+      ahead += (t & 2 ? other : 0) + before[half];
       columns[2 * n] += j0 <= i ? ahead : 0;
       columns[2 * n + 1] += j0 + 1 <= i ? ahead + K[0] : 0;
-      before += both + other;
+      before[half] += both + other;
     }
-    if (at.half == 0 && t == 0)
-      m.first[i] = before;
   }
+  if (at.half == 0 && t == 0)
+    m.first[at.i0 + lane_row()] = before[0], m.first[at.i0 + lane_row() + 8] = before[1];
   sum_over_rows(columns, sums);
   skip = sum_of_lanes(skip);
   if (threadIdx.x % WARP_LANES == 0)
@@ -464,30 +503,31 @@ template <int PRODUCTS>
 INLINE_DEVICE void entering_state(struct group_memory m, struct place at, narrow_tile yb,
                                   float (&Cb)[PANEL_TILES][4])
 {
-  float sums[PANEL_TILES][4], e0 = decay_until(m.s, at.i0 + lane_row());
-  float e8 = decay_until(m.s, at.i0 + lane_row() + 8);
-  narrow_tile own = {yb.at + at.i0 * TENSOR_CHANNELS};
-  wide_tile S = m.S;
-  int n0 = 64 * at.half;
+  float sums[PANEL_TILES][4];
+  int n0 = 64 * at.half, i = at.i0 + lane_row();
+  struct left_rows<TENSOR_CHANNELS> rows = {
+    yb, at.i0, decay_until(m.times[i]), decay_until(m.times[i + 8])
+  };
   clear_sums(sums);
-  multiply<PRODUCTS, PAIRED>(
-      sums, 0, TENSOR_CHANNELS,
-      [=](int m0, int r, int k0, int l) { return own(m0, r, k0, l) * (m0 ? e8 : e0); },
-      [=](int c0, int c, int k0, int l) { return S(k0, l, n0 + c0, c); });
+  multiply_columns<PRODUCTS>(sums, 0, TENSOR_CHANNELS, rows, m.S, n0);
 #pragma unroll
-  for (int e = 0; e < 4; e += 2) {
-    int i = at.i0 + lane_row() + e * 4;
+  for (int half = 0; half < 2; half++) {
     float dot = 0;
 #pragma unroll
-    for (int n = 0; n < PANEL_TILES; n++)
-      for (int o = 0; o < 2; o++) {
-        dot += m.C(i, n0 + 8 * n + 2 * lane_pair() + o) * sums[n][e + o];
-        Cb[n][e + o] += sums[n][e + o];
-      }
+    for (int J = 0; J < PANEL_TILES / 4; J++)
+#pragma unroll
+      for (int o = 0; o < 2; o++)
+        dot += dot_fours(m.C.four(i + 8 * half, (n0 + 32 * J + own_columns()) / 4 + o),
+                         four_of(sums, J, half, o));
     dot = sum_of_row(dot);
     if (lane_pair() == 0)
-      m.a[at.half * TENSOR_TOKENS + i] = dot;
+      m.a[at.half * TENSOR_TOKENS + i + 8 * half] = dot;
   }
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      Cb[n][e] += sums[n][e];
 }
 
 /* This thread's part of <Rb,S>, added up over the warp. */
@@ -512,52 +552,53 @@ INLINE_DEVICE void leaving_tokens(struct ssd_shape d, struct tensor_backward f, 
                                   narrow_tile yb, bool leaves, float (&Bb)[PANEL_TILES][4])
 {
   float sums[PAIR_TILES][4], factor[2];
-  wide_tile Rb = m.Rb;
-  narrow_tile w = m.w, own = {x.at + at.i0 * TENSOR_CHANNELS};
-  int p0 = 32 * at.half, n0 = 64 * at.half, i0 = at.i0;
+  int p0 = 32 * at.half, j0 = at.i0 + lane_row();
   struct skips skip = skips_of(d, f.D, k.h);
   clear_sums(sums);
-  if (leaves)
-    multiply<PRODUCTS, PLAIN>(sums, 0, TENSOR_STATE, wide_rows{{m.B.at + i0 * TENSOR_STATE}},
-                              [=](int c0, int c, int k0, int l) { return Rb(p0 + c0, c, k0, l); });
+  if (leaves) {
+    struct grouped_rows<TENSOR_STATE> right = {
+      m.Rb, p0
+    };
+    multiply_rows<PRODUCTS, TENSOR_STATE>(sums, m.B, at.i0, right);
+  }
 #pragma unroll
-  for (int e = 0; e < 4; e += 2) {
-    int j = i0 + lane_row() + e * 4;
-    float dot = 0, leave = m.leave[j];
-    factor[e / 2] = leave * m.s.dt[j];
+  for (int half = 0; half < 2; half++) {
+    int j = j0 + 8 * half;
+    struct moment now = m.times[j];
+    float dot = 0;
+    factor[half] = now.leave * now.dt;
+#pragma unroll
+    for (int o = 0; o < 2; o++)
+      dot += dot_fours(x.four(j, (p0 + own_columns()) / 4 + o), four_of(sums, 0, half, o));
 #pragma unroll
     for (int n = 0; n < PAIR_TILES; n++)
-      for (int o = 0; o < 2; o++) {
-        dot += x(j, p0 + 8 * n + 2 * lane_pair() + o) * sums[n][e + o];
-        sums[n][e + o] *= factor[e / 2];
-      }
-    dot = leave * sum_of_row(dot);
+      sums[n][2 * half] *= factor[half], sums[n][2 * half + 1] *= factor[half];
+    dot = now.leave * sum_of_row(dot);
     if (lane_pair() == 0)
       m.b[at.half * TENSOR_TOKENS + j] = dot;
   }
   if (f.xb) {
-    multiply<PRODUCTS, PAIRED>(
-        sums, i0, TENSOR_TOKENS, [=](int m0, int r, int k0, int l) { return w(k0, l, i0 + m0, r); },
-        [=](int c0, int c, int k0, int l) { return yb(k0, l, p0 + c0, c); });
+    struct left_columns<TENSOR_CHANNELS, no_factors> w = {
+      m.w, at.i0, {}
+    };
+    multiply_columns<PRODUCTS>(sums, at.i0, TENSOR_TOKENS, w, yb, p0);
 #pragma unroll
-    for (int e = 0; e < 4; e += 2) {
-      int j = i0 + lane_row() + e * 4;
+    for (int half = 0; half < 2; half++) {
+      int j = j0 + 8 * half;
       real *to = f.xb + (k.token + j) * d.ld + k.h * d.P;
 #pragma unroll
-      for (int n = 0; n < PAIR_TILES; n++) {
-        int p = p0 + 8 * n + 2 * lane_pair();
+      for (int o = 0; o < 2; o++) {
+        int p = p0 + own_columns() + 4 * o;
         if (j < k.q && p < d.P)
-          put_pair(to + p, f.beta, sums[n][e] + skip(p) * yb(j, p),
-                   sums[n][e + 1] + skip(p + 1) * yb(j, p + 1));
+          put_four(to + p, f.beta, add_skip(four_of(sums, 0, half, o), skip(p), yb.four(j, p / 4)));
       }
     }
   }
   if (leaves && f.Bb) {
-    float f0 = factor[0], f8 = factor[1];
-    multiply<PRODUCTS, PAIRED>(
-        Bb, 0, TENSOR_CHANNELS,
-        [=](int m0, int r, int k0, int l) { return own(m0, r, k0, l) * (m0 ? f8 : f0); },
-        [=](int c0, int c, int k0, int l) { return Rb(k0, l, n0 + c0, c); });
+    struct left_rows<TENSOR_CHANNELS> rows = {
+      x, at.i0, factor[0], factor[1]
+    };
+    multiply_columns<PRODUCTS>(Bb, 0, TENSOR_CHANNELS, rows, m.Rb, 64 * at.half);
   }
 }
 
@@ -610,33 +651,40 @@ INLINE_DEVICE void finish_panels(struct ssd_shape d, struct tensor_backward f, s
                                  const float (&pairs)[PAIR_TILES][4], float (&Bb)[PANEL_TILES][4],
                                  float (&Cb)[PANEL_TILES][4])
 {
-  int n0 = 64 * at.half, i0 = at.i0;
-  wide_tile B = m.B, C = m.C;
-  narrow_tile w = m.w, own = {w.at + i0 * TENSOR_CHANNELS};
+  int n0 = 64 * at.half;
 #pragma unroll
   for (int n = 0; n < PAIR_TILES; n++)
-    for (int e = 0; e < 4; e++)
-      w(i0 + lane_row() + e / 2 * 8, 32 * at.half + 8 * n + 2 * lane_pair() + e % 2) = pairs[n][e];
-  __syncthreads();
-  multiply<PRODUCTS, PAIRED>(Cb, 0, i0 + 16, narrow_rows{own},
-                             [=](int c0, int c, int k0, int l) { return B(k0, l, n0 + c0, c); });
-  multiply<PRODUCTS, PAIRED>(
-      Bb, i0, TENSOR_TOKENS, [=](int m0, int r, int k0, int l) { return w(k0, l, i0 + m0, r); },
-      [=](int c0, int c, int k0, int l) { return C(k0, l, n0 + c0, c); });
 #pragma unroll
-  for (int e = 0; e < 4; e += 2) {
-    int i = i0 + lane_row() + e * 4;
+    for (int half = 0; half < 2; half++) {
+      float2 pair;
+      pair.x = pairs[n][2 * half], pair.y = pairs[n][2 * half + 1];
+      m.w.two(at.i0 + 8 * half, lane_row(), 32 * at.half + 8 * n, 2 * lane_pair()) = pair;
+    }
+  __syncthreads();
+  struct left_rows<TENSOR_CHANNELS> rows = {
+    m.w, at.i0, 1, 1
+  };
+  struct left_columns<TENSOR_CHANNELS, no_factors> columns = {
+    m.w, at.i0, {}
+  };
+  multiply_columns<PRODUCTS>(Cb, 0, at.i0 + 16, rows, m.B, n0);
+  multiply_columns<PRODUCTS>(Bb, at.i0, TENSOR_TOKENS, columns, m.C, n0);
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int i = at.i0 + lane_row() + 8 * half;
     int64_t row = (group.token + i) * d.ld + group.h * d.N;
 #pragma unroll
-    for (int n = 0; n < PANEL_TILES; n++) {
-      int column = n0 + 8 * n + 2 * lane_pair();
-      if (i >= group.q || column >= d.N)
-        continue;
-      if (f.Cb)
-        put_pair(f.Cb + row + column, f.beta, Cb[n][e], Cb[n][e + 1]);
-      if (f.Bb)
-        put_pair(f.Bb + row + column, f.beta, Bb[n][e], Bb[n][e + 1]);
-    }
+    for (int J = 0; J < PANEL_TILES / 4; J++)
+#pragma unroll
+      for (int o = 0; o < 2; o++) {
+        int n = n0 + 32 * J + own_columns() + 4 * o;
+        if (i >= group.q || n >= d.N)
+          continue;
+        if (f.Cb)
+          put_four(f.Cb + row + n, f.beta, four_of(Cb, J, half, o));
+        if (f.Bb)
+          put_four(f.Bb + row + n, f.beta, four_of(Bb, J, half, o));
+      }
   }
 }
 
@@ -661,21 +709,21 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     auto copy_tokens = [&](int64_t h) {
       head(h);
       if (h < heads) {
-        copy_tile<TENSOR_TOKENS>(x_tile(m, h), x_of(d, k, f.x), d.ld, k.q, (int)d.P);
-        copy_tile<TENSOR_TOKENS>(yb_tile(m, h), cotangent_tokens(d, k, f.yb), d.H * d.P, k.q,
-                                 (int)d.P);
+        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(x_tile(m, h), x_of(d, k, f.x), d.ld, k.q, (int)d.P);
+        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(yb_tile(m, h), cotangent_tokens(d, k, f.yb),
+                                                d.H * d.P, k.q, (int)d.P);
       }
       end_batch();
     };
     auto copy_state = [&](int64_t h, wide_tile to, const real *from) {
       head(h);
       if (h < heads && from)
-        copy_tile<TENSOR_CHANNELS>(to, from + k.u * PN, d.N, (int)d.P, (int)d.N);
+        copy_tile<GROUP_THREADS, TENSOR_CHANNELS>(to, from + k.u * PN, d.N, (int)d.P, (int)d.N);
       end_batch();
     };
     int64_t panel = group.token * d.ld + group.h * d.N;
-    copy_tile<TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);
-    copy_tile<TENSOR_TOKENS>(m.B, f.B + panel, d.ld, group.q, (int)d.N);
+    copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);
+    copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.B, f.B + panel, d.ld, group.q, (int)d.N);
     end_batch();
     copy_tokens(0);
     copy_state(0, m.S, f.S);
@@ -686,30 +734,24 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     clear_sums(pairs);
     clear_sums(Bb);
     clear_sums(Cb);
-    {
-      wide_tile B = m.B;
-      int j0 = 32 * at.half;
-      multiply<PRODUCTS, PLAIN>(scores, 0, TENSOR_STATE, wide_rows{{m.C.at + at.i0 * TENSOR_STATE}},
-                                [=](int c0, int c, int k0, int l) { return B(j0 + c0, c, k0, l); });
-    }
+    struct plain_rows<TENSOR_STATE> right = {
+      m.B, 32 * at.half
+    };
+    multiply_rows<PRODUCTS, TENSOR_STATE>(scores, m.C, at.i0, right);
     for (int64_t h = 0; h < heads; h++) {
       narrow_tile x = x_tile(m, h), yb = yb_tile(m, h);
       float z[PAIR_TILES][4];
       copy_tokens(h + 1);
       head(h);
       float A = decay_rate(f.A_log, k.h);
-      struct chunk_times now = read_times(d, k, f.dt, A, m.s);
-      for (int i = 0; i < 2 && threadIdx.x < WARP_LANES; i++)
-        m.leave[2 * threadIdx.x + i] = now.leave[i];
+      struct chunk_times now = read_times(d, k, f.dt, A, m.times);
       await_batches<2>(); /* left: Rb, the next x and yb */
       __syncthreads();
       clear_sums(z);
-      {
-        int j0 = 32 * at.half;
-        multiply<PRODUCTS, PLAIN>(
-            z, 0, TENSOR_CHANNELS, narrow_rows{{yb.at + at.i0 * TENSOR_CHANNELS}},
-            [=](int c0, int c, int k0, int l) { return x(j0 + c0, c, k0, l); });
-      }
+      struct plain_rows<TENSOR_CHANNELS> tokens = {
+        x, 32 * at.half
+      };
+      multiply_rows<PRODUCTS, TENSOR_CHANNELS>(z, yb, at.i0, tokens);
       weigh_tiles(m, at, scores, z, pairs);
       if (enters)
         entering_state<PRODUCTS>(m, at, yb, Cb);

@@ -1,67 +1,106 @@
 /* tensor_cores_cuda.h: float32 products of tiles in shared memory by the tensor cores.
  *
  * A warp multiplies 16 rows by 8 columns and 8 terms at a time (mma.m16n8k8), whose operands are
- * tf32: float32 with 10 bits behind the point.  With PRODUCTS = 3 an operand is the sum of two of
- * them, x = big + small, and  a b = small big + big small + big big  keeps float32's precision.
+ * tf32: float32 with 10 bits behind the point; the hardware does not read the others.  With
+ * PRODUCTS = 3 an operand is the sum of two of them, x = big + small, and  a b = small big + big
+ * small + big big  keeps float32's precision.
  *
- * Who holds what: lane = 4 g + t has of its warp's tile (16, 8 TILES)
- *   sums[n][e] = element (g + 8 (e / 2), 8 n + 2 t + e % 2).
+ * Lane 4 g + t of a warp holds rows g and g + 8 of its 16, and of 32 columns (four tiles of 8)
+ *   PLAIN    sums[n][e]     = element (g + 8 (e/2), 8 n + 2 t + e%2)
+ *   GROUPED  sums[4 J+q][e] = element (g + 8 (e/2), 32 J + 8 t + 4 (e%2) + q)
+ * which is a matter of which columns a tile is made of.  Which terms share a step does not matter
+ * to a sum: they are those that lie side by side, so that operands come 8 or 16 bytes at a time.
  *
- * Tiles lie in shared memory in rows of LD floats, a multiple of 32, the columns of row r swizzled:
- * groups of four change places by r % 8.  The 32 lanes then find what they need for a product in 32
- * banks, whether they go along the rows (PLAIN: terms t and t + 4 of eight) or across them (PAIRED:
- * terms 2 t and 2 t + 1; which terms share a step does not matter to their sum).
+ * Tiles lie in shared memory in rows of LD floats, a multiple of 32.  Fours of columns change
+ * places within 32 by row (`turn`), so that lanes that read at the same time find theirs in all 32
+ * banks, whether they go along the rows or across them.
  *
  * References: PTX ISA, "mma.m16n8k8"; Ootomo & Yokota 2022, arXiv:2203.03341 (three products). */
 #ifndef KERNELS_TENSOR_CORES_CUDA_H
 #define KERNELS_TENSOR_CORES_CUDA_H
 #include "core/launch.h"
 
-enum { PLAIN, PAIRED };
 enum { WARP_LANES = 32 }; /* on the stand-in, too: WARP is less there */
+INLINE_DEVICE int lane_row(void) { return (int)threadIdx.x % WARP_LANES / 4; }
+INLINE_DEVICE int lane_pair(void) { return (int)threadIdx.x % 4; }
 
 /* ---- tiles ---- */
 
-/* Row r0 + r, column c0 + c, where r0 and c0 are multiples of 8 and r, c < 8. */
+INLINE_DEVICE int turn(int r) { return (r & 6) ^ (r & 1) << 2; } /* r < 8 */
+
+/* Row r0 + r and the four columns from 4 (c0 + c) on, where r0 and c0 are multiples of 8 and r, c
+ * less. */
 template <int LD> struct tile {
   float *at;
-  INLINE_DEVICE int place(int r0, int r, int c0, int c) const
+  INLINE_DEVICE float *place(int r0, int r, int c0, int c) const
   {
-    int within = ((c0 & 24) | c) ^ (r << 2); /* of 32: the same for every fourth tile */
-    return (r0 + r) * LD + (c0 & ~31) + within;
+    return at + (r0 + r) * LD + 4 * c0 + 4 * (c ^ turn(r));
   }
-  INLINE_DEVICE float &operator()(int r0, int r, int c0, int c) const
+  INLINE_DEVICE float4 &four(int r0, int r, int c0, int c) const
   {
-    return at[place(r0, r, c0, c)];
+    return *(float4 *)place(r0, r, c0, c);
   }
-  INLINE_DEVICE float &operator()(int r, int c) const
+  INLINE_DEVICE float4 &four(int r, int c) const { return four(r & ~7, r & 7, c & ~7, c & 7); }
+  /* The element of row r0 + r and column m0 + m, m0 a multiple of 8, m < 8; with the next: m even
+   */
+  INLINE_DEVICE float *one(int r0, int r, int m0, int m) const
   {
-    return at[place(r & ~7, r & 7, c & ~7, c & 7)];
+    return place(r0, r, m0 / 4 & ~7, (m0 / 4 & 7) + m / 4) + m % 4;
+  }
+  INLINE_DEVICE float2 &two(int r0, int r, int m0, int m) const
+  {
+    return *(float2 *)one(r0, r, m0, m);
   }
 };
 
-/* An operand gives term k0 + k of row (A) or column (B) m0 + m: a tile's row, or its column. */
-template <int LD> struct rows_of {
-  tile<LD> of;
-  INLINE_DEVICE float operator()(int m0, int m, int k0, int k) const { return of(m0, m, k0, k); }
-};
-template <int LD> struct columns_of {
-  tile<LD> of;
-  INLINE_DEVICE float operator()(int m0, int m, int k0, int k) const { return of(k0, k, m0, m); }
-};
+/* Columns of sums that are GROUPED: the four from 32 J + 8 t + 4 o on of row g + 8 half.  Computed,
+ * as above: what is stored side by side is not where mma has it. */
+template <int TILES>
+INLINE_DEVICE float4 four_of(const float (&sums)[TILES][4], int J, int half, int o)
+{
+  int e = 2 * half + o;
+  float4 four;
+  four.x = sums[4 * J][e] + 0.0f, four.y = sums[4 * J + 1][e] + 0.0f;
+  four.z = sums[4 * J + 2][e] + 0.0f, four.w = sums[4 * J + 3][e] + 0.0f;
+  return four;
+}
+template <int TILES>
+INLINE_DEVICE void set_four(float (&sums)[TILES][4], int J, int half, int o, float4 four)
+{
+  int e = 2 * half + o;
+  sums[4 * J][e] = four.x + 0.0f, sums[4 * J + 1][e] = four.y + 0.0f;
+  sums[4 * J + 2][e] = four.z + 0.0f, sums[4 * J + 3][e] = four.w + 0.0f;
+}
 
-INLINE_DEVICE int lane_row(void) { return (int)threadIdx.x % WARP_LANES / 4; }
-INLINE_DEVICE int lane_pair(void) { return (int)threadIdx.x % 4; }
+INLINE_DEVICE float dot_fours(float4 a, float4 b)
+{
+  return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w);
+}
+INLINE_DEVICE float4 add_fours(float4 a, float s, float4 b) /* a + s b */
+{
+  a.x += s * b.x, a.y += s * b.y, a.z += s * b.z, a.w += s * b.w;
+  return a;
+}
+
+template <int TILES> INLINE_DEVICE void scale_sums(float (&sums)[TILES][4], float factor)
+{
+#pragma unroll
+  for (int n = 0; n < TILES; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      sums[n][e] *= factor;
+}
 
 template <int TILES> INLINE_DEVICE void clear_sums(float (&sums)[TILES][4])
 {
 #pragma unroll
   for (int n = 0; n < TILES; n++)
+#pragma unroll
     for (int e = 0; e < 4; e++)
       sums[n][e] = 0;
 }
 
-/* ---- products ---- */
+/* ---- one product ---- */
 
 INLINE_DEVICE uint32_t bits_of(float x)
 {
@@ -77,78 +116,40 @@ INLINE_DEVICE float float_of(uint32_t bits)
 }
 
 #ifdef __NVCC__
-template <int PRODUCTS> struct parts {
-  uint32_t big, small;
-  /* to the nearest tf32; what the hardware does not read of big stays */
-  __device__ explicit parts(float x) : big(bits_of(x) + 0x1000u), small(0)
-  {
-    if (PRODUCTS == 3) {
-      big &= 0xffffe000u;
-      small = bits_of(x - float_of(big));
-    }
-  }
-};
-
-static __device__ __forceinline__ void mma(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2,
-                                           uint32_t a3, uint32_t b0, uint32_t b1)
+INLINE_DEVICE void mma(float (&d)[4], const float (&a)[4], float b0, float b1)
 {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-/* sums += a b over the terms from `first` to `end`, multiples of 8. */
-template <int PRODUCTS, int ORDER, int TILES, class A, class B>
-static __device__ __forceinline__ void multiply(float (&sums)[TILES][4], int first, int end, A a,
-                                                B b)
-{
-  typedef parts<PRODUCTS> part;
-  int g = lane_row(), t = lane_pair();
-  int k = ORDER == PAIRED ? 2 * t : t, l = ORDER == PAIRED ? 2 * t + 1 : t + 4;
-#pragma unroll(TILES < 8 ? 4 : 2)
-  for (int k0 = first; k0 < end; k0 += 8) {
-    part a0(a(0, g, k0, k)), a1(a(8, g, k0, k)), a2(a(0, g, k0, l)), a3(a(8, g, k0, l));
-#pragma unroll
-    for (int n = 0; n < TILES; n++) {
-      part b0(b(8 * n, g, k0, k)), b1(b(8 * n, g, k0, l));
-      if (PRODUCTS == 3) {
-        mma(sums[n], a0.small, a1.small, a2.small, a3.small, b0.big, b1.big);
-        mma(sums[n], a0.big, a1.big, a2.big, a3.big, b0.small, b1.small);
-      }
-      mma(sums[n], a0.big, a1.big, a2.big, a3.big, b0.big, b1.big);
-    }
-  }
+      : "r"(bits_of(a[0])), "r"(bits_of(a[1])), "r"(bits_of(a[2])), "r"(bits_of(a[3])),
+        "r"(bits_of(b0)), "r"(bits_of(b1)));
 }
 
 /* 16 bytes of global memory to shared memory, behind this thread's back; 16 zeros unless `there` */
-static __device__ __forceinline__ void copy_16_bytes(float *to, const float *from, bool there)
+INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 {
   unsigned at = (unsigned)__cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
                "r"(there ? 16 : 0));
 }
 /* Copies since the last call are one batch; all but the last LEFT batches have arrived. */
-static __device__ __forceinline__ void end_batch(void) { asm volatile("cp.async.commit_group;"); }
-template <int LEFT> static __device__ __forceinline__ void await_batches(void)
+INLINE_DEVICE void end_batch(void) { asm volatile("cp.async.commit_group;"); }
+template <int LEFT> INLINE_DEVICE void await_batches(void)
 {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
-#else /* tests/emulation, and not in turns: each lane adds up what it holds */
-INLINE_DEVICE float tf32(float x) { return float_of((bits_of(x) + 0x1000u) & 0xffffe000u); }
-
-template <int PRODUCTS, int ORDER, int TILES, class A, class B>
-void multiply(float (&sums)[TILES][4], int first, int end, A a, B b)
+/* 2^x, x <= 0, to 2 units of the last place */
+INLINE_DEVICE float power_of_2(float x)
 {
-  int g = lane_row(), t = lane_pair();
-  for (int n = 0; n < TILES; n++)
-    for (int e = 0; e < 4; e++)
-      for (int k = first; k < end; k++) {
-        float x = a(e / 2 * 8, g, k & ~7, k & 7), y = b(8 * n, 2 * t + e % 2, k & ~7, k & 7);
-        sums[n][e] += PRODUCTS == 3 ? x * y : tf32(x) * tf32(y);
-      }
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
-
+#else /* tests/emulation */
+INLINE_DEVICE void mma(float (&d)[4], const float (&a)[4], float b0, float b1)
+{
+  emulated_mma(d, a, b0, b1);
+}
 INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 {
   for (int i = 0; i < 4; i++)
@@ -156,32 +157,185 @@ INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 }
 INLINE_DEVICE void end_batch(void) {}
 template <int LEFT> void await_batches(void) {}
+INLINE_DEVICE float power_of_2(float x) { return exp2f(x); }
 #endif
+
+/* Both parts of a number; with one product its nearest tf32.  Each is computed, if only by one
+ * addition: mma wants registers side by side, and ptxas moves loaded ones there at every use. */
+template <int PRODUCTS> struct parts {
+  float big, small;
+  INLINE_DEVICE explicit parts(float x) : small(0)
+  {
+    big = float_of(PRODUCTS == 3 ? bits_of(x) & 0xffffe000u : bits_of(x) + 0x1000u);
+    if (PRODUCTS == 3)
+      small = x - big;
+  }
+};
+
+/* Two numbers that were loaded side by side: cut off by the hardware, not rounded. */
+template <int PRODUCTS> struct loaded_pair {
+  float big[2], small[2];
+  INLINE_DEVICE loaded_pair(float x, float y)
+  {
+    if (PRODUCTS == 3) {
+      parts<3> a(x), b(y);
+      big[0] = a.big, big[1] = b.big, small[0] = a.small, small[1] = b.small;
+    } else {
+      big[0] = x, big[1] = y;
+    }
+  }
+};
+template <int PRODUCTS> struct computed_pair {
+  float big[2], small[2];
+  INLINE_DEVICE computed_pair(float x, float y)
+  {
+    parts<PRODUCTS> a(x), b(y);
+    big[0] = a.big, big[1] = b.big, small[0] = a.small, small[1] = b.small;
+  }
+};
+
+/* Eight terms of 16 rows, in the order of mma's registers. */
+template <int PRODUCTS> struct left {
+  float big[4], small[4];
+  INLINE_DEVICE void set(int i, float x)
+  {
+    parts<PRODUCTS> p(x);
+    big[i] = p.big, small[i] = p.small;
+  }
+};
+
+template <int PRODUCTS, class PAIR>
+INLINE_DEVICE void multiply_add(float (&sums)[4], const left<PRODUCTS> &a, const PAIR &b)
+{
+  if (PRODUCTS == 3) {
+    mma(sums, a.small, b.big[0], b.big[1]);
+    mma(sums, a.big, b.small[0], b.small[1]);
+  }
+  mma(sums, a.big, b.big[0], b.big[1]);
+}
+
+/* ---- products of tiles ---- */
+
+/* Rows of a tile from `first` on, a multiple of 8, as columns of the right operand: those of tile
+ * n, PLAIN or GROUPED.  Four terms from 16 step + 4 t on. */
+template <int LD> struct plain_rows {
+  tile<LD> of;
+  int first;
+  INLINE_DEVICE float4 operator()(int n, int step) const
+  {
+    return of.four(first + 8 * n, lane_row(), step / 2 * 8, step % 2 * 4 + lane_pair());
+  }
+};
+template <int LD> struct grouped_rows {
+  tile<LD> of;
+  int first;
+  INLINE_DEVICE float4 operator()(int n, int step) const
+  {
+    int g = lane_row(), r = g % 2 * 4 + n % 4;
+    return of.four(first + n / 4 * 32 + g / 2 * 8, r, step / 2 * 8, step % 2 * 4 + lane_pair());
+  }
+};
+
+/* sums += a b over TERMS terms, a multiple of 16: rows of a from row0 on, columns of b. */
+template <int PRODUCTS, int TERMS, int TILES, int LD, class B>
+INLINE_DEVICE void multiply_rows(float (&sums)[TILES][4], tile<LD> a, int row0, B b)
+{
+#pragma unroll 2
+  for (int step = 0; step < TERMS / 16; step++) {
+    int c0 = step / 2 * 8, c = step % 2 * 4 + lane_pair();
+    float4 upper = a.four(row0, lane_row(), c0, c), lower = a.four(row0 + 8, lane_row(), c0, c);
+    left<PRODUCTS> one, other;
+    one.set(0, upper.x), one.set(1, lower.x), one.set(2, upper.y), one.set(3, lower.y);
+    other.set(0, upper.z), other.set(1, lower.z), other.set(2, upper.w), other.set(3, lower.w);
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+      float4 right = b(n, step);
+      multiply_add(sums[n], one, loaded_pair<PRODUCTS>(right.x, right.y));
+      multiply_add(sums[n], other, loaded_pair<PRODUCTS>(right.z, right.w));
+    }
+  }
+}
+
+/* The left operand of multiply_columns, terms k0 + 2 t and k0 + 2 t + 1: rows of a tile, each times
+ * a factor; or its columns, terms k and k + 1 times what factors(k) gives. */
+template <int LD> struct left_rows {
+  tile<LD> of;
+  int row0;
+  float upper, lower;
+  template <int PRODUCTS> INLINE_DEVICE void get(int k0, left<PRODUCTS> &a) const
+  {
+    float2 u = of.two(row0, lane_row(), k0, 2 * lane_pair());
+    float2 l = of.two(row0 + 8, lane_row(), k0, 2 * lane_pair());
+    a.set(0, u.x * upper), a.set(1, l.x * lower), a.set(2, u.y * upper), a.set(3, l.y * lower);
+  }
+};
+template <int LD, class F> struct left_columns {
+  tile<LD> of;
+  int column0;
+  F factors;
+  template <int PRODUCTS> INLINE_DEVICE void get(int k0, left<PRODUCTS> &a) const
+  {
+    int g = lane_row(), k = 2 * lane_pair();
+    float2 f = factors(k0 + k);
+    a.set(0, *of.one(k0, k, column0, g) * f.x), a.set(1, *of.one(k0, k, column0 + 8, g) * f.x);
+    a.set(2, *of.one(k0, k + 1, column0, g) * f.y);
+    a.set(3, *of.one(k0, k + 1, column0 + 8, g) * f.y);
+  }
+};
+struct no_factors {
+  INLINE_DEVICE float2 operator()(int) const
+  {
+    float2 ones;
+    ones.x = ones.y = 1;
+    return ones;
+  }
+};
+
+/* sums (GROUPED) += a b over terms `first` to `end`, multiples of 8, which are rows of b, whose
+ * columns start at column0, a multiple of 32. */
+template <int PRODUCTS, int TILES, int LD, class A>
+INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end, A a, tile<LD> b,
+                                    int column0)
+{
+#pragma unroll 2
+  for (int k0 = first; k0 < end; k0 += 8) {
+    left<PRODUCTS> terms;
+    a.get(k0, terms);
+#pragma unroll
+    for (int J = 0; J < TILES / 4; J++) {
+      int c0 = column0 / 4 + 8 * J, k = 2 * lane_pair();
+      float4 even = b.four(k0, k, c0, lane_row()), odd = b.four(k0, k + 1, c0, lane_row());
+      multiply_add(sums[4 * J], terms, computed_pair<PRODUCTS>(even.x, odd.x));
+      multiply_add(sums[4 * J + 1], terms, computed_pair<PRODUCTS>(even.y, odd.y));
+      multiply_add(sums[4 * J + 2], terms, computed_pair<PRODUCTS>(even.z, odd.z));
+      multiply_add(sums[4 * J + 3], terms, computed_pair<PRODUCTS>(even.w, odd.w));
+    }
+  }
+}
 
 /* ---- global memory ---- */
 
 /* to (ROWS,LD) = from, `rows` rows of `columns` that are `ld` apart; zeros beyond.  Rows start at
- * multiples of 16 bytes, and columns are a multiple of 4. */
-template <int ROWS, int LD>
+ * multiples of 16 bytes, and columns are a multiple of 4.  All THREADS of a block call. */
+template <int THREADS, int ROWS, int LD>
 INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int rows, int columns)
 {
-  for (int i = (int)threadIdx.x; i < ROWS * (LD / 4); i += (int)blockDim.x) {
-    int r = i / (LD / 4), c = i % (LD / 4) * 4;
-    bool there = r < rows && c < columns;
-    copy_16_bytes(&to(r, c), there ? from + r * ld + c : from, there);
+  enum { FOURS = LD / 4, STEP = THREADS / FOURS };
+  int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
+  bool inside = 4 * c < columns;
+  from += r * ld + 4 * c;
+#pragma unroll
+  for (int i = 0; i < ROWS / STEP; i++) {
+    copy_16_bytes(&to.four(r + i * STEP, c).x, from, inside && r + i * STEP < rows);
+    from += STEP * ld;
   }
 }
 
-/* Two neighbouring numbers, to which beta times what is there is added. */
-INLINE_DEVICE void put_pair(float *to, float beta, float x, float y)
+/* Four neighbouring numbers, to which beta times what is there is added. */
+INLINE_DEVICE void put_four(float *to, float beta, float4 four)
 {
-  float2 *pair = (float2 *)to, sum;
-  sum.x = x, sum.y = y;
-  if (beta != 0) {
-    float2 old = *pair;
-    sum.x += beta * old.x, sum.y += beta * old.y;
-  }
-  *pair = sum;
+  float4 *at = (float4 *)to;
+  *at = beta != 0 ? add_fours(four, beta, *at) : four;
 }
 
 /* ---- sums across lanes ---- */
@@ -205,5 +359,12 @@ template <class T> INLINE_DEVICE T sum_before(T x, T *all)
   }
   *all = total;
   return before;
+}
+
+/* The sum over the 4 lanes of a row. */
+INLINE_DEVICE float sum_of_row(float x)
+{
+  x += from_lane(x, 1);
+  return x + from_lane(x, 2);
 }
 #endif

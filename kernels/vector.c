@@ -1,6 +1,7 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
  *   transpose, by squares whose lines stay in the cache
- *   fill, axpby: y = a, y = a x + b y      sum_squares, dot: sum |x|^2, sum x y in float64
+ *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c (b, c may be NULL)
+ *   sum_squares, dot: sum |x|^2, sum x y in float64
  *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
  * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
  * alone.
@@ -29,6 +30,20 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
     y[i] = a * x[i] + b * y[i];
 }
 
+KERNEL add(int64_t n, const real *a, const real *b, const real *c, real *y)
+{
+  if (c) {
+    FOR_EACH_SIMD (i, n)
+      y[i] = y[i] + a[i] + b[i] + c[i];
+  } else if (b) {
+    FOR_EACH_SIMD (i, n)
+      y[i] = y[i] + a[i] + b[i];
+  } else {
+    FOR_EACH_SIMD (i, n)
+      y[i] += a[i];
+  }
+}
+
 #ifdef __CUDACC__
 /* How many elements from x and y on go by packs. */
 static int64_t whole_packs(int64_t n, const real *x, const real *y)
@@ -52,6 +67,20 @@ KERNEL scale_packs(int64_t packs, real a, const real *x, real *y)
     for (int q = 0; q < PACK; q++)
       p.at[q] *= a;
     put_pack(p, y, k);
+  }
+}
+
+KERNEL add_packs(int64_t packs, const real *a, const real *b, const real *c, real *y)
+{
+  FOR_EACH (k, packs) {
+    pack<PACK> sum = pack_at(y, k), p = pack_at(a, k), q = {}, r = {};
+    if (b)
+      q = pack_at(b, k);
+    if (c)
+      r = pack_at(c, k);
+    for (int l = 0; l < PACK; l++)
+      sum.at[l] = sum.at[l] + p.at[l] + q.at[l] + r.at[l];
+    put_pack(sum, y, k);
   }
 }
 
@@ -202,6 +231,32 @@ KERNEL move_pieces(int64_t rows, struct chains c, bool scatters, const real *src
   }
 }
 
+#ifdef __CUDACC__
+enum { SQUARE = 32 };
+
+INLINE int64_t squares_of(int64_t n) { return (n + SQUARE - 1) / SQUARE; }
+
+/* A square by a block: its rows are read, and its columns written, side by side. */
+BLOCK_KERNEL transpose_squares(int64_t rows, int64_t n, const real *x, real *y)
+{
+  __shared__ real square[SQUARE][SQUARE + 1];
+  FOR_EACH_BLOCK (at, squares_of(rows) * squares_of(n), SQUARE * SQUARE) {
+    int64_t first = at / squares_of(n) * SQUARE, column = at % squares_of(n) * SQUARE;
+    for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
+      int i = e / SQUARE, j = e % SQUARE;
+      if (first + i < rows && column + j < n)
+        square[i][j] = x[(first + i) * n + column + j];
+    }
+    __syncthreads();
+    for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
+      int j = e / SQUARE, i = e % SQUARE;
+      if (first + i < rows && column + j < n)
+        y[(column + j) * rows + first + i] = square[i][j];
+    }
+    __syncthreads();
+  }
+}
+#else
 /* Rows of y, a few at a time: what is read then lies in neighbouring columns of x. */
 KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
 {
@@ -213,10 +268,15 @@ KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
         y[j * rows + i] = x[i * n + j];
   }
 }
+#endif
 
 void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
 {
+#ifdef __CUDACC__
+  LAUNCH_BLOCKS(st, squares_of(rows) * squares_of(n), transpose_squares, rows, n, x, y);
+#else
   LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
+#endif
 }
 
 void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
@@ -244,6 +304,18 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
     LAUNCH(st, n, scale, n, a, x, y);
   else
     LAUNCH(st, n, combine, n, a, x, b, y);
+}
+
+void OP(accumulate)(stream st, int64_t n, const DEVICE real *a, const DEVICE real *b,
+                    const DEVICE real *c, DEVICE real *y)
+{
+#ifdef __CUDACC__
+  if (in_packs(n, a) && in_packs(n, b) && in_packs(n, c) && in_packs(n, y)) {
+    LAUNCH(st, n / PACK, add_packs, n / PACK, a, b, c, y);
+    return;
+  }
+#endif
+  LAUNCH(st, n, add, n, a, b, c, y);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)

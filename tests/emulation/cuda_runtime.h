@@ -57,6 +57,8 @@ struct float2 {
 struct alignas(16) float4 {
   float x, y, z, w;
 };
+/* mma.m16n8k8 of a warp: d += a b, of which each lane holds what the PTX ISA says */
+void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1);
 extern float emulated_shared[];
 #define SHARED_FLOATS(name) float *name = emulated_shared
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)

@@ -242,6 +242,35 @@ double emulated_shuffle(double x, int apart)
   return shown[turn][me ^ (unsigned)apart];
 }
 
+/* Likewise for the operands of mma, without the bits that tf32 has not. */
+static struct {
+  float a[4], b[2];
+} operands[2][THREADS_MOST];
+
+static float tf32(float x)
+{
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  bits &= 0xffffe000u;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
+{
+  unsigned me = running, turn = shuffles[me]++ % 2, warp = me & ~31u;
+  for (int i = 0; i < 4; i++)
+    operands[turn][me].a[i] = tf32(a[i]);
+  operands[turn][me].b[0] = tf32(b0), operands[turn][me].b[1] = tf32(b1);
+  __syncthreads();
+  for (unsigned e = 0; e < 4; e++)
+    for (unsigned k = 0; k < 8; k++) {
+      unsigned row = me % 32 / 4, column = me % 4 * 2 + e % 2;
+      d[e] += operands[turn][warp + row * 4 + k % 4].a[e / 2 + k / 4 * 2] *
+              operands[turn][warp + column * 4 + k % 4].b[k / 4];
+    }
+}
+
 static void run_block(unsigned threads)
 {
   memset(shuffles, 0, sizeof shuffles);

@@ -154,12 +154,16 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
     struct array *z = poison(&b, n, sizeof(real)), *f = poison(&b, n, sizeof(real));
     struct array *odd = reals(&b, n + 1, -1, 1); /* from 1 on: no address of a pack */
+    struct array *a = reals(&b, n, -1, 1);
     struct array *sum = poison(&b, 1, sizeof(double)), *dot = poison(&b, 1, sizeof(wide)),
                  *c = reals(&b, n * 5, -1, 1);
     ON_BOTH(b)
     {
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
+      for (int q = 0; q < 3; q++)
+        be->accumulate(be->st, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
+                       a->at[k]);
       be->fill(be->st, n, (real)3, f->at[k]);
       be->fill(be->st, n / 2, (real)3, (real *)odd->at[k] + 1);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, (real *)odd->at[k] + 1);
@@ -170,6 +174,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     }
     same(&b, z, TOLERANCE, "axpby");
     same(&b, y, TOLERANCE, "axpby in place");
+    same(&b, a, TOLERANCE, "accumulate");
     same(&b, f, 0, "fill");
     same(&b, odd, TOLERANCE, "fill and axpby from an odd element on");
     same(&b, sum, 1e-13, "sum_squares");
@@ -299,9 +304,10 @@ void device_masks(const void *cpu, const void *device, uint64_t seed)
 #define device_products NAME(device_products)
 void device_products(const void *cpu, const void *device, uint64_t seed)
 {
-  static const int64_t shapes[][3] = {{1, 64, 292},  {1027, 64, 292}, {33, 257, 129}, {2, 1, 1},
-                                      {1300, 8, 35}, {5, 0, 12},      {5, 0, 7}};
-  for (int i = 0; i < 7; i++) {
+  static const int64_t shapes[][3] = {{1, 64, 292}, {1027, 64, 292}, {33, 257, 129},
+                                      {2, 1, 1},    {1300, 8, 35},   {5, 0, 12},
+                                      {5, 0, 7},    {301, 33, 70}};
+  for (int i = 0; i < 8; i++) {
     int64_t M = shapes[i][0], K = shapes[i][1], N = shapes[i][2];
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, M * K, -1, 1), *W = reals(&b, N * K, -1, 1);
