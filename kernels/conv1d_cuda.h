@@ -126,7 +126,7 @@ __device__ __forceinline__ void convolve_tokens(const channels<V> &s, window<V> 
 #pragma unroll
     for (int l = 0; l < V; l++)
       y.at[l] = silu(preactivation_of<V>(s, *past, x[k], l));
-    store_pack<V>(y, out);
+    store_pack(y, out);
     move_on<V>(past, x[k]);
   }
 }
@@ -168,7 +168,7 @@ static bool convolved_by_walks(stream st, struct conv1d_shape d, const real *x, 
 {
   if (!walks(d, x))
     return false;
-  if (in_packs(d.C, d.ld, x, PACK) && in_packs(d.C, d.C, y, PACK))
+  if (in_packs(d.C | d.ld, x) && in_packs(d.C, y))
     launch_forward<PACK>(st, d, x, w, b, row, state0, y);
   else
     launch_forward<1>(st, d, x, w, b, row, state0, y);
@@ -232,7 +232,7 @@ __device__ __forceinline__ void give_input(walk<V> *a, pack<V> given, const pack
   for (int l = 0; READS && l < V; l++)
     given.at[l] = add_product(given.at[l], a->beta, old.at[l]);
   if (a->gives)
-    store_pack<V>(given, a->xb);
+    store_pack(given, a->xb);
 }
 
 /* And that of an input before the first token: t < 0. */
@@ -444,8 +444,8 @@ static bool given_by_walks(stream st, struct conv1d_shape d, struct cotangents a
 {
   if (!walks(d, a.x) || d.B * d.T == 0 || d.C * SUMS > PARTS_ROOM)
     return false;
-  if (in_packs(d.C, d.ld, a.x, PAIR) && in_packs(d.C, d.ld, a.xb, PAIR) &&
-      in_packs(d.C, d.C, a.yb, PAIR))
+  if (in_packs<PAIR>(d.C | d.ld, a.x) && in_packs<PAIR>(d.C | d.ld, a.xb) &&
+      in_packs<PAIR>(d.C, a.yb))
     launch_backward<PAIR>(st, d, a);
   else
     launch_backward<1>(st, d, a);

@@ -71,7 +71,7 @@ KERNEL draw_packs(int64_t rows, struct mask_draw m, real *mask)
 #pragma unroll
       for (int l = 0; l < PACK; l++)
         out.at[l] = drawn[k + l];
-      store_pack<PACK>(out, mask + i * WORDS + k);
+      store_pack(out, mask + i * WORDS + k);
     }
   }
 }
@@ -81,16 +81,16 @@ static __global__ void combine_packs(int64_t M, int64_t n, real a, int64_t ldx, 
                                      real b, int64_t ldy, real *y)
 {
   FOR_EACH (i, groups(M, n)) {
-    group g = group_of(i, M, n);
+    struct pack_group g = group_of(i, M, n);
     const real *from = x + g.row * ldx + g.column;
     real *to = y + g.row * ldy + g.column;
     pack<PACK> rows[GROUP], old[GROUP];
 #pragma unroll
     for (int k = 0; k < GROUP; k++)
       if (k < g.rows) {
-        rows[k] = load_pack<PACK>(from + k * ldx);
+        rows[k] = load_pack(from + k * ldx);
         if (ADD)
-          old[k] = load_pack<PACK>(to + k * ldy);
+          old[k] = load_pack(to + k * ldy);
       }
 #pragma unroll
     for (int k = 0; k < GROUP; k++) {
@@ -98,7 +98,7 @@ static __global__ void combine_packs(int64_t M, int64_t n, real a, int64_t ldx, 
       for (int l = 0; l < PACK; l++)
         rows[k].at[l] = ADD ? a * rows[k].at[l] + b * old[k].at[l] : a * rows[k].at[l];
       if (k < g.rows)
-        store_pack<PACK>(rows[k], to + k * ldy);
+        store_pack(rows[k], to + k * ldy);
     }
   }
 }
@@ -107,7 +107,7 @@ static __global__ void combine_packs(int64_t M, int64_t n, real a, int64_t ldx, 
 static bool combined_in_packs(stream st, int64_t M, int64_t n, real a, int64_t ldx, const real *x,
                               real b, int64_t ldy, real *y)
 {
-  if (!in_packs(n, ldx, x, PACK) || !in_packs(n, ldy, y, PACK) || !in_groups(M, n))
+  if (!in_packs(n | ldx, x) || !in_packs(n | ldy, y) || !in_groups(M, n))
     return false;
   if (re(b) != 0)
     LAUNCH(st, groups(M, n), combine_packs<true>, M, n, a, ldx, x, b, ldy, y);
@@ -122,7 +122,7 @@ void OP(dropout_mask)(stream st, int64_t rows, int64_t n, double p, struct dropo
 {
   struct mask_draw m = {d, which, n, (uint64_t)ceil(p * 4294967296.0), (real)(1 / (1 - p))};
 #ifdef __CUDACC__
-  if (in_packs(n, WORDS, mask, PACK) && n % WORDS == 0 && rows * quads(n) <= UINT32_MAX) {
+  if (in_packs(n, mask) && n % WORDS == 0 && rows * quads(n) <= UINT32_MAX) {
     LAUNCH(st, rows * quads(n), draw_packs, rows, m, mask);
     return;
   }

@@ -24,7 +24,7 @@ KERNEL look_up(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const rea
 KERNEL look_up_packs(int64_t M, int64_t V, int64_t D, const int32_t *tokens, const real *W, real *y)
 {
   FOR_EACH (i, groups(M, D)) {
-    group g = group_of(i, M, D);
+    struct pack_group g = group_of(i, M, D);
     pack<PACK> x[GROUP];
 #pragma unroll
     for (int k = 0; k < GROUP; k++) {
@@ -34,12 +34,12 @@ KERNEL look_up_packs(int64_t M, int64_t V, int64_t D, const int32_t *tokens, con
       for (int l = 0; l < PACK; l++)
         x[k].at[l] = (real)NAN;
       if (known)
-        x[k] = load_pack<PACK>(W + token * D + g.column);
+        x[k] = load_pack(W + token * D + g.column);
     }
 #pragma unroll
     for (int k = 0; k < GROUP; k++)
       if (k < g.rows)
-        store_pack<PACK>(x[k], y + (g.row + k) * D + g.column);
+        store_pack(x[k], y + (g.row + k) * D + g.column);
   }
 }
 
@@ -144,7 +144,7 @@ void OP(embedding_fwd)(stream st, int64_t M, int64_t V, int64_t D, const DEVICE 
                        const DEVICE real *W, DEVICE real *y)
 {
 #ifdef __CUDACC__
-  if (in_packs(D, D, W, PACK) && in_packs(D, D, y, PACK) && in_groups(M, D)) {
+  if (in_packs(D, W) && in_packs(D, y) && in_groups(M, D)) {
     LAUNCH(st, groups(M, D), look_up_packs, M, V, D, tokens, W, y);
     return;
   }

@@ -1,6 +1,6 @@
-/* teams_cuda.h: rows of a matrix by teams of warps on the GPU.  Each lane holds some quads of its
- * row in registers, so that a row whose sum is needed for all of it is read once; and sums over the
- * rows come out of the same pass.
+/* teams_cuda.h: rows of a matrix by teams of warps on the GPU.  Each lane holds HELD columns of its
+ * row in registers, in packs, so that a row whose sum is needed for all of it is read once; and
+ * sums over the rows come out of the same pass.
  *
  * A block is TEAM_WARPS warps, in teams of 1, 2 or 4.  Team `walker` of `walkers` takes every
  * walkers-th row from its own on, for each row the columns of one group; the teams of a block wait
@@ -8,40 +8,42 @@
  *
  *   struct team t = own_team(warps, K);
  *   for (int64_t m = t.walker; m - t.place < rows; m += t.walkers) {
- *     struct held<QUADS> xh = held_at<QUADS>(t, m < rows ? x + m * n : NULL);
+ *     struct held<HELD> xh = held_at<HELD>(t, m < rows ? x + m * n : NULL);
  *     ... team_sum(&t, dot) ...
  *   }
  * Sums over its rows of a lane's columns: struct column_sums; add_walkers then gives their total.
  */
 #ifndef KERNELS_TEAMS_CUDA_H
 #define KERNELS_TEAMS_CUDA_H
-#include "kernels/quads_cuda.h"
+#include "core/packs.h"
 #include "kernels/rows.h"
 
 enum {
   TEAM_WARPS = 4,
   TEAM_THREADS = TEAM_WARPS * WARP,
+  SHORT = 8,
+  LONG = 16,
   WALKER_SUMS = 8 * PROCESSORS * 1024 /* of all walkers together */
 };
 
-/* A kernel whose lanes hold QUADS quads of each array.  Its blocks are those that run at once:
- * `resident`/QUADS a processor, which bounds their registers. */
+/* A kernel whose lanes hold HELD columns of each array.  Its blocks are those that run at once:
+ * `resident`/HELD a processor, which bounds their registers. */
 #define TEAM_KERNEL(resident) \
-  static __global__ void __launch_bounds__(TEAM_THREADS, (resident) / QUADS)
+  static __global__ void __launch_bounds__(TEAM_THREADS, (resident) / HELD)
 
 /* ---- on the host ---- */
 
-/* How rows of K columns are held; quads 0: they are too long. */
+/* How rows of K columns are held; held 0: they are too long. */
 struct team_form {
-  int warps, quads; /* of a team; of a lane */
+  int warps, held; /* of a team; by a lane, SHORT or LONG */
 };
 
 static inline struct team_form team_form_of(int64_t K)
 {
-  for (int quads = 2; quads <= 4; quads *= 2)
+  for (int held = SHORT; held <= LONG; held *= 2)
     for (int warps = 1; warps <= TEAM_WARPS; warps *= 2)
-      if (K <= (int64_t)warps * WARP * quads * QUAD)
-        return (struct team_form){warps, quads};
+      if (K <= (int64_t)warps * WARP * held)
+        return (struct team_form){warps, held};
   return (struct team_form){0, 0};
 }
 
@@ -51,7 +53,7 @@ static inline dim3 team_grid(struct team_form form, int resident, int64_t rows, 
                              int64_t K)
 {
   int64_t teams = TEAM_WARPS / form.warps, blocks = (rows + teams - 1) / teams;
-  int64_t most = PROCESSORS * (resident / form.quads) / G, kept = WALKER_SUMS / (teams * G * K);
+  int64_t most = PROCESSORS * (resident / form.held) / G, kept = WALKER_SUMS / (teams * G * K);
   most = most < kept ? most : kept;
   most = most > 1 ? most : 1;
   return dim3((unsigned)(blocks < most ? blocks : most), (unsigned)G);
@@ -84,49 +86,56 @@ static __device__ inline struct team own_team(int warps, int64_t K)
   return t;
 }
 
-/* First column of this lane's quad number v; whether there is one. */
-static __device__ inline int column_of(struct team t, int v)
+/* The column that is this lane's q-th, where a pack begins: q is a multiple of PACK; whether there
+ * is one. */
+static __device__ inline int column_of(struct team t, int q)
 {
-  return (v * t.warps * WARP + t.lane) * QUAD;
+  return q * t.warps * WARP + t.lane * PACK;
 }
-static __device__ inline bool has_quad(struct team t, int v) { return column_of(t, v) < t.K; }
+static __device__ inline bool has_pack(struct team t, int q) { return column_of(t, q) < t.K; }
 
-template <int QUADS> struct held {
-  struct quad v[QUADS];
+template <int HELD> struct held {
+  real at[HELD];
 };
 
-template <int QUADS>
-static __device__ inline void put_held(struct team t, struct held<QUADS> h, real *row)
+template <int HELD>
+static __device__ inline void put_held(struct team t, struct held<HELD> h, real *row)
 {
 #pragma unroll
-  for (int v = 0; v < QUADS; v++)
-    if (has_quad(t, v))
-      put_quad(row + column_of(t, v), h.v[v]);
+  for (int q = 0; q < HELD; q += PACK) {
+    pack<PACK> p;
+#pragma unroll
+    for (int l = 0; l < PACK; l++)
+      p.at[l] = h.at[q + l];
+    if (has_pack(t, q))
+      store_pack(p, row + column_of(t, q));
+  }
 }
 
 /* This lane's part of a row; zeros where there is none, or no row. */
-template <int QUADS>
-static __device__ inline struct held<QUADS> held_at(struct team t, const real *row) {
-  struct held<QUADS> h;
+template <int HELD>
+static __device__ inline struct held<HELD> held_at(struct team t, const real *row) {
+  struct held<HELD> h;
 #pragma unroll
-  for (int v = 0; v < QUADS; v++)
-    if (row && has_quad(t, v))
-      h.v[v] = quad_at(row + column_of(t, v));
-    else
-      h.v[v] = (struct quad){{0, 0, 0, 0}};
+  for (int q = 0; q < HELD; q += PACK) {
+    pack<PACK> p = {};
+    if (row && has_pack(t, q))
+      p = load_pack(row + column_of(t, q));
+#pragma unroll
+    for (int l = 0; l < PACK; l++)
+      h.at[q + l] = p.at[l];
+  }
   return h;
 }
 
 /* row = beta row + h; beta = 0 does not read it */
-template <int QUADS>
-static __device__ inline void add_held(struct team t, real beta, struct held<QUADS> h, real *row)
+template <int HELD>
+static __device__ inline void add_held(struct team t, real beta, struct held<HELD> h, real *row)
 {
-  struct held<QUADS> old = held_at<QUADS>(t, beta == 0 ? NULL : row);
+  struct held<HELD> old = held_at<HELD>(t, beta == 0 ? NULL : row);
 #pragma unroll
-  for (int v = 0; v < QUADS; v++)
-#pragma unroll
-    for (int q = 0; q < QUAD; q++)
-      h.v[v].at[q] += beta * old.v[v].at[q];
+  for (int q = 0; q < HELD; q++)
+    h.at[q] += beta * old.at[q];
   put_held(t, h, row);
 }
 
@@ -150,47 +159,43 @@ static __device__ inline wide team_sum(struct team *t, real x)
 /* ---- sums over the rows ---- */
 
 /* What walkers add up: row `walker`, a column of the matrix each. */
-alignas(struct quad) static __device__ real walker_sums[WALKER_SUMS];
+alignas(16) static __device__ real walker_sums[WALKER_SUMS];
 
 /* A lane's columns: in real over SUM_ROWS rows, then in wide. */
-template <int QUADS> struct column_sums {
-  struct held<QUADS> part;
+template <int HELD> struct column_sums {
+  struct held<HELD> part;
   int rows;
 };
 
 /* The wide ones, in shared memory: each thread has its own. */
-template <int QUADS> static __device__ inline wide *own_wides(int i)
+template <int HELD> static __device__ inline wide *own_wides(int i)
 {
-  __shared__ wide sums[QUADS * QUAD][TEAM_THREADS];
+  __shared__ wide sums[HELD][TEAM_THREADS];
   return &sums[i][threadIdx.x];
 }
 
-template <int QUADS> static __device__ inline void sums_begin(struct column_sums<QUADS> *s)
+template <int HELD> static __device__ inline void sums_begin(struct column_sums<HELD> *s)
 {
   s->rows = 0;
 #pragma unroll
-  for (int v = 0; v < QUADS; v++)
-#pragma unroll
-    for (int q = 0; q < QUAD; q++) {
-      s->part.v[v].at[q] = 0;
-      *own_wides<QUADS>(v * QUAD + q) = 0;
-    }
+  for (int q = 0; q < HELD; q++) {
+    s->part.at[q] = 0;
+    *own_wides<HELD>(q) = 0;
+  }
 }
 
-template <int QUADS> static __device__ inline void sums_widen(struct column_sums<QUADS> *s)
+template <int HELD> static __device__ inline void sums_widen(struct column_sums<HELD> *s)
 {
   s->rows = 0;
 #pragma unroll
-  for (int v = 0; v < QUADS; v++)
-#pragma unroll
-    for (int q = 0; q < QUAD; q++) {
-      *own_wides<QUADS>(v * QUAD + q) += (wide)s->part.v[v].at[q];
-      s->part.v[v].at[q] = 0;
-    }
+  for (int q = 0; q < HELD; q++) {
+    *own_wides<HELD>(q) += (wide)s->part.at[q];
+    s->part.at[q] = 0;
+  }
 }
 
 /* After each row. */
-template <int QUADS> static __device__ inline void sums_went_on(struct column_sums<QUADS> *s)
+template <int HELD> static __device__ inline void sums_went_on(struct column_sums<HELD> *s)
 {
   s->rows++;
   if (s->rows == SUM_ROWS)
@@ -198,16 +203,14 @@ template <int QUADS> static __device__ inline void sums_went_on(struct column_su
 }
 
 /* Into row `walker` of walker_sums, from column `first` of n on. */
-template <int QUADS>
-static __device__ inline void sums_keep(struct team t, struct column_sums<QUADS> *s, int64_t n,
+template <int HELD>
+static __device__ inline void sums_keep(struct team t, struct column_sums<HELD> *s, int64_t n,
                                         int64_t first)
 {
   sums_widen(s);
 #pragma unroll
-  for (int v = 0; v < QUADS; v++)
-#pragma unroll
-    for (int q = 0; q < QUAD; q++)
-      s->part.v[v].at[q] = (real)*own_wides<QUADS>(v * QUAD + q);
+  for (int q = 0; q < HELD; q++)
+    s->part.at[q] = (real)*own_wides<HELD>(q);
   put_held(t, s->part, walker_sums + t.walker * n + first);
 }
 

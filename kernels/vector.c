@@ -1,15 +1,14 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
  *   transpose, by squares whose lines stay in the cache
- *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c      sum_squares, dot: sum |x|^2,
- * sum x y in float64 gather_blocks, scatter_blocks: active ranges of chains, out of and into
- * (.,length,n) sum_squares and dot add PARTS equal parts one after the other, in an order that
- * depends on n alone.
+ *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c (b, c may be NULL)
+ *   sum_squares, dot: sum |x|^2, sum x y in float64
+ *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
+ * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
+ * alone.
  */
+#include "core/packs.h"
 #include "kernels/operations.h"
 #include "kernels/rows.h"
-#ifdef __CUDACC__
-#include "kernels/quads_cuda.h"
-#endif
 
 enum { PARTS = 64 };
 
@@ -31,7 +30,7 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
     y[i] = a * x[i] + b * y[i];
 }
 
-KERNEL add_some(int64_t n, const real *a, const real *b, const real *c, real *y)
+KERNEL add(int64_t n, const real *a, const real *b, const real *c, real *y)
 {
   if (c) {
     FOR_EACH_SIMD (i, n)
@@ -46,44 +45,52 @@ KERNEL add_some(int64_t n, const real *a, const real *b, const real *c, real *y)
 }
 
 #ifdef __CUDACC__
-KERNEL set_quads(int64_t quads, real a, real *y)
+/* How many elements from x and y on go by packs. */
+static int64_t whole_packs(int64_t n, const real *x, const real *y)
 {
-  struct quad q = {{a, a, a, a}};
-  FOR_EACH (i, quads)
-    put_quad(y + i * QUAD, q);
+  return in_packs(0, x) && in_packs(0, y) ? n - n % PACK : 0;
 }
 
-KERNEL scale_quads(int64_t quads, real a, const real *x, real *y)
+KERNEL set_packs(int64_t packs, real a, real *y)
 {
-  FOR_EACH (i, quads) {
-    struct quad q = quad_at(x + i * QUAD);
-    for (int k = 0; k < QUAD; k++)
-      q.at[k] *= a;
-    put_quad(y + i * QUAD, q);
+  pack<PACK> p;
+  for (int q = 0; q < PACK; q++)
+    p.at[q] = a;
+  FOR_EACH (k, packs)
+    put_pack(p, y, k);
+}
+
+KERNEL scale_packs(int64_t packs, real a, const real *x, real *y)
+{
+  FOR_EACH (k, packs) {
+    pack<PACK> p = pack_at(x, k);
+    for (int q = 0; q < PACK; q++)
+      p.at[q] *= a;
+    put_pack(p, y, k);
   }
 }
 
-KERNEL add_some_quads(int64_t quads, const real *a, const real *b, const real *c, real *y)
+KERNEL add_packs(int64_t packs, const real *a, const real *b, const real *c, real *y)
 {
-  FOR_EACH (i, quads) {
-    struct quad sum = quad_at(y + i * QUAD), p = quad_at(a + i * QUAD), q = {}, r = {};
+  FOR_EACH (k, packs) {
+    pack<PACK> sum = pack_at(y, k), p = pack_at(a, k), q = {}, r = {};
     if (b)
-      q = quad_at(b + i * QUAD);
+      q = pack_at(b, k);
     if (c)
-      r = quad_at(c + i * QUAD);
-    for (int k = 0; k < QUAD; k++)
-      sum.at[k] = sum.at[k] + p.at[k] + q.at[k] + r.at[k];
-    put_quad(y + i * QUAD, sum);
+      r = pack_at(c, k);
+    for (int l = 0; l < PACK; l++)
+      sum.at[l] = sum.at[l] + p.at[l] + q.at[l] + r.at[l];
+    put_pack(sum, y, k);
   }
 }
 
-KERNEL combine_quads(int64_t quads, real a, const real *x, real b, real *y)
+KERNEL combine_packs(int64_t packs, real a, const real *x, real b, real *y)
 {
-  FOR_EACH (i, quads) {
-    struct quad q = quad_at(x + i * QUAD), p = quad_at(y + i * QUAD);
-    for (int k = 0; k < QUAD; k++)
-      q.at[k] = a * q.at[k] + b * p.at[k];
-    put_quad(y + i * QUAD, q);
+  FOR_EACH (k, packs) {
+    pack<PACK> p = pack_at(x, k), old = pack_at(y, k);
+    for (int q = 0; q < PACK; q++)
+      p.at[q] = a * p.at[q] + b * old.at[q];
+    put_pack(p, y, k);
   }
 }
 
@@ -202,105 +209,27 @@ INLINE int64_t block_at(struct chains c, int64_t r, int64_t j)
   return ((c.row ? c.row[r] : r) * c.length + c.first[r] + j) * c.n;
 }
 
-#ifdef __CUDACC__
-/* A warp copies up to PIECE units of a block: quads, or single elements. */
-enum { PIECE = 1024, FLIGHT = 4 };
+/* Index i of rows * blocks * pieces(n): up to PIECE columns of one block. */
+enum { PIECE = 1024 };
 
-static int64_t pieces(int64_t units) { return (units + PIECE - 1) / PIECE; }
+INLINE int64_t pieces(int64_t n) { return (n + PIECE - 1) / PIECE; }
 
-/* from NULL: zeros */
-template <class T> static __device__ inline void copy_piece(int64_t units, const T *from, T *to)
+/* Blocks that are not active are zeros where they are gathered. */
+KERNEL move_pieces(int64_t rows, struct chains c, bool scatters, const real *src, real *dst)
 {
-  for (int64_t k = lane(); k < units; k += FLIGHT * WARP) {
-    T loaded[FLIGHT];
-#pragma unroll
-    for (int f = 0; f < FLIGHT; f++) {
-      loaded[f] = T();
-      if (from && k + f * WARP < units)
-        loaded[f] = from[k + f * WARP];
-    }
-#pragma unroll
-    for (int f = 0; f < FLIGHT; f++)
-      if (k + f * WARP < units)
-        to[k + f * WARP] = loaded[f];
-  }
-}
-
-/* units of T a block; per_block = pieces(units) */
-template <class T>
-static __global__ void move_pieces(int64_t rows, struct chains c, int64_t units, int64_t per_block,
-                                   bool scatters, const real *src, real *dst)
-{
-  FOR_EACH_ROW (i, rows * c.blocks * per_block, PIECE) {
-    int64_t block = i / per_block, first = i % per_block * PIECE;
-    int64_t r = block / c.blocks, j = block % c.blocks;
+  int64_t per_block = pieces(c.n);
+  FOR_EACH_ROW (i, rows * c.blocks * per_block, c.n) {
+    int64_t block = i / per_block, first = (i - block * per_block) * PIECE;
+    int64_t end = first + PIECE < c.n ? first + PIECE : c.n;
+    int64_t r = block / c.blocks, j = block - r * c.blocks;
     bool active = j < c.count[r] && c.first[r] + j >= 0;
     int64_t called = block * c.n, carried = active ? block_at(c, r, j) : 0;
-    int64_t count = units - first < PIECE ? units - first : PIECE;
     if (!scatters)
-      copy_piece(count, active ? (const T *)(src + carried) + first : NULL,
-                 (T *)(dst + called) + first);
+      copy_columns(first, end, active ? src + carried : NULL, dst + called);
     else if (active)
-      copy_piece(count, (const T *)(src + called) + first, (T *)(dst + carried) + first);
+      copy_columns(first, end, src + called, dst + carried);
   }
 }
-
-static void move_blocks(stream st, int64_t rows, struct chains c, bool scatters, const real *src,
-                        real *dst)
-{
-  bool by_quads = in_quads(c.n, src) && in_quads(c.n, dst);
-  int64_t units = by_quads ? c.n / QUAD : c.n, per_block = pieces(units);
-  if (by_quads)
-    LAUNCH_ROWS(st, rows * c.blocks * per_block, move_pieces<struct quad>, rows, c, units,
-                per_block, scatters, src, dst);
-  else
-    LAUNCH_ROWS(st, rows * c.blocks * per_block, move_pieces<real>, rows, c, units, per_block,
-                scatters, src, dst);
-}
-#else
-KERNEL gather(int64_t rows, struct chains c, const real *src, real *dst)
-{
-  FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
-    struct span s = span_of(i, c.n);
-    int64_t r = s.row / c.blocks, j = s.row % c.blocks;
-    real *to = dst + s.row * c.n;
-    if (j < c.count[r] && c.first[r] + j >= 0) {
-      const real *from = src + block_at(c, r, j);
-      SIMD
-      for (int64_t k = s.first; k < s.end; k++)
-        to[k] = from[k];
-    } else {
-      SIMD
-      for (int64_t k = s.first; k < s.end; k++)
-        to[k] = 0;
-    }
-  }
-}
-
-KERNEL scatter(int64_t rows, struct chains c, const real *src, real *dst)
-{
-  FOR_EACH_COST (i, rows * c.blocks * spans(c.n), c.n) {
-    struct span s = span_of(i, c.n);
-    int64_t r = s.row / c.blocks, j = s.row % c.blocks;
-    if (j >= c.count[r])
-      continue;
-    const real *from = src + s.row * c.n;
-    real *to = dst + block_at(c, r, j);
-    SIMD
-    for (int64_t k = s.first; k < s.end; k++)
-      to[k] = from[k];
-  }
-}
-
-static void move_blocks(stream st, int64_t rows, struct chains c, bool scatters,
-                        const DEVICE real *src, DEVICE real *dst)
-{
-  if (scatters)
-    LAUNCH(st, rows * c.blocks * spans(c.n), scatter, rows, c, src, dst);
-  else
-    LAUNCH(st, rows * c.blocks * spans(c.n), gather, rows, c, src, dst);
-}
-#endif
 
 #ifdef __CUDACC__
 enum { SQUARE = 32 };
@@ -339,7 +268,6 @@ KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
         y[j * rows + i] = x[i * n + j];
   }
 }
-
 #endif
 
 void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
@@ -354,8 +282,8 @@ void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEV
 void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
 {
 #ifdef __CUDACC__
-  int64_t whole = whole_quads(n, y, y);
-  LAUNCH(st, whole / QUAD, set_quads, whole / QUAD, a, y);
+  int64_t whole = whole_packs(n, y, y);
+  LAUNCH(st, whole / PACK, set_packs, whole / PACK, a, y);
   n -= whole, y += whole;
 #endif
   LAUNCH(st, n, set, n, a, y);
@@ -365,11 +293,11 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
 {
   bool fresh = re(b) == 0 && b == 0;
 #ifdef __CUDACC__
-  int64_t whole = whole_quads(n, x, y), quads = whole / QUAD;
+  int64_t whole = whole_packs(n, x, y), packs = whole / PACK;
   if (fresh)
-    LAUNCH(st, quads, scale_quads, quads, a, x, y);
+    LAUNCH(st, packs, scale_packs, packs, a, x, y);
   else
-    LAUNCH(st, quads, combine_quads, quads, a, x, b, y);
+    LAUNCH(st, packs, combine_packs, packs, a, x, b, y);
   n -= whole, x += whole, y += whole;
 #endif
   if (fresh)
@@ -382,12 +310,12 @@ void OP(accumulate)(stream st, int64_t n, const DEVICE real *a, const DEVICE rea
                     const DEVICE real *c, DEVICE real *y)
 {
 #ifdef __CUDACC__
-  if (in_quads(n, a) && in_quads(n, b) && in_quads(n, c) && in_quads(n, y)) {
-    LAUNCH(st, n / QUAD, add_some_quads, n / QUAD, a, b, c, y);
+  if (in_packs(n, a) && in_packs(n, b) && in_packs(n, c) && in_packs(n, y)) {
+    LAUNCH(st, n / PACK, add_packs, n / PACK, a, b, c, y);
     return;
   }
 #endif
-  LAUNCH(st, n, add_some, n, a, b, c, y);
+  LAUNCH(st, n, add, n, a, b, c, y);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)
@@ -405,7 +333,7 @@ void OP(gather_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64
                        const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
 {
   struct chains c = {blocks, length, n, row, first, count};
-  move_blocks(st, rows, c, false, src, dst);
+  LAUNCH_ROWS(st, rows * blocks * pieces(n), move_pieces, rows, c, false, src, dst);
 }
 
 void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int64_t length,
@@ -413,5 +341,5 @@ void OP(scatter_blocks)(stream st, int64_t rows, int64_t blocks, int64_t n, int6
                         const DEVICE int32_t *count, const DEVICE real *src, DEVICE real *dst)
 {
   struct chains c = {blocks, length, n, row, first, count};
-  move_blocks(st, rows, c, true, src, dst);
+  LAUNCH_ROWS(st, rows * blocks * pieces(n), move_pieces, rows, c, true, src, dst);
 }

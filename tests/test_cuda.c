@@ -215,7 +215,7 @@ static const char recipe[] =
     "  gradient: phantom\n"
     "  evaluate: {mode: sequential, solver: picard, max_iter: 12, tol: 1.0e-2, damping: 0.8}\n"
     "data: {task: word_problem, group: S3, length: 12}\n"
-    "train: {steps: 20, unroll_steps: 10, batch_size: 8, lr: 3.0e-3, lr_warmup: 5, log_every: 1,\n"
+    "train: {steps: 10, unroll_steps: 4, batch_size: 3, lr: 3.0e-3, lr_warmup: 5, log_every: 1,\n"
     "  log_timing: false}\n"
     "evaluate: {lengths: [5, 7], sequences: 2}\n";
 
@@ -230,7 +230,7 @@ static void train(const char *name, const char *device, const char *dtype)
   (void)snprintf(t, sizeof t, "dtype=%s", dtype);
   scratch_put(file, yaml, (size_t)n);
   SPAWN(&r, "train", scratch(file), d, t);
-  check_spawned(&r, 0, "20 steps done");
+  check_spawned(&r, 0, "10 steps done");
   check_spawned(&r, 0, strcmp(device, "cuda") == 0 ? "device cuda (" : "device cpu");
 }
 
@@ -269,7 +269,7 @@ static void training(void **state)
     train(runs[i].gpu, "cuda", runs[i].dtype);
     assert_int_equal(unsetenv("EMULATED_OPEN"), 0);
     int n = losses(runs[i].cpu, want);
-    assert_int_equal(n, 20);
+    assert_int_equal(n, 10);
     assert_int_equal(losses(runs[i].gpu, got), n);
     check_arrays_close(n, got, want, runs[i].tol, "losses (%s)", runs[i].dtype);
   }

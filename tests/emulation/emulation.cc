@@ -74,11 +74,16 @@ static void protect(bool open)
 }
 
 /* Device memory is open while one of these lives. */
+static int openings;
 struct opened {
-  opened() { protect(true); }
+  opened()
+  {
+    if (openings++ == 0)
+      protect(true);
+  }
   ~opened()
   {
-    if (!getenv("EMULATED_OPEN"))
+    if (--openings == 0 && !getenv("EMULATED_OPEN"))
       protect(false);
   }
 };
@@ -178,7 +183,7 @@ void emulated_alignment(const void *p, size_t bytes)
 }
 
 /* A block whose threads wait for each other: each has a stack, and they take turns.  A context only
- * starts them: to switch by one is a system call. */
+ * starts them, once for all blocks: to switch by one is a system call. */
 enum { STACK = 1 << 17, THREADS_MOST = 1024 };
 static ucontext_t start, home;
 static jmp_buf scheduler, fiber[THREADS_MOST];
@@ -187,11 +192,22 @@ static bool started[THREADS_MOST], finished[THREADS_MOST];
 static unsigned running;
 static const std::function<void()> *block_thread;
 
+/* Back to the scheduler, until this thread's next turn. */
+static void give_turn(void)
+{
+  unsigned me = running;
+  if (!_setjmp(fiber[me]))
+    _longjmp(scheduler, 1);
+  threadIdx.x = running;
+}
+
 static void fiber_main()
 {
-  (*block_thread)();
-  finished[running] = true;
-  _longjmp(scheduler, 1);
+  for (;;) {
+    (*block_thread)();
+    finished[running] = true;
+    give_turn();
+  }
 }
 
 static void resume(unsigned t)
@@ -211,13 +227,7 @@ static void resume(unsigned t)
   swapcontext(&home, &start);
 }
 
-void __syncthreads(void)
-{
-  unsigned me = running;
-  if (!_setjmp(fiber[me]))
-    _longjmp(scheduler, 1);
-  threadIdx.x = running;
-}
+void __syncthreads(void) { give_turn(); }
 
 /* What the lanes show each other, in one array while the other is read: a lane shows x, lets the
  * others do so, and is never two ahead of any. */
@@ -265,7 +275,7 @@ static void run_block(unsigned threads)
 {
   memset(shuffles, 0, sizeof shuffles);
   for (unsigned t = 0; t < threads; t++)
-    started[t] = finished[t] = false;
+    finished[t] = false;
   for (bool left = true; left;) {
     left = false;
     for (unsigned t = 0; t < threads; t++) {
@@ -439,6 +449,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t)
 {
   if (capture.graph) /* a graph within a graph is not emulated */
     return cudaErrorStreamCaptureUnsupported;
+  opened open;
   for (const emulated_node &node : graph->nodes)
     node.run();
   emulated_graphs.replayed++;
@@ -462,9 +473,13 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph)
 const char *cublasGetStatusString(cublasStatus_t) { return "invalid value"; }
 cublasStatus_t cublasCreate(cublasHandle_t *) { return CUBLAS_STATUS_SUCCESS; }
 cublasStatus_t cublasSetStream(cublasHandle_t, cudaStream_t) { return CUBLAS_STATUS_SUCCESS; }
+
+/* It is not used: its pages need not be opened and closed. */
 cublasStatus_t cublasSetWorkspace(cublasHandle_t, void *workspace, size_t bytes)
 {
-  return on_device(workspace, bytes) ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
+  if (!on_device(workspace, bytes) || madvise(workspace, bytes / PAGE * PAGE, MADV_DONTNEED))
+    return CUBLAS_STATUS_INVALID_VALUE;
+  return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t ta, cublasOperation_t tb,

@@ -153,7 +153,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
     struct both b = begin(cpu, device, seed);
     struct array *x = reals(&b, n, -1, 1), *y = reals(&b, n, -1, 1);
     struct array *z = poison(&b, n, sizeof(real)), *f = poison(&b, n, sizeof(real));
-    struct array *odd = reals(&b, n + 1, -1, 1); /* from 1 on: no address of a quad */
+    struct array *odd = reals(&b, n + 1, -1, 1); /* from 1 on: no address of a pack */
     struct array *a = reals(&b, n, -1, 1);
     struct array *sum = poison(&b, 1, sizeof(double)), *dot = poison(&b, 1, sizeof(wide)),
                  *c = reals(&b, n * 5, -1, 1);
@@ -184,7 +184,7 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-/* Blocks of N elements: quads or not, one piece of a warp or several. */
+/* Blocks of N elements: packs or not, one piece of a warp or several. */
 static void move_blocks(struct both b, int64_t N)
 {
   enum { ROWS = 3, BLOCKS = 4, LENGTH = 6 };
