@@ -1,7 +1,7 @@
 /* ssd_tensor_cuda.h: ssd_chunked in float32 by tensor cores, each chunk of at most 64 tokens in
  * shared memory and the states in registers; part of ssd_chunked.c, whose head has the equations.
  *
- * Forward: a block of eight warps goes through the chunks of one head of one sequence.  Of a chunk
+ * Forward: a block of four warps goes through the chunks of one head of one sequence.  Of a chunk
  *   [scores, from] = C [B', S']        scores_ij = C_i . B_j, from_ip = S_p . C_i
  *   y  = e from + w x + D x            w_ij = m_ij scores_ij dt_j
  *   S <- e_{q-1} S + (r dt x)' B       is what enters the next
@@ -25,23 +25,13 @@
 #include "kernels/tensor_cores_cuda.h"
 
 enum { TENSOR_TOKENS = 64, TENSOR_CHANNELS = 64, TENSOR_STATE = 128 }; /* at most */
-enum { THREADS = 256 }; /* of a block: four pairs of warps */
+enum { HEAD_THREADS = 128, GROUP_THREADS = 256 };
 enum { WIDE = TENSOR_TOKENS * TENSOR_STATE, NARROW = TENSOR_TOKENS * TENSOR_CHANNELS };
 
 typedef tile<TENSOR_STATE> wide_tile;      /* B, C (tokens,N), S, Rb (P,N) */
 typedef tile<TENSOR_CHANNELS> narrow_tile; /* x, yb (tokens,P), pairs of tokens */
 
-/* A warp's place in what a block computes: 16 rows from i0 on, half of the columns. */
-struct place {
-  int i0, half, warp;
-};
-INLINE_DEVICE struct place place_of_warp(void)
-{
-  int warp = (int)threadIdx.x / WARP_LANES;
-  struct place at = {warp / 2 * 16, warp % 2, warp};
-  return at;
-}
-
+INLINE_DEVICE int own_warp(void) { return (int)threadIdx.x / WARP_LANES; }
 INLINE_DEVICE bool first_warp(void) { return threadIdx.x < WARP_LANES; }
 
 /* The first of the eight columns of 32 that are a lane's in GROUPED sums: two fours. */
@@ -135,22 +125,20 @@ INLINE_DEVICE float4 add_skip(float4 sum, float4 D, float4 x)
   return sum;
 }
 
-/* ---- states: GROUPED sums, rows p and half of the columns by a warp ---- */
+/* ---- states: GROUPED sums, rows p of a warp, all columns ---- */
 
-enum { STATE_TILES = TENSOR_STATE / 16 };
+enum { STATE_TILES = TENSOR_STATE / 8 };
 
 /* f(J, half, o, p, n): the four from column n on of row p. */
 template <class F> INLINE_DEVICE void for_fours_of_state(F f)
 {
-  struct place at = place_of_warp();
 #pragma unroll
   for (int half = 0; half < 2; half++)
 #pragma unroll
     for (int J = 0; J < STATE_TILES / 4; J++)
 #pragma unroll
       for (int o = 0; o < 2; o++)
-        f(J, half, o, at.i0 + lane_row() + 8 * half,
-          64 * at.half + 32 * J + own_columns() + 4 * o);
+        f(J, half, o, own_warp() * 16 + lane_row() + 8 * half, 32 * J + own_columns() + 4 * o);
 }
 
 /* state = from (P,N); NULL: zeros */
@@ -184,85 +172,90 @@ struct tensor_forward {
 
 enum { FORWARD_FLOATS = 3 * WIDE + NARROW + 4 * TENSOR_TOKENS };
 
-enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 of 64, 64 of 128 */
-
 /* scores, and behind them what comes from the state that enters. */
 struct scores_and_state {
   plain_rows<TENSOR_STATE> B;
   grouped_rows<TENSOR_STATE> S;
   INLINE_DEVICE float4 operator()(int n, int step) const
   {
-    return n < PAIR_TILES ? B(n, step) : S(n - PAIR_TILES, step);
+    return n < 8 ? B(n, step) : S(n - 8, step);
   }
 };
 
-/* y of a chunk; C makes room for w. */
+/* y of a chunk, rows i0.. of a warp; C's rows of this warp make room for w. */
 template <int PRODUCTS>
 INLINE_DEVICE void chunk_outputs(struct ssd_shape d, struct tensor_forward f, struct chunk k,
                                  const struct moment *times, wide_tile C, wide_tile B, wide_tile S,
                                  narrow_tile x, bool enters)
 {
-  struct place at = place_of_warp();
-  int c0 = 32 * at.half;
-  float both[2 * PAIR_TILES][4], y[PAIR_TILES][4];
-  clear_sums(both);
-  if (enters) {
-    struct scores_and_state right = {{B, c0}, {S, c0}};
-    multiply_rows<PRODUCTS, TENSOR_STATE>(both, C, at.i0, right);
-  } else {
-    struct plain_rows<TENSOR_STATE> right = {B, c0};
-    multiply_rows<PRODUCTS, TENSOR_STATE>(*(float(*)[PAIR_TILES][4])both, C, at.i0, right);
-  }
-  __syncthreads();
-  struct moment row[2] = {times[at.i0 + lane_row()], times[at.i0 + lane_row() + 8]};
-#pragma unroll
-  for (int n = 0; n < PAIR_TILES; n++) {
-    int j = c0 + 8 * n + 2 * lane_pair();
-    struct moment now[2] = {times[j], times[j + 1]};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int i = at.i0 + lane_row() + 8 * half, e = 2 * half;
-      float2 w;
-      w.x = both[n][e] * decay_between(row[half], now[0]) * now[0].dt;
-      w.y = both[n][e + 1] * decay_between(row[half], now[1]) * now[1].dt;
-      w.x = j <= i ? w.x : 0;
-      w.y = j + 1 <= i ? w.y : 0;
-      C.two(at.i0 + 8 * half, lane_row(), c0 + 8 * n, 2 * lane_pair()) = w;
-    }
-  }
-  float until[2] = {decay_until(row[0]), decay_until(row[1])};
-#pragma unroll
-  for (int n = 0; n < PAIR_TILES; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++)
-      y[n][e] = until[e / 2] * both[n + PAIR_TILES][e];
-  __syncthreads();
-  struct left_rows<TENSOR_STATE> w = {C, at.i0, 1, 1};
-  multiply_columns<PRODUCTS>(y, 0, at.i0 + 16, w, x, c0);
+  int i0 = own_warp() * 16;
   struct skips skip = skips_of(d, f.D, k.h);
+  float y[8][4];
+  {
+    float both[16][4];
+    clear_sums(both);
+    if (enters) {
+      struct scores_and_state right = {{B, 0}, {S, 0}};
+      multiply_rows<PRODUCTS, TENSOR_STATE>(both, C, i0, right);
+    } else {
+      struct plain_rows<TENSOR_STATE> right = {
+        B, 0
+      };
+      multiply_rows<PRODUCTS, TENSOR_STATE>(*(float(*)[8][4])both, C, i0, right);
+    }
+    __syncwarp();
+    struct moment row[2] = {times[i0 + lane_row()], times[i0 + lane_row() + 8]};
+#pragma unroll
+    for (int n = 0; n < 8; n++) {
+      int j = 8 * n + 2 * lane_pair();
+      struct moment now[2] = {times[j], times[j + 1]};
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int i = i0 + lane_row() + 8 * half, e = 2 * half;
+        float2 w;
+        w.x = both[n][e] * decay_between(row[half], now[0]) * now[0].dt;
+        w.y = both[n][e + 1] * decay_between(row[half], now[1]) * now[1].dt;
+        w.x = j <= i ? w.x : 0;
+        w.y = j + 1 <= i ? w.y : 0;
+        C.two(i0 + 8 * half, lane_row(), 8 * n, 2 * lane_pair()) = w;
+      }
+    }
+    float until[2] = {decay_until(row[0]), decay_until(row[1])};
+#pragma unroll
+    for (int n = 0; n < 8; n++)
+#pragma unroll
+      for (int e = 0; e < 4; e++)
+        y[n][e] = until[e / 2] * both[n + 8][e];
+    __syncwarp();
+  }
+  struct left_rows<TENSOR_STATE> w = {
+    C, i0, 1, 1
+  };
+  multiply_columns<PRODUCTS>(y, 0, i0 + 16, w, x, 0);
 #pragma unroll
   for (int half = 0; half < 2; half++) {
-    int i = at.i0 + lane_row() + 8 * half;
+    int i = i0 + lane_row() + 8 * half;
     real *to = f.y + ((k.token + i) * d.H + k.h) * d.P;
 #pragma unroll
-    for (int o = 0; o < 2; o++) {
-      int p = c0 + own_columns() + 4 * o;
-      if (i < k.q && p < d.P)
-        put_four(to + p, 0, add_skip(terms_of(y, 0, half, o), skip(p), x.four(i, p / 4)));
-    }
+    for (int J = 0; J < 2; J++)
+#pragma unroll
+      for (int o = 0; o < 2; o++) {
+        int p = 32 * J + own_columns() + 4 * o;
+        if (i < k.q && p < d.P)
+          put_four(to + p, 0, add_skip(terms_of(y, J, half, o), skip(p), x.four(i, p / 4)));
+      }
   }
 }
 
 /* Index u of (b,h). */
 template <int PRODUCTS>
-static __global__ void __launch_bounds__(THREADS, 2)
+static __global__ void __launch_bounds__(HEAD_THREADS, 2)
     tensor_forward_all(struct ssd_shape d, struct tensor_forward f)
 {
   SHARED_FLOATS(memory);
   wide_tile C = {memory}, B = {memory + WIDE}, S = {memory + 2 * WIDE};
   narrow_tile x = {memory + 3 * WIDE};
   struct moment *times = (struct moment *)(x.at + NARROW);
-  struct place at = place_of_warp();
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
     int64_t b = u / d.H, h = u % d.H, carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
@@ -271,10 +264,10 @@ static __global__ void __launch_bounds__(THREADS, 2)
     for (int64_t c = 0; c < chunks; c++) {
       struct chunk k = chunk_of(d, (b * chunks + c) * d.H + h, d.H);
       bool enters = c > 0 || f.S0, leaves = c < chunks - 1 || f.S1;
-      copy_tile<THREADS, TENSOR_TOKENS>(B, group_columns(d, k, f.B), d.ld, k.q, (int)d.N);
-      copy_tile<THREADS, TENSOR_TOKENS>(x, x_of(d, k, f.x), d.ld, k.q, (int)d.P);
+      copy_tile<HEAD_THREADS, TENSOR_TOKENS>(B, group_columns(d, k, f.B), d.ld, k.q, (int)d.N);
+      copy_tile<HEAD_THREADS, TENSOR_TOKENS>(x, x_of(d, k, f.x), d.ld, k.q, (int)d.P);
       if (f.y)
-        copy_tile<THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
+        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
       end_batch();
       if (f.S)
         store_state(d, state, 0, f.S + k.u * PN);
@@ -289,8 +282,10 @@ static __global__ void __launch_bounds__(THREADS, 2)
         chunk_outputs<PRODUCTS>(d, f, k, times, C, B, S, x, enters);
       if (leaves) {
         scale_sums(state, now.last);
-        struct left_columns<TENSOR_CHANNELS, leaving> tokens = {x, at.i0, {times}};
-        multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, B, 64 * at.half);
+        struct left_columns<TENSOR_CHANNELS, leaving> tokens = {
+          x, own_warp() * 16, { times }
+        };
+        multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, B, 0);
       }
       __syncthreads();
     }
@@ -317,7 +312,7 @@ INLINE_DEVICE const real *cotangent_tokens(struct ssd_shape d, struct chunk k, c
 
 /* Index u of (b,h). */
 template <int PRODUCTS>
-static __global__ void __launch_bounds__(THREADS, 3)
+static __global__ void __launch_bounds__(HEAD_THREADS, 3)
     chunk_state_cotangents(struct ssd_shape d, struct tensor_backward f)
 {
   SHARED_FLOATS(memory);
@@ -325,7 +320,6 @@ static __global__ void __launch_bounds__(THREADS, 3)
   narrow_tile yb = {memory + WIDE};
   struct moment *times = (struct moment *)(yb.at + NARROW);
   float *until = yb.at + NARROW + 4 * TENSOR_TOKENS; /* e */
-  struct place at = place_of_warp();
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
     int64_t b = u / d.H, h = u % d.H;
@@ -335,8 +329,8 @@ static __global__ void __launch_bounds__(THREADS, 3)
       struct chunk k = chunk_of(d, (b * chunks + c) * d.H + h, d.H);
       bool goes_on = c > 0 || f.S0b;
       if (goes_on) {
-        copy_tile<THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
-        copy_tile<THREADS, TENSOR_TOKENS>(yb, cotangent_tokens(d, k, f.yb), d.H * d.P, k.q,
+        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
+        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(yb, cotangent_tokens(d, k, f.yb), d.H * d.P, k.q,
                                                (int)d.P);
         end_batch();
       }
@@ -351,8 +345,10 @@ static __global__ void __launch_bounds__(THREADS, 3)
       await_batches<0>();
       __syncthreads();
       scale_sums(state, now.last);
-      struct left_columns<TENSOR_CHANNELS, entering> tokens = {yb, at.i0, {until}};
-      multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, C, 64 * at.half);
+      struct left_columns<TENSOR_CHANNELS, entering> tokens = {
+        yb, own_warp() * 16, { until }
+      };
+      multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, C, 0);
       __syncthreads();
     }
     if (f.S0b)
@@ -362,7 +358,8 @@ static __global__ void __launch_bounds__(THREADS, 3)
 
 /* ---- VJP: a chunk of a group ---- */
 
-enum { GROUP_WARPS = 8, QUARTERS = 4 }; /* of the rows, two warps each */
+enum { GROUP_WARPS = 8, QUARTERS = 4 };   /* of the rows, two warps each */
+enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 of 64, 64 of 128 */
 
 /* Of the shared memory.  Of arrays with [...], the first part: by quarter of the rows, by half of
  * the columns, by warp. */
@@ -413,6 +410,17 @@ INLINE_DEVICE narrow_tile x_tile(struct group_memory m, int64_t h)
 INLINE_DEVICE narrow_tile yb_tile(struct group_memory m, int64_t h)
 {
   return {m.tokens.at + (h % 2 * 2 + 1) * NARROW};
+}
+
+/* A warp's place: rows i0.., half of the columns. */
+struct place {
+  int i0, half, warp;
+};
+INLINE_DEVICE struct place place_of_warp(void)
+{
+  int warp = (int)threadIdx.x / WARP_LANES;
+  struct place at = {warp / 2 * 16, warp % 2, warp};
+  return at;
 }
 
 /* v[j], summed over the lanes of the same pair (8 rows): lane (g,t) gets sums 2 g and 2 g + 1. */
@@ -528,7 +536,7 @@ INLINE_DEVICE void state_products(struct group_memory m, struct place at)
   float sum = 0;
   const float4 *S = (const float4 *)m.S.at, *Rb = (const float4 *)m.Rb.at;
 #pragma unroll
-  for (int i = 0; i < WIDE / 4; i += THREADS) {
+  for (int i = 0; i < WIDE / 4; i += GROUP_THREADS) {
     float4 s = S[i + threadIdx.x], r = Rb[i + threadIdx.x];
     sum += s.x * r.x + s.y * r.y + s.z * r.z + s.w * r.w;
   }
@@ -682,7 +690,7 @@ INLINE_DEVICE void finish_panels(struct ssd_shape d, struct tensor_backward f, s
 
 /* Index v of (b,chunk,g). */
 template <int PRODUCTS>
-static __global__ void __launch_bounds__(THREADS, 1)
+static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     tensor_backward_all(struct ssd_shape d, struct tensor_backward f)
 {
   SHARED_FLOATS(memory);
@@ -701,8 +709,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
     auto copy_tokens = [&](int64_t h) {
       head(h);
       if (h < heads) {
-        copy_tile<THREADS, TENSOR_TOKENS>(x_tile(m, h), x_of(d, k, f.x), d.ld, k.q, (int)d.P);
-        copy_tile<THREADS, TENSOR_TOKENS>(yb_tile(m, h), cotangent_tokens(d, k, f.yb),
+        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(x_tile(m, h), x_of(d, k, f.x), d.ld, k.q, (int)d.P);
+        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(yb_tile(m, h), cotangent_tokens(d, k, f.yb),
                                                 d.H * d.P, k.q, (int)d.P);
       }
       end_batch();
@@ -710,12 +718,12 @@ static __global__ void __launch_bounds__(THREADS, 1)
     auto copy_state = [&](int64_t h, wide_tile to, const real *from) {
       head(h);
       if (h < heads && from)
-        copy_tile<THREADS, TENSOR_CHANNELS>(to, from + k.u * PN, d.N, (int)d.P, (int)d.N);
+        copy_tile<GROUP_THREADS, TENSOR_CHANNELS>(to, from + k.u * PN, d.N, (int)d.P, (int)d.N);
       end_batch();
     };
     int64_t panel = group.token * d.ld + group.h * d.N;
-    copy_tile<THREADS, TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);
-    copy_tile<THREADS, TENSOR_TOKENS>(m.B, f.B + panel, d.ld, group.q, (int)d.N);
+    copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);
+    copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.B, f.B + panel, d.ld, group.q, (int)d.N);
     end_batch();
     copy_tokens(0);
     copy_state(0, m.S, f.S);
@@ -818,7 +826,7 @@ static bool takes_backward(stream st, struct ssd_shape d, struct tensor_backward
 
 static void tensor_fwd(stream st, struct ssd_shape d, struct tensor_forward f)
 {
-  LAUNCH_TENSOR(st, d.B * d.H, THREADS, FORWARD_FLOATS, tensor_forward_all, d, f);
+  LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, FORWARD_FLOATS, tensor_forward_all, d, f);
 }
 
 static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, real *A_logb,
@@ -826,8 +834,8 @@ static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, 
 {
   int64_t BC = d.B * ssd_chunks(d);
   if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
-    LAUNCH_TENSOR(st, d.B * d.H, THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
-  LAUNCH_TENSOR(st, BC * d.G, THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
+    LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
+  LAUNCH_TENSOR(st, BC * d.G, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
   if (A_logb)
     LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.A_part, A_logb);
   if (Db && d.D_has_hdim)
