@@ -251,7 +251,7 @@ template <int LD> struct grouped_rows {
 template <int PRODUCTS, int TERMS, int TILES, int LD, class B>
 INLINE_DEVICE void multiply_rows(float (&sums)[TILES][4], tile<LD> a, int row0, B b)
 {
-#pragma unroll 2
+#pragma unroll(TILES < 8 ? 4 : 2)
   for (int step = 0; step < TERMS / 16; step++) {
     int c0 = step / 2 * 8, c = step % 2 * 4 + lane_pair();
     float4 upper = a.four(row0, lane_row(), c0, c), lower = a.four(row0 + 8, lane_row(), c0, c);
@@ -308,7 +308,7 @@ template <int PRODUCTS, int TILES, int LD, class A>
 INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end, A a, tile<LD> b,
                                     int column0)
 {
-#pragma unroll 2
+#pragma unroll(TILES < 8 ? 4 : 2)
   for (int k0 = first; k0 < end; k0 += 8) {
     left<PRODUCTS> terms;
     a.get(k0, terms);
