@@ -590,7 +590,8 @@ INLINE_DEVICE void leaving_tokens(struct ssd_shape d, struct tensor_backward f, 
       for (int o = 0; o < 2; o++) {
         int p = p0 + own_columns() + 4 * o;
         if (j < k.q && p < d.P)
-          put_four(to + p, f.beta, add_skip(terms_of(sums, 0, half, o), skip(p), yb.four(j, p / 4)));
+          put_four(to + p, f.beta,
+                   add_skip(terms_of(sums, 0, half, o), skip(p), yb.four(j, p / 4)));
       }
     }
   }

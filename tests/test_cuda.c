@@ -291,7 +291,7 @@ static void evaluating(void **state)
   assert_string_equal(got, want);
 }
 
-/* Without graphs, or where they fail: the same table. */
+/* Without graphs, the default, or where they fail: the same table. */
 static void evaluating_without_graphs(void **state)
 {
   (void)state;
@@ -301,9 +301,9 @@ static void evaluating_without_graphs(void **state)
   check_spawned(&want, 0, "simultaneous");
   assert_null(strstr(want.output, "graphs are off"));
   const char *table = strstr(want.output, "sequential");
-  assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", "0", 1), 0);
-  SPAWN(&got, "evaluate", scratch("gpu64"), "device=cuda");
   assert_int_equal(unsetenv("DEQMAMBA_CUDA_GRAPHS"), 0);
+  SPAWN(&got, "evaluate", scratch("gpu64"), "device=cuda");
+  assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", "1", 1), 0);
   check_spawned(&got, 0, table);
   assert_null(strstr(got.output, "graphs are off"));
   for (int i = 0; i < 2 && emulated; i++) {
@@ -312,6 +312,27 @@ static void evaluating_without_graphs(void **state)
     assert_int_equal(unsetenv("EMULATED_GRAPHS"), 0);
     check_spawned(&got, 0, table);
     check_spawned(&got, 0, "CUDA graphs are off: ");
+  }
+}
+
+/* Sequences that leave a large solve one by one, so that products take many shapes, with graphs and
+ * without; too large for the stand-in. */
+static void leaving(void **state)
+{
+  (void)state;
+  struct spawned r;
+  if (emulated)
+    skip();
+  SPAWN(&r, "train", scratch("gpu32.yaml"), "name=large", "device=cuda", "dtype=f32", "matmul=tf32",
+        "model.d_model=256", "model.mamba2.d_state=128", "model.mamba2.headdim=64",
+        "model.mamba2.chunk_size=64", "data.length=256", "train.batch_size=64", "train.steps=2",
+        "train.unroll_steps=1");
+  check_spawned(&r, 0, "2 steps done");
+  for (int graphs = 0; graphs < 2; graphs++) {
+    assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", graphs ? "1" : "0", 1), 0);
+    SPAWN(&r, "evaluate", scratch("large"), "device=cuda", "evaluate.lengths=[256]",
+          "evaluate.sequences=64", "deq.evaluate.max_iter=64");
+    check_spawned(&r, 0, "simultaneous");
   }
 }
 
@@ -395,6 +416,7 @@ int main(int argc, char **argv)
       cmocka_unit_test(training),
       cmocka_unit_test(evaluating),
       cmocka_unit_test(evaluating_without_graphs),
+      cmocka_unit_test(leaving),
       cmocka_unit_test(jacobian),
       cmocka_unit_test(failures_have_names),
       cmocka_unit_test(no_device),
@@ -407,6 +429,7 @@ int main(int argc, char **argv)
         "skipped: no C++ compiler made the stand-in, and DEQMAMBA_CUDA names no plug-in\n");
     return 0;
   }
+  (void)setenv("DEQMAMBA_CUDA_GRAPHS", "1", 1);
   if (backend_cpu_select(&cpu) != OK || backend_cuda_open(PLUGIN_IEEE, &gpu) != OK) {
     (void)fprintf(stderr, "%s\n", last_error());
     return exit_code(ERR_DEVICE);
