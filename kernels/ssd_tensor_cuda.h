@@ -7,17 +7,22 @@
  *   S <- e_{q-1} S + (r dt x)' B       is what enters the next
  * x, B, C are read once, y is written once, and S where it is kept.
  *
- * VJP: `chunk_state_cotangents` goes through the chunks backwards, Rb <- e_{q-1} Rb + (e yb)' C,
- * and keeps every chunk's Rb.  Then a block of eight warps has one chunk of a group: it computes
- * scores once, and goes through the group's heads, with z_ij = yb_i . x_j: Cb += (e yb) S    xb = r
- * dt (B Rb') + w' yb + D yb    Bb += (r dt x) Rb    pairs += m dt z and at last Cb += pairs B, Bb
- * += pairs' C.  What a head needs next is copied meanwhile.  The cotangents of decays: a_i = C_i .
- * (e_i S' yb_i)   b_j = r_j x_j . Rb B_j    direct_j = sum_i m_ij scores_ij z_ij across_k =
- * sum_{j<k<=i} K_ij, K_ij = w_ij z_ij, from sums along the rows of K up to column k lb_k  =
- * across_k + sum_{i>=k} a_i + sum_{j<k} dt_j b_j + e_{q-1} <Rb,S> dtb_k = A lb_k + direct_k + b_k
+ * VJP: chunk_state_cotangents goes through the chunks backwards, keeping every chunk's Rb:
+ *   Rb <- e_{q-1} Rb + (e yb)' C
+ * Then a block of eight warps has one chunk of a group.  It computes scores once and goes through
+ * the group's heads, copying meanwhile what the next one needs.  With z_ij = yb_i . x_j:
+ *   Cb += (e yb) S                               at last  Cb += pairs B
+ *   Bb += (r dt x) Rb                            and      Bb += pairs' C
+ *   xb  = r dt (B Rb') + w' yb + D yb            pairs += m dt z
+ * The cotangents of decays:
+ *   a_i      = C_i . (e_i S' yb_i)               b_j = r_j x_j . Rb B_j
+ *   direct_j = sum_i m_ij scores_ij z_ij
+ *   across_k = sum_{j<k<=i} K_ij                 K_ij = w_ij z_ij, summed along its rows up to k
+ *   lb_k     = across_k + sum_{i>=k} a_i + sum_{j<k} dt_j b_j + e_{q-1} <Rb,S>
+ *   dtb_k    = A lb_k + direct_k + b_k
+ *
  * m_ij = 2^(L_i - L_j), where L is the running sum of A dt log2(e) in two floats: their difference
- * is as good as a float gets.  Tokens beyond the chunk's, and channels beyond P and N, are zeros.
- */
+ * is as good as a float gets.  Tokens beyond the chunk's, channels beyond P and N are zeros. */
 #ifndef KERNELS_SSD_TENSOR_CUDA_H
 #define KERNELS_SSD_TENSOR_CUDA_H
 #include "kernels/device_cuda.h"
@@ -46,7 +51,7 @@ struct moment {
 
 /* What every warp knows of a chunk: lane l of tokens 2 l and 2 l + 1. */
 struct chunk_times {
-  float dt[2], leave[2], last; /* r; e_{q-1} */
+  float dt[2], last; /* e_{q-1} */
 };
 
 /* All threads of a block call it; warp 0 writes. */
@@ -69,7 +74,7 @@ INLINE_DEVICE struct chunk_times read_times(struct ssd_shape d, struct chunk k, 
     m.high = (float)l[i];
     m.low = (float)(l[i] - (double)m.high);
     m.dt = c.dt[i];
-    m.leave = c.leave[i] = power_of_2((float)(all - l[i]));
+    m.leave = power_of_2((float)(all - l[i]));
     if (first_warp())
       to[first + i] = m;
   }

@@ -1,6 +1,6 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
  *   transpose, by squares whose lines stay in the cache
- *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c (b, c may be NULL)
+ *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c
  *   sum_squares, dot: sum |x|^2, sum x y in float64
  *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
  * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
