@@ -86,7 +86,7 @@ INLINE_DEVICE struct pack_group group_of(int64_t i, int64_t M, int64_t n)
 }
 #endif
 
-/* to[j] = from[j], first <= j < end; from NULL: 0.  The lanes of a row's warp do it together. */
+/* to[j] = from[j], first <= j < end; and 0.  The lanes of a row's warp do it together. */
 INLINE void copy_columns(int64_t first, int64_t end, const real *from, real *to)
 {
 #ifdef __CUDACC__
@@ -94,10 +94,10 @@ INLINE void copy_columns(int64_t first, int64_t end, const real *from, real *to)
     enum { FLIGHT = 4 }; /* loads on their way together */
     int64_t packs = end / PACK;
     for (int64_t k = first / PACK + lane(); k < packs; k += FLIGHT * WARP) {
-      pack<PACK> p[FLIGHT] = {};
+      pack<PACK> p[FLIGHT];
 #pragma unroll
       for (int f = 0; f < FLIGHT; f++)
-        if (from && k + f * WARP < packs)
+        if (k + f * WARP < packs)
           p[f] = pack_at(from, k + f * WARP);
 #pragma unroll
       for (int f = 0; f < FLIGHT; f++)
@@ -107,14 +107,23 @@ INLINE void copy_columns(int64_t first, int64_t end, const real *from, real *to)
     return;
   }
 #endif
-  if (from) {
-    SIMD
-    FOR_COLUMNS (j, first, end)
-      to[j] = from[j];
-  } else {
-    SIMD
-    FOR_COLUMNS (j, first, end)
-      to[j] = 0;
+  SIMD
+  FOR_COLUMNS (j, first, end)
+    to[j] = from[j];
+}
+
+INLINE void zero_columns(int64_t first, int64_t end, real *to)
+{
+#ifdef __CUDACC__
+  if (in_packs(first | end, to)) {
+    pack<PACK> zeros = {};
+    FOR_COLUMNS (k, first / PACK, end / PACK)
+      put_pack(zeros, to, k);
+    return;
   }
+#endif
+  SIMD
+  FOR_COLUMNS (j, first, end)
+    to[j] = 0;
 }
 #endif

@@ -225,7 +225,8 @@ KERNEL move_pieces(int64_t rows, struct chains c, bool scatters, const real *src
     bool active = j < c.count[r] && c.first[r] + j >= 0;
     int64_t called = block * c.n, carried = active ? block_at(c, r, j) : 0;
     if (!scatters)
-      copy_columns(first, end, active ? src + carried : NULL, dst + called);
+      active ? copy_columns(first, end, src + carried, dst + called)
+             : zero_columns(first, end, dst + called);
     else if (active)
       copy_columns(first, end, src + called, dst + carried);
   }

@@ -33,6 +33,22 @@ struct fp_squares {
   double residual, reference;
 };
 
+/* Of all lanes of a row. */
+INLINE void fold_squares(struct fp_squares *q, bool largest)
+{
+#ifdef __CUDACC__
+  if (largest) {
+    ROW_FOLD(q->residual, larger);
+    ROW_FOLD(q->reference, larger);
+  } else {
+    ROW_FOLD(q->residual, plus);
+    ROW_FOLD(q->reference, plus);
+  }
+#else
+  (void)q, (void)largest;
+#endif
+}
+
 INLINE void take_squares(struct fp_squares *q, bool largest, real z, real fz)
 {
   double residual = square_norm(fz - z), reference = square_norm(fz);
@@ -79,13 +95,7 @@ KERNEL measure_tiles(struct fp_samples s, bool largest)
     struct fp_squares q = {0, 0};
     if (t.active) {
       q = own_squares(&s, &t, largest);
-      if (largest) {
-        ROW_FOLD(q.residual, larger);
-        ROW_FOLD(q.reference, larger);
-      } else {
-        ROW_FOLD(q.residual, plus);
-        ROW_FOLD(q.reference, plus);
-      }
+      fold_squares(&q, largest);
     }
     if (OWNS_COLUMN(0) && s.tiles == 1) {
       s.square[i] = q.residual;
@@ -144,24 +154,19 @@ INLINE struct fp_measured measured(const struct fp_decision *d, double square, d
 INLINE struct fp_measured measured_row(const struct fp_samples *s, const struct fp_decision *d,
                                        int64_t r)
 {
-  double square = 0, reference = 0, worst = 0;
+  struct fp_squares sum = {0, 0};
+  double worst = 0;
   bool largest = d->stop == FP_MAX;
   FOR_COLUMNS (b, 0, s->count[r]) {
     double q = s->square[r * s->blocks + b], f = s->reference[r * s->blocks + b];
-    square = largest ? larger(square, q) : square + q;
-    reference = largest ? larger(reference, f) : reference + f;
+    sum.residual = largest ? larger(sum.residual, q) : sum.residual + q;
+    sum.reference = largest ? larger(sum.reference, f) : sum.reference + f;
     if (d->worst_token)
       worst = larger(worst, measured(d, q, f, (double)s->n).residual);
   }
-  if (largest) {
-    ROW_FOLD(square, larger);
-    ROW_FOLD(reference, larger);
-  } else {
-    ROW_FOLD(square, plus);
-    ROW_FOLD(reference, plus);
-  }
+  fold_squares(&sum, largest);
   ROW_FOLD(worst, larger);
-  struct fp_measured m = measured(d, square, reference, (double)(s->n * s->count[r]));
+  struct fp_measured m = measured(d, sum.residual, sum.reference, (double)(s->n * s->count[r]));
   if (d->worst_token && is_finite(m.norm))
     m.residual = worst;
   return m;
@@ -390,9 +395,13 @@ INLINE void admit_block(const struct fp_samples *s, const struct fp_decision *d,
                         int64_t r, int64_t b, int32_t slot)
 {
   int64_t i = r * s->blocks + b, at = s->row[r] * d->length + s->first[r] + b;
-  const real *from = b < s->count[r] ? guess + at * s->n : NULL;
-  copy_columns(0, s->n, from, s->z + i * s->n);
-  copy_columns(0, s->n, from, s->best + i * s->n);
+  if (b < s->count[r]) {
+    copy_columns(0, s->n, guess + at * s->n, s->z + i * s->n);
+    copy_columns(0, s->n, guess + at * s->n, s->best + i * s->n);
+  } else {
+    zero_columns(0, s->n, s->z + i * s->n);
+    zero_columns(0, s->n, s->best + i * s->n);
+  }
   if (OWNS_COLUMN(0) && (s->per_row > 1 || b == 0)) {
     struct fp_sample *p = &s->sample[s->per_row == 1 ? r : i];
     p->now = p->best = HUGE_VAL;
