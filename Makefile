@@ -284,7 +284,7 @@ cuda:
 	@echo "cuda: skipped, no nvcc in PATH, CUDA_HOME or /usr/local/cuda"
 endif
 
-EMULATE = @mkdir -p $(@D) && echo "  emulate $< $(EMULATED_BITS:%=(f%))" && $(CXX) -std=c++20 -O2 -w \
+EMULATE = @mkdir -p $(@D) && echo "  emulate $< $(EMULATED_BITS:%=(f%))" && $(CXX) -std=c++20 -O2 -fno-strict-aliasing -w \
   -fPIC -fvisibility=hidden -ffp-contract=off -I. $(BLAS_CFLAGS) -Itests/emulation -D__CUDACC__ \
   -include tests/emulation/cuda_runtime.h $(EMULATED_BITS:%=-DREAL_BITS=%) -MMD -MP -c -o $@ -x c++ $<
 $(BUILD)/obj/emulated/f32/%.o: EMULATED_BITS := 32

@@ -49,7 +49,7 @@ template <class T> void __stcg(T *p, T x)
   *p = x;
 }
 void __syncthreads(void);
-#define __syncwarp __syncthreads /* a turn of all: the lanes of a warp take as many */
+void __syncwarp(void);
 double emulated_shuffle(double x, int apart); /* exact for whatever crosses lanes */
 struct float2 {
   float x, y;
@@ -78,7 +78,7 @@ static inline unsigned atomicInc(unsigned *at, unsigned most)
 /* ---- launching ---- */
 
 /* thread: what each does; together: the threads of a block wait for each other; shared: they have
- * shared memory, which holds NaN at first */
+ * shared memory, which holds NaN at first, and 32 of them are a warp, as mma wants it */
 void emulated_launch(dim3 blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread);
 

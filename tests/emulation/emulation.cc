@@ -1,4 +1,5 @@
 /* emulation.cc: see cuda_runtime.h beside this. */
+#include <algorithm>
 #include <cblas.h>
 #include <cublasLt.h>
 #include <cusolverDn.h>
@@ -203,9 +204,33 @@ enum { STACK = 1 << 17, THREADS_MOST = 1024 };
 static ucontext_t start, home;
 static jmp_buf scheduler, fiber[THREADS_MOST];
 static char *stacks;
-static bool started[THREADS_MOST], finished[THREADS_MOST];
+static bool started[THREADS_MOST];
 static unsigned running;
 static const std::function<void()> *block_thread;
+
+/* What all threads of a block, or the lanes of a warp, pass together: those that have ended are not
+ * waited for. */
+struct barrier {
+  unsigned threads, arrived, passed;
+};
+static struct barrier block_barrier, warp_barrier[THREADS_MOST];
+static unsigned warp_lanes;
+
+/* What a thread waits for; at NULL: it has ended. */
+static struct wait {
+  struct barrier *at;
+  unsigned passed;
+} waits[THREADS_MOST];
+
+static struct barrier *own_warp(void) { return &warp_barrier[running / warp_lanes]; }
+
+static void open_when_all(struct barrier *b)
+{
+  if (b->arrived < b->threads)
+    return;
+  b->arrived = 0;
+  b->passed++;
+}
 
 /* Back to the scheduler, until this thread's next turn. */
 static void give_turn(void)
@@ -216,11 +241,24 @@ static void give_turn(void)
   threadIdx.x = running;
 }
 
+static void pass(struct barrier *b)
+{
+  waits[running] = {b, b->passed};
+  b->arrived++;
+  open_when_all(b);
+  if (waits[running].passed == b->passed)
+    give_turn();
+}
+
 static void fiber_main()
 {
   for (;;) {
     (*block_thread)();
-    finished[running] = true;
+    waits[running].at = NULL;
+    for (struct barrier *b : {&block_barrier, own_warp()}) {
+      b->threads--;
+      open_when_all(b);
+    }
     give_turn();
   }
 }
@@ -242,18 +280,17 @@ static void resume(unsigned t)
   swapcontext(&home, &start);
 }
 
-void __syncthreads(void) { give_turn(); }
+void __syncthreads(void) { pass(&block_barrier); }
+void __syncwarp(void) { pass(own_warp()); }
 
-/* What the lanes show each other, in one array while the other is read: a lane shows x, lets the
- * others do so, and is never two ahead of any. */
+/* What the lanes show each other, in one array while the other is read. */
 static double shown[2][THREADS_MOST];
-static unsigned shuffles[THREADS_MOST];
 
 double emulated_shuffle(double x, int apart)
 {
-  unsigned me = running, turn = shuffles[me]++ % 2;
+  unsigned me = running, turn = own_warp()->passed % 2;
   shown[turn][me] = x;
-  __syncthreads();
+  __syncwarp();
   return shown[turn][me ^ (unsigned)apart];
 }
 
@@ -273,11 +310,11 @@ static float tf32(float x)
 
 void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
 {
-  unsigned me = running, turn = shuffles[me]++ % 2, warp = me & ~31u;
+  unsigned me = running, turn = own_warp()->passed % 2, warp = me & ~31u;
   for (int i = 0; i < 4; i++)
     operands[turn][me].a[i] = tf32(a[i]);
   operands[turn][me].b[0] = tf32(b0), operands[turn][me].b[1] = tf32(b1);
-  __syncthreads();
+  __syncwarp();
   for (unsigned e = 0; e < 4; e++)
     for (unsigned k = 0; k < 8; k++) {
       unsigned row = me % 32 / 4, column = me % 4 * 2 + e % 2;
@@ -288,15 +325,23 @@ void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
 
 static void run_block(unsigned threads)
 {
-  memset(shuffles, 0, sizeof shuffles);
+  block_barrier = {threads, 0, 0};
+  for (unsigned t = 0; t < threads; t += warp_lanes)
+    warp_barrier[t / warp_lanes] = {std::min(warp_lanes, threads - t), 0, 0};
   for (unsigned t = 0; t < threads; t++)
-    finished[t] = false;
-  for (bool left = true; left;) {
-    left = false;
+    resume(t);
+  for (unsigned left = 1, moved; left;) {
+    left = moved = 0;
     for (unsigned t = 0; t < threads; t++) {
-      if (!finished[t])
+      if (waits[t].at && waits[t].passed != waits[t].at->passed) {
         resume(t);
-      left = left || !finished[t];
+        moved++;
+      }
+      left += waits[t].at != NULL;
+    }
+    if (left && !moved) {
+      fprintf(stderr, "emulated device: %u threads of a block wait for the others\n", left);
+      abort();
     }
   }
 }
@@ -308,6 +353,7 @@ static void launch_blocks(dim3 blocks, unsigned threads, bool together, bool sha
   gridDim = blocks;
   blockDim = {threads, 1, 1};
   block_thread = &thread;
+  warp_lanes = shared ? 32 : WARP;
   for (unsigned b = 0; b < blocks.x * blocks.y * blocks.z; b++) {
     if (shared)
       memset(emulated_shared, 0xff, sizeof emulated_shared); /* NaN */
