@@ -45,8 +45,7 @@ template <int V> struct channels {
   pack<V> tap[TAPS], bias;
 };
 
-template <int V>
-__device__ __forceinline__ channels<V> channels_of(int64_t c, const real *w, const real *b)
+template <int V> INLINE_DEVICE channels<V> channels_of(int64_t c, const real *w, const real *b)
 {
   channels<V> s;
 #pragma unroll
@@ -66,8 +65,8 @@ template <int V> struct window {
 
 /* x (T,ld) from channel c on; state (C,TAPS), or NULL: zeros */
 template <int V>
-__device__ __forceinline__ window<V> window_before(int t, int64_t c, int64_t ld, const real *x,
-                                                   const real *state)
+INLINE_DEVICE window<V> window_before(int t, int64_t c, int64_t ld, const real *x,
+                                      const real *state)
 {
   window<V> past;
 #pragma unroll
@@ -83,7 +82,7 @@ __device__ __forceinline__ window<V> window_before(int t, int64_t c, int64_t ld,
   return past;
 }
 
-template <int V> __device__ __forceinline__ void move_on(window<V> *past, pack<V> x)
+template <int V> INLINE_DEVICE void move_on(window<V> *past, pack<V> x)
 {
 #pragma unroll
   for (int k = 0; k < TAPS - 2; k++)
@@ -93,8 +92,8 @@ template <int V> __device__ __forceinline__ void move_on(window<V> *past, pack<V
 
 /* v_t of lane l */
 template <int V>
-__device__ __forceinline__ real preactivation_of(const channels<V> &s, const window<V> &past,
-                                                 const pack<V> &x, int l)
+INLINE_DEVICE real preactivation_of(const channels<V> &s, const window<V> &past, const pack<V> &x,
+                                    int l)
 {
   real v = s.bias.at[l];
 #pragma unroll
@@ -104,8 +103,7 @@ __device__ __forceinline__ real preactivation_of(const channels<V> &s, const win
 }
 
 /* N rows that are ld apart; x moves behind them. */
-template <int V, int N>
-__device__ __forceinline__ void load_rows(const real *&x, int64_t ld, pack<V> (&out)[N])
+template <int V, int N> INLINE_DEVICE void load_rows(const real *&x, int64_t ld, pack<V> (&out)[N])
 {
 #pragma unroll
   for (int k = 0; k < N; k++, x += ld)
@@ -116,8 +114,8 @@ __device__ __forceinline__ void load_rows(const real *&x, int64_t ld, pack<V> (&
 
 /* N tokens: in and out move behind them. */
 template <int V, int N>
-__device__ __forceinline__ void convolve_tokens(const channels<V> &s, window<V> *past, int64_t ld,
-                                                int64_t C, const real *&in, real *&out)
+INLINE_DEVICE void convolve_tokens(const channels<V> &s, window<V> *past, int64_t ld, int64_t C,
+                                   const real *&in, real *&out)
 {
   pack<V> x[N], y;
   load_rows<V, N>(in, ld, x);
@@ -186,7 +184,7 @@ template <int V> struct token_sums {
   pack<V> tap[TAPS], bias;
 };
 
-template <int V> __device__ __forceinline__ void clear_token_sums(token_sums<V> *s)
+template <int V> INLINE_DEVICE void clear_token_sums(token_sums<V> *s)
 {
 #pragma unroll
   for (int l = 0; l < V; l++) {
@@ -199,8 +197,7 @@ template <int V> __device__ __forceinline__ void clear_token_sums(token_sums<V> 
 
 /* volatile: one after the other, as there are no registers to read them all first */
 template <int V>
-__device__ __forceinline__ void widen_token_sums(token_sums<V> *s,
-                                                 volatile wide (*all)[RUN_THREADS])
+INLINE_DEVICE void widen_token_sums(token_sums<V> *s, volatile wide (*all)[RUN_THREADS])
 {
 #pragma unroll
   for (int l = 0; l < V; l++) {
@@ -226,7 +223,7 @@ template <int V> struct walk {
 
 /* The cotangent of the input at xb is complete. */
 template <int V, bool READS>
-__device__ __forceinline__ void give_input(walk<V> *a, pack<V> given, const pack<V> &old)
+INLINE_DEVICE void give_input(walk<V> *a, pack<V> given, const pack<V> &old)
 {
 #pragma unroll
   for (int l = 0; READS && l < V; l++)
@@ -236,7 +233,7 @@ __device__ __forceinline__ void give_input(walk<V> *a, pack<V> given, const pack
 }
 
 /* And that of an input before the first token: t < 0. */
-template <int V> __device__ __forceinline__ void give_past(walk<V> *a, int t, const pack<V> &given)
+template <int V> INLINE_DEVICE void give_past(walk<V> *a, int t, const pack<V> &given)
 {
 #pragma unroll
   for (int l = 0; a->stateb && l < V; l++)
@@ -246,8 +243,8 @@ template <int V> __device__ __forceinline__ void give_past(walk<V> *a, int t, co
 /* vb_t, and what it adds to the inputs' cotangents, of which that of input t - 3 is now complete.
  */
 template <int V>
-__device__ __forceinline__ pack<V> pull_back(const channels<V> &s, walk<V> *a, const pack<V> &x,
-                                             const pack<V> &yb, pack<V> *given)
+INLINE_DEVICE pack<V> pull_back(const channels<V> &s, walk<V> *a, const pack<V> &x,
+                                const pack<V> &yb, pack<V> *given)
 {
   pack<V> vb;
 #pragma unroll
@@ -264,8 +261,8 @@ __device__ __forceinline__ pack<V> pull_back(const channels<V> &s, walk<V> *a, c
 
 /* sums += vb_t and vb_t x_{t-3+k} */
 template <int V>
-__device__ __forceinline__ void sum_token(const window<V> &past, const pack<V> &x,
-                                          const pack<V> &vb, token_sums<V> *sums)
+INLINE_DEVICE void sum_token(const window<V> &past, const pack<V> &x, const pack<V> &vb,
+                             token_sums<V> *sums)
 {
 #pragma unroll
   for (int l = 0; l < V; l++) {
@@ -279,7 +276,7 @@ __device__ __forceinline__ void sum_token(const window<V> &past, const pack<V> &
 
 /* BATCH tokens of a run: its first, or later ones. */
 template <int V, bool FIRST, bool SUM, bool READS>
-__device__ __forceinline__ void give_batch(const channels<V> &s, walk<V> *a, token_sums<V> *sums)
+INLINE_DEVICE void give_batch(const channels<V> &s, walk<V> *a, token_sums<V> *sums)
 {
   pack<V> x[BATCH], yb[BATCH], old[BATCH] = {}, given;
   load_rows<V, BATCH>(a->x, a->ld, x);
@@ -302,8 +299,7 @@ __device__ __forceinline__ void give_batch(const channels<V> &s, walk<V> *a, tok
 }
 
 /* The cotangent of input t - 3 is complete, whichever it is. */
-template <int V, bool READS>
-__device__ __forceinline__ void give_any(walk<V> *a, const pack<V> &given)
+template <int V, bool READS> INLINE_DEVICE void give_any(walk<V> *a, const pack<V> &given)
 {
   int t = a->t - (TAPS - 1);
   pack<V> old = {};
@@ -318,8 +314,7 @@ __device__ __forceinline__ void give_any(walk<V> *a, const pack<V> &given)
 }
 
 template <int V, bool SUM, bool READS>
-__device__ __forceinline__ void walk_run(int T, const channels<V> &s, walk<V> *a,
-                                         wide (*all)[RUN_THREADS])
+INLINE_DEVICE void walk_run(int T, const channels<V> &s, walk<V> *a, wide (*all)[RUN_THREADS])
 {
   int stop = a->end + TAPS - 1 < T ? a->end + TAPS - 1 : T;
   token_sums<V> sums;

@@ -182,7 +182,7 @@ ELEMENTARY real log1p_unit(real e)
 
 #if defined(__CUDA_ARCH__) && REAL_BITS == 32
 /* 1/x for 1 <= x <= 2^126 within 1 ulp: one instruction, where a division is ten and a branch. */
-static __device__ __forceinline__ real reciprocal(real x)
+INLINE_DEVICE real reciprocal(real x)
 {
   real y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

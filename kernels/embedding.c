@@ -57,8 +57,8 @@ struct token_ranges {
 
 /* N rows of yb, and their tokens: of the table those from low on, fewer than `size`. */
 template <int N, bool ALL>
-static __device__ __forceinline__ void add_rows(const int32_t *tokens, const real *yb, int64_t D,
-                                                unsigned low, unsigned size, real (*table)[STRIP])
+INLINE_DEVICE void add_rows(const int32_t *tokens, const real *yb, int64_t D, unsigned low,
+                            unsigned size, real (*table)[STRIP])
 {
   unsigned at[N];
   real x[N];

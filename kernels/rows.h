@@ -193,7 +193,8 @@ enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
     }                                                                     \
   } while (0)
 #define LAUNCH_SUMS(st, n, rows, kernel, ...) LAUNCH(st, n, kernel, __VA_ARGS__)
-                                        /* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n. */
+
+/* out[j] += sum over the rows i of term(i,j), for the columns j of one strip of n. */
 #define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                              \
   do {                                                                                \
     int64_t first_ = (strip)*STRIP, width_ = (n)-first_ < STRIP ? (n)-first_ : STRIP; \
