@@ -39,9 +39,6 @@ typedef tile<TENSOR_CHANNELS> narrow_tile; /* x, yb (tokens,P), pairs of tokens 
 INLINE_DEVICE int own_warp(void) { return (int)threadIdx.x / WARP_LANES; }
 INLINE_DEVICE bool first_warp(void) { return threadIdx.x < WARP_LANES; }
 
-/* The first of the eight columns of 32 that are a lane's in GROUPED sums: two fours. */
-INLINE_DEVICE int own_columns(void) { return 8 * lane_pair(); }
-
 /* ---- decays of a chunk ---- */
 
 /* Of a token, for all: L = high + low; dt (0 beyond the chunk), and r_j. */
@@ -143,7 +140,7 @@ template <class F> INLINE_DEVICE void for_fours_of_state(F f)
     for (int J = 0; J < STATE_TILES / 4; J++)
 #pragma unroll
       for (int o = 0; o < 2; o++)
-        f(J, half, o, own_warp() * 16 + lane_row() + 8 * half, 32 * J + own_columns() + 4 * o);
+        f(J, half, o, own_warp() * 16 + lane_row() + 8 * half, 32 * J + 4 * own_four(o));
 }
 
 /* state = from (P,N); NULL: zeros */
@@ -245,7 +242,7 @@ INLINE_DEVICE void chunk_outputs(struct ssd_shape d, struct tensor_forward f, st
     for (int J = 0; J < 2; J++)
 #pragma unroll
       for (int o = 0; o < 2; o++) {
-        int p = 32 * J + own_columns() + 4 * o;
+        int p = 32 * J + 4 * own_four(o);
         if (i < k.q && p < d.P)
           put_four(to + p, 0, add_skip(terms_of(y, J, half, o), skip(p), x.four(i, p / 4)));
       }
@@ -522,7 +519,7 @@ INLINE_DEVICE void entering_state(struct group_memory m, struct place at, narrow
     for (int J = 0; J < PANEL_TILES / 4; J++)
 #pragma unroll
       for (int o = 0; o < 2; o++)
-        dot += dot_fours(m.C.four(i + 8 * half, (n0 + 32 * J + own_columns()) / 4 + o),
+        dot += dot_fours(m.C.four(i + 8 * half, (n0 + 32 * J) / 4 + own_four(o)),
                          terms_of(sums, J, half, o));
     dot = sum_of_row(dot);
     if (lane_pair() == 0)
@@ -574,7 +571,7 @@ INLINE_DEVICE void leaving_tokens(struct ssd_shape d, struct tensor_backward f, 
     factor[half] = now.leave * now.dt;
 #pragma unroll
     for (int o = 0; o < 2; o++)
-      dot += dot_fours(x.four(j, (p0 + own_columns()) / 4 + o), terms_of(sums, 0, half, o));
+      dot += dot_fours(x.four(j, p0 / 4 + own_four(o)), terms_of(sums, 0, half, o));
 #pragma unroll
     for (int n = 0; n < PAIR_TILES; n++)
       sums[n][2 * half] *= factor[half], sums[n][2 * half + 1] *= factor[half];
@@ -593,7 +590,7 @@ INLINE_DEVICE void leaving_tokens(struct ssd_shape d, struct tensor_backward f, 
       real *to = f.xb + (k.token + j) * d.ld + k.h * d.P;
 #pragma unroll
       for (int o = 0; o < 2; o++) {
-        int p = p0 + own_columns() + 4 * o;
+        int p = p0 + 4 * own_four(o);
         if (j < k.q && p < d.P)
           put_four(to + p, f.beta,
                    add_skip(terms_of(sums, 0, half, o), skip(p), yb.four(j, p / 4)));
@@ -683,7 +680,7 @@ INLINE_DEVICE void finish_panels(struct ssd_shape d, struct tensor_backward f, s
     for (int J = 0; J < PANEL_TILES / 4; J++)
 #pragma unroll
       for (int o = 0; o < 2; o++) {
-        int n = n0 + 32 * J + own_columns() + 4 * o;
+        int n = n0 + 32 * J + 4 * own_four(o);
         if (i >= group.q || n >= d.N)
           continue;
         if (f.Cb)

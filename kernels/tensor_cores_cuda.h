@@ -7,7 +7,8 @@
  *
  * Lane 4 g + t of a warp holds rows g and g + 8 of its 16, and of 32 columns (four tiles of 8)
  *   PLAIN    sums[n][e]     = element (g + 8 (e/2), 8 n + 2 t + e%2)
- *   GROUPED  sums[4 J+q][e] = element (g + 8 (e/2), 32 J + 8 t + 4 (e%2) + q)
+ *   GROUPED  sums[4 J+q][e] = element (g + 8 (e/2), 32 J + 4 c(2 t + e%2) + q), where
+ *            c = 0, 5, 1, 4, 2, 7, 3, 6 (`four_of_slot`): four lanes side by side hold 64 bytes
  * which is a matter of which columns a tile is made of.  Which terms share a step does not matter
  * to a sum: they are those that lie side by side, so that operands come 8 or 16 bytes at a time.
  *
@@ -23,6 +24,11 @@
 enum { WARP_LANES = 32 }; /* on the stand-in, too: WARP is less there */
 INLINE_DEVICE int lane_row(void) { return (int)threadIdx.x % WARP_LANES / 4; }
 INLINE_DEVICE int lane_pair(void) { return (int)threadIdx.x % 4; }
+
+/* The four columns of 32 in slot s of GROUPED tiles.  Neighbours differ in the last bit, those of
+ * even slots in the last two: both so that lanes find theirs in all banks (`turn`). */
+INLINE_DEVICE int four_of_slot(int s) { return s / 2 ^ (s % 2) * 5; }
+INLINE_DEVICE int own_four(int o) { return lane_pair() ^ o * 5; } /* o = 0, 1: slot 2 t + o */
 
 /* ---- tiles ---- */
 
@@ -53,7 +59,7 @@ template <int LD> struct tile {
   }
 };
 
-/* Columns of sums that are GROUPED: the four from 32 J + 8 t + 4 o on of row g + 8 half. */
+/* Columns of sums that are GROUPED: the four from 32 J + 4 own_four(o) on of row g + 8 half. */
 template <int TILES>
 INLINE_DEVICE float4 terms_of(const float (&sums)[TILES][4], int J, int half, int o)
 {
@@ -242,8 +248,8 @@ template <int LD> struct grouped_rows {
   int first;
   INLINE_DEVICE float4 operator()(int n, int step) const
   {
-    int g = lane_row(), r = g % 2 * 4 + n % 4;
-    return of.four(first + n / 4 * 32 + g / 2 * 8, r, step / 2 * 8, step % 2 * 4 + lane_pair());
+    int c = four_of_slot(lane_row()), r = c % 2 * 4 + n % 4;
+    return of.four(first + n / 4 * 32 + c / 2 * 8, r, step / 2 * 8, step % 2 * 4 + lane_pair());
   }
 };
 
@@ -314,8 +320,8 @@ INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end,
     a.get(k0, terms);
 #pragma unroll
     for (int J = 0; J < TILES / 4; J++) {
-      int c0 = column0 / 4 + 8 * J, k = 2 * lane_pair();
-      float4 even = b.four(k0, k, c0, lane_row()), odd = b.four(k0, k + 1, c0, lane_row());
+      int c0 = column0 / 4 + 8 * J, c = four_of_slot(lane_row()), k = 2 * lane_pair();
+      float4 even = b.four(k0, k, c0, c), odd = b.four(k0, k + 1, c0, c);
       multiply_add(sums[4 * J], terms, computed_pair<PRODUCTS>(even.x, odd.x));
       multiply_add(sums[4 * J + 1], terms, computed_pair<PRODUCTS>(even.y, odd.y));
       multiply_add(sums[4 * J + 2], terms, computed_pair<PRODUCTS>(even.z, odd.z));
