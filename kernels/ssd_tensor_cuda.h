@@ -1,11 +1,11 @@
 /* ssd_tensor_cuda.h: ssd_chunked in float32 by tensor cores, each chunk of at most 64 tokens in
  * shared memory and the states in registers; part of ssd_chunked.c, whose head has the equations.
  *
- * Forward: a block of four warps goes through the chunks of one head of one sequence.  Of a chunk
- *   [scores, from] = C [B', S']        scores_ij = C_i . B_j, from_ip = S_p . C_i
- *   y  = e from + w x + D x            w_ij = m_ij scores_ij dt_j
- *   S <- e_{q-1} S + (r dt x)' B       is what enters the next
- * x, B, C are read once, y is written once, and S where it is kept.
+ * Forward: a block of eight warps goes through the chunks of two heads of one sequence; the copies
+ * of the next chunk are on their way meanwhile.  All share a chunk's scores_ij = C_i . B_j, and
+ * each has 16 channels p of a head, whose state S never leaves its registers: y' = (S C') e + x' w'
+ * + D x'       w_ij = m_ij scores_ij dt_j S <- e_{q-1} S + (r dt x)' B       is what enters the
+ * next x, B, C are read once, y is written once, and S where it is kept.
  *
  * VJP: chunk_state_cotangents goes through the chunks backwards, keeping every chunk's Rb:
  *   Rb <- e_{q-1} Rb + (e yb)' C
@@ -86,16 +86,7 @@ INLINE_DEVICE float decay_between(struct moment i, struct moment j)
 /* e_i */
 INLINE_DEVICE float decay_until(struct moment i) { return power_of_2(i.high + i.low); }
 
-/* r dt, and e, of tokens k and k + 1 */
-struct leaving {
-  const struct moment *times;
-  INLINE_DEVICE float2 operator()(int k) const
-  {
-    float2 f;
-    f.x = times[k].leave * times[k].dt, f.y = times[k + 1].leave * times[k + 1].dt;
-    return f;
-  }
-};
+/* e, or r dt, of tokens k and k + 1 */
 struct entering {
   const float *until;
   INLINE_DEVICE float2 operator()(int k) const { return *(const float2 *)(until + k); }
@@ -127,9 +118,11 @@ INLINE_DEVICE float4 add_skip(float4 sum, float4 D, float4 x)
   return sum;
 }
 
-/* ---- states: GROUPED sums, rows p of a warp, all columns ---- */
+/* ---- states: GROUPED sums, 16 rows p of a warp as left_pairs has them, all columns ---- */
 
-enum { STATE_TILES = TENSOR_STATE / 8 };
+enum { STATE_TILES = TENSOR_STATE / 8, HEAD_WARPS = TENSOR_CHANNELS / 16 };
+
+INLINE_DEVICE int own_channel(void) { return own_warp() % HEAD_WARPS * 16 + 2 * lane_row(); }
 
 /* f(J, half, o, p, n): the four from column n on of row p. */
 template <class F> INLINE_DEVICE void for_fours_of_state(F f)
@@ -140,7 +133,7 @@ template <class F> INLINE_DEVICE void for_fours_of_state(F f)
     for (int J = 0; J < STATE_TILES / 4; J++)
 #pragma unroll
       for (int o = 0; o < 2; o++)
-        f(J, half, o, own_warp() * 16 + lane_row() + 8 * half, 32 * J + 4 * own_four(o));
+        f(J, half, o, own_channel() + half, 32 * J + 4 * own_four(o));
 }
 
 /* state = from (P,N); NULL: zeros */
@@ -165,134 +158,291 @@ INLINE_DEVICE void store_state(struct ssd_shape d, const float (&state)[STATE_TI
 
 /* ---- forward ---- */
 
+INLINE int64_t forward_blocks(struct ssd_shape d) /* of a group of a sequence */
+{
+  return (d.H / d.G + 1) / 2;
+}
+
 struct tensor_forward {
   const real *x, *B, *C, *dt, *A_log, *D;
   const int32_t *row;
   const real *S0;
   real *S, *y, *S1;
+  int buffers; /* of a chunk's tiles: 1, or 2 where there is room */
 };
 
-enum { FORWARD_FLOATS = 3 * WIDE + NARROW + 4 * TENSOR_TOKENS };
+enum {
+  FORWARD_HEADS = 2, /* of a block */
+  FORWARD_THREADS = FORWARD_HEADS * HEAD_WARPS * WARP_LANES,
+  CHUNK_FLOATS = 2 * WIDE + FORWARD_HEADS * NARROW,
+  TIME_FLOATS = 5 * TENSOR_TOKENS,
+  FORWARD_FLOATS = CHUNK_FLOATS + FORWARD_HEADS * (NARROW + TIME_FLOATS) /* one buffer */
+};
 
-/* scores, and behind them what comes from the state that enters. */
-struct scores_and_state {
-  plain_rows<TENSOR_STATE> B;
-  grouped_rows<TENSOR_STATE> S;
-  INLINE_DEVICE float4 operator()(int n, int step) const
+/* Of the shared memory: a chunk's tiles; of each head x, w and, by token, L = high + low, dt, e and
+ * r dt. */
+struct forward_memory {
+  float *tiles, *heads;
+  INLINE_DEVICE wide_tile C(void) const { return {tiles}; }
+  INLINE_DEVICE wide_tile B(void) const { return {tiles + WIDE}; }
+  INLINE_DEVICE narrow_tile x(int head) const { return {tiles + 2 * WIDE + head * NARROW}; }
+  INLINE_DEVICE narrow_tile w(int head) const { return {heads + head * NARROW}; }
+  INLINE_DEVICE float *times(int head) const
   {
-    return n < 8 ? B(n, step) : S(n - 8, step);
+    return heads + FORWARD_HEADS * NARROW + head * TIME_FLOATS;
   }
+  INLINE_DEVICE float *high(int head) const { return times(head); }
+  INLINE_DEVICE float *low(int head) const { return times(head) + TENSOR_TOKENS; }
+  INLINE_DEVICE float *dt(int head) const { return times(head) + 2 * TENSOR_TOKENS; }
+  INLINE_DEVICE float *until(int head) const { return times(head) + 3 * TENSOR_TOKENS; }
+  INLINE_DEVICE float *gain(int head) const { return times(head) + 4 * TENSOR_TOKENS; }
 };
 
-/* y of a chunk, rows i0.. of a warp; C's rows of this warp make room for w. */
-template <int PRODUCTS>
-INLINE_DEVICE void chunk_outputs(struct ssd_shape d, struct tensor_forward f, struct chunk k,
-                                 const struct moment *times, wide_tile C, wide_tile B, wide_tile S,
-                                 narrow_tile x, bool enters)
+INLINE_DEVICE float2 &pair_at(float *from, int i) { return *(float2 *)(from + i); } /* i even */
+
+/* dt of tokens 2 l and 2 l + 1, l this lane; 0 beyond the chunk. */
+INLINE_DEVICE float2 own_times(struct ssd_shape d, struct chunk k, const real *dt)
 {
-  int i0 = own_warp() * 16;
-  struct skips skip = skips_of(d, f.D, k.h);
-  float y[8][4];
-  {
-    float both[16][4];
-    clear_sums(both);
-    if (enters) {
-      struct scores_and_state right = {{B, 0}, {S, 0}};
-      multiply_rows<PRODUCTS, TENSOR_STATE>(both, C, i0, right);
-    } else {
-      struct plain_rows<TENSOR_STATE> right = {
-        B, 0
-      };
-      multiply_rows<PRODUCTS, TENSOR_STATE>(*(float(*)[8][4])both, C, i0, right);
-    }
-    __syncwarp();
-    struct moment row[2] = {times[i0 + lane_row()], times[i0 + lane_row() + 8]};
+  int first = (int)threadIdx.x % WARP_LANES * 2;
+  const real *at = dt + (k.token + first) * d.H + k.h;
+  float2 two;
+  two.x = first < k.q ? at[0] : 0, two.y = first + 1 < k.q ? at[d.H] : 0;
+  return two;
+}
+
+/* A warp fills in a head's times. */
+INLINE_DEVICE void put_times(struct forward_memory m, int head, float2 dt, float A)
+{
+  int first = (int)threadIdx.x % WARP_LANES * 2;
+  double rate = (double)A * 1.4426950408889634, all;
+  double x = rate * (double)dt.x, y = rate * (double)dt.y, before = sum_before(x + y, &all);
+  x += before, y += x;
+  float2 high, low, until, gain;
+  high.x = (float)x, high.y = (float)y;
+  low.x = (float)(x - (double)high.x), low.y = (float)(y - (double)high.y);
+  until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
+  gain.x = power_of_2((float)(all - x)) * dt.x, gain.y = power_of_2((float)(all - y)) * dt.y;
+  pair_at(m.high(head), first) = high, pair_at(m.low(head), first) = low;
+  pair_at(m.dt(head), first) = dt;
+  pair_at(m.until(head), first) = until, pair_at(m.gain(head), first) = gain;
+}
+
+/* w of every head in TILES tiles of 16 rows from i0 and 8 columns from j0 on, of this warp. */
+template <int PRODUCTS, int TILES>
+INLINE_DEVICE void weigh_scores(struct forward_memory m, int i0, int j0)
+{
+  float scores[TILES][4];
+  struct plain_rows<TENSOR_STATE> right = {
+    m.B(), j0
+  };
+  clear_sums(scores);
+  multiply_rows<PRODUCTS, TENSOR_STATE>(scores, m.C(), i0, right);
 #pragma unroll
-    for (int n = 0; n < 8; n++) {
-      int j = 8 * n + 2 * lane_pair();
-      struct moment now[2] = {times[j], times[j + 1]};
+  for (int head = 0; head < FORWARD_HEADS; head++) {
+    int g = lane_row();
+    const float *high = m.high(head) + i0 + g, *low = m.low(head) + i0 + g;
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+      int j = j0 + 8 * n + 2 * lane_pair();
+      float2 dt = pair_at(m.dt(head), j), above = pair_at(m.high(head), j);
+      float2 below = pair_at(m.low(head), j);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        int i = i0 + lane_row() + 8 * half, e = 2 * half;
+        int i = i0 + g + 8 * half;
+        float h = high[8 * half], l = low[8 * half];
         float2 w;
-        w.x = both[n][e] * decay_between(row[half], now[0]) * now[0].dt;
-        w.y = both[n][e + 1] * decay_between(row[half], now[1]) * now[1].dt;
+        w.x = scores[n][2 * half] * power_of_2((h - above.x) + (l - below.x)) * dt.x;
+        w.y = scores[n][2 * half + 1] * power_of_2((h - above.y) + (l - below.y)) * dt.y;
         w.x = j <= i ? w.x : 0;
         w.y = j + 1 <= i ? w.y : 0;
-        C.two(i0 + 8 * half, lane_row(), 8 * n, 2 * lane_pair()) = w;
+        m.w(head).two(i0 + 8 * half, g, j0 + 8 * n, 2 * lane_pair()) = w;
       }
     }
-    float until[2] = {decay_until(row[0]), decay_until(row[1])};
-#pragma unroll
-    for (int n = 0; n < 8; n++)
-#pragma unroll
-      for (int e = 0; e < 4; e++)
-        y[n][e] = until[e / 2] * both[n + 8][e];
-    __syncwarp();
-  }
-  struct left_rows<TENSOR_STATE> w = {
-    C, i0, 1, 1
-  };
-  multiply_columns<PRODUCTS>(y, 0, i0 + 16, w, x, 0);
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int i = i0 + lane_row() + 8 * half;
-    real *to = f.y + ((k.token + i) * d.H + k.h) * d.P;
-#pragma unroll
-    for (int J = 0; J < 2; J++)
-#pragma unroll
-      for (int o = 0; o < 2; o++) {
-        int p = 32 * J + 4 * own_four(o);
-        if (i < k.q && p < d.P)
-          put_four(to + p, 0, add_skip(terms_of(y, J, half, o), skip(p), x.four(i, p / 4)));
-      }
   }
 }
 
-/* Index u of (b,h). */
+/* Tiles up to the diagonal, 2 of the first 16 rows to 8 of the last, shared by eight warps; by
+ * digit of these numbers the warp's rows, its first column, and how many there are.  The warps that
+ * prepare times, 0 and 4, have two. */
+template <int PRODUCTS> INLINE_DEVICE void weigh_all_scores(struct forward_memory m)
+{
+  int digit = 4 * own_warp(), i0 = (int)(0x33113220u >> digit & 15) * 16;
+  int j0 = (int)(0x63200300u >> digit & 15) * 8;
+  if ((0x23223332u >> digit & 15) == 3)
+    weigh_scores<PRODUCTS, 3>(m, i0, j0);
+  else
+    weigh_scores<PRODUCTS, 2>(m, i0, j0);
+}
+
+/* y' of a chunk: rows are channels, as of a state, and columns tokens. */
+enum { TOKEN_TILES = TENSOR_TOKENS / 8 };
+
+/* y' = (S C') e */
 template <int PRODUCTS>
-static __global__ void __launch_bounds__(HEAD_THREADS, 2)
+INLINE_DEVICE void from_state(float (&y)[TOKEN_TILES][4], const float (&state)[STATE_TILES][4],
+                              wide_tile C, float *until)
+{
+#pragma unroll
+  for (int J = 0; J < STATE_TILES / 4; J++)
+#pragma unroll
+    for (int o = 0; o < 2; o++) {
+      left<PRODUCTS> one, other;
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        int e = 2 * half + o;
+        one.set(half, state[4 * J][e]), one.set(2 + half, state[4 * J + 1][e]);
+        other.set(half, state[4 * J + 2][e]), other.set(2 + half, state[4 * J + 3][e]);
+      }
+#pragma unroll
+      for (int n = 0; n < TOKEN_TILES; n++) {
+        float4 right = C.four(8 * n, lane_row(), 8 * J, own_four(o));
+        multiply_add(y[n], one, loaded_pair<PRODUCTS>(right.x, right.y));
+        multiply_add(y[n], other, loaded_pair<PRODUCTS>(right.z, right.w));
+      }
+    }
+#pragma unroll
+  for (int n = 0; n < TOKEN_TILES; n++) {
+    float2 e = pair_at(until, 8 * n + 2 * lane_pair());
+    y[n][0] *= e.x, y[n][1] *= e.y, y[n][2] *= e.x, y[n][3] *= e.y;
+  }
+}
+
+/* y' += x' w' */
+template <int PRODUCTS>
+INLINE_DEVICE void from_tokens(float (&y)[TOKEN_TILES][4], narrow_tile x, narrow_tile w)
+{
+  struct left_pairs<TENSOR_CHANNELS, no_factors> channels = {
+    x, own_channel() & ~15, {}
+  };
+#pragma unroll
+  for (int k0 = 0; k0 < TENSOR_TOKENS; k0 += 8) {
+    left<PRODUCTS> terms;
+    channels.get(k0, terms);
+#pragma unroll
+    for (int n = k0 / 8; n < TOKEN_TILES; n++) {
+      float2 right = w.two(8 * n, lane_row(), k0, 2 * lane_pair());
+      multiply_add(y[n], terms, loaded_pair<PRODUCTS>(right.x, right.y));
+    }
+  }
+}
+
+/* S <- e_{q-1} S + (r dt x)' B */
+template <int PRODUCTS>
+INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_memory m, int head)
+{
+  struct left_pairs<TENSOR_CHANNELS, entering> gained = {
+    m.x(head), own_channel() & ~15, { m.gain(head) }
+  };
+  scale_sums(state, m.until(head)[TENSOR_TOKENS - 1]);
+#pragma unroll
+  for (int k0 = 0; k0 < TENSOR_TOKENS; k0 += 8) {
+    left<PRODUCTS> terms;
+    gained.get(k0, terms);
+    add_terms(state, terms, k0, m.B(), 0);
+  }
+}
+
+/* y + D x of a head, in two channels of 16 tokens */
+INLINE_DEVICE void put_outputs(struct ssd_shape d, struct tensor_forward f, struct chunk k,
+                               narrow_tile x, const float (&y)[TOKEN_TILES][4])
+{
+  int p = own_channel(), p0 = p & ~15;
+  struct skips skip = skips_of(d, f.D, k.h);
+  float2 D;
+  D.x = D.y = skip.same;
+  if (skip.channels)
+    D.x = skip.of(p), D.y = skip.of(p + 1);
+  real *to = f.y + (k.token * d.H + k.h) * d.P + p;
+#pragma unroll
+  for (int n = 0; n < TOKEN_TILES; n++)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      int i = 8 * n + 2 * lane_pair() + e;
+      float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
+      own.x = y[n][e] + D.x * own.x, own.y = y[n][2 + e] + D.y * own.y;
+      if (i < k.q && p < d.P)
+        *(float2 *)(to + i * d.H * d.P) = own;
+    }
+}
+
+/* Index u of (b,g, two heads); of an odd number of heads the last is alone. */
+template <int PRODUCTS>
+static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
     tensor_forward_all(struct ssd_shape d, struct tensor_forward f)
 {
   SHARED_FLOATS(memory);
-  wide_tile C = {memory}, B = {memory + WIDE}, S = {memory + 2 * WIDE};
-  narrow_tile x = {memory + 3 * WIDE};
-  struct moment *times = (struct moment *)(x.at + NARROW);
-  int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
-  FOR_EACH_BLOCK (u, d.B * d.H, 0) {
-    int64_t b = u / d.H, h = u % d.H, carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
+  int64_t chunks = ssd_chunks(d), PN = d.P * d.N, heads = d.H / d.G, blocks = forward_blocks(d);
+  int own = own_warp() / HEAD_WARPS;
+  bool leads = own_warp() % HEAD_WARPS == 0;
+  struct forward_memory m = {memory, memory + f.buffers * CHUNK_FLOATS};
+  FOR_EACH_BLOCK (u, d.B * d.G * blocks, 0) {
+    int64_t b = u / (d.G * blocks), first = u % blocks * FORWARD_HEADS;
+    int64_t h0 = u / blocks % d.G * heads + first;
+    bool there = first + own < heads;
+    int64_t h = there ? h0 + own : h0;
+    int64_t carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
     float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
+    float2 dt = {};
+    auto chunk = [&](int64_t c, int64_t head) {
+      return chunk_of(d, (b * chunks + c) * d.H + head, d.H);
+    };
+    auto copy = [&](int64_t c) {
+      struct chunk k = chunk(c, h0);
+      m.tiles = memory + (c & (f.buffers - 1)) * CHUNK_FLOATS;
+      copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.B(), group_columns(d, k, f.B), d.ld, k.q,
+                                                (int)d.N);
+      if (f.y)
+        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.C(), group_columns(d, k, f.C), d.ld, k.q,
+                                                  (int)d.N);
+      for (int i = 0; i < FORWARD_HEADS; i++)
+        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.x(i), x_of(d, k, f.x) + i * d.P, d.ld,
+                                                  first + i < heads ? k.q : 0, (int)d.P);
+    };
+    copy(0);
+    end_batch();
+    if (leads)
+      dt = own_times(d, chunk(0, h), f.dt);
     load_state(d, f.S0 ? f.S0 + carried : NULL, state);
     for (int64_t c = 0; c < chunks; c++) {
-      struct chunk k = chunk_of(d, (b * chunks + c) * d.H + h, d.H);
+      struct chunk k = chunk(c, h);
       bool enters = c > 0 || f.S0, leaves = c < chunks - 1 || f.S1;
-      copy_tile<HEAD_THREADS, TENSOR_TOKENS>(B, group_columns(d, k, f.B), d.ld, k.q, (int)d.N);
-      copy_tile<HEAD_THREADS, TENSOR_TOKENS>(x, x_of(d, k, f.x), d.ld, k.q, (int)d.P);
-      if (f.y)
-        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
+      float y[TOKEN_TILES][4];
+      if (leads)
+        put_times(m, own, dt, A);
+      if (f.buffers == 2 && c + 1 < chunks)
+        copy(c + 1);
       end_batch();
-      if (f.S)
+      if (leads && c + 1 < chunks)
+        dt = own_times(d, chunk(c + 1, h), f.dt);
+      if (f.S && there)
         store_state(d, state, 0, f.S + k.u * PN);
-      if (enters && f.y)
-        for_fours_of_state([&](int J, int half, int o, int p, int n) {
-          S.four(p, n / 4) = four_of(state, J, half, o);
-        });
-      struct chunk_times now = read_times(d, k, f.dt, A, times);
-      await_batches<0>();
+      if (f.buffers == 2)
+        await_batches<1>();
+      else
+        await_batches<0>();
       __syncthreads();
-      if (f.y)
-        chunk_outputs<PRODUCTS>(d, f, k, times, C, B, S, x, enters);
-      if (leaves) {
-        scale_sums(state, now.last);
-        struct left_columns<TENSOR_CHANNELS, leaving> tokens = {
-          x, own_warp() * 16, { times }
-        };
-        multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, B, 0);
+      m.tiles = memory + (c & (f.buffers - 1)) * CHUNK_FLOATS;
+      clear_sums(y);
+      if (f.y) {
+        weigh_all_scores<PRODUCTS>(m);
+        if (enters)
+          from_state<PRODUCTS>(y, state, m.C(), m.until(own));
+        __syncthreads();
       }
+      if (f.y) {
+        from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
+        if (there)
+          put_outputs(d, f, k, m.x(own), y);
+      }
+      if (leaves)
+        next_state<PRODUCTS>(state, m, own);
       __syncthreads();
+      if (f.buffers == 1 && c + 1 < chunks)
+        copy(c + 1);
     }
-    if (f.S1)
+    if (f.S1 && there)
       store_state(d, state, 0, f.S1 + carried);
+    await_batches<0>();
   }
 }
 
@@ -347,7 +497,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 3)
       await_batches<0>();
       __syncthreads();
       scale_sums(state, now.last);
-      struct left_columns<TENSOR_CHANNELS, entering> tokens = {
+      struct left_pairs<TENSOR_CHANNELS, entering> tokens = {
         yb, own_warp() * 16, { until }
       };
       multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, C, 0);
@@ -829,7 +979,11 @@ static bool takes_backward(stream st, struct ssd_shape d, struct tensor_backward
 
 static void tensor_fwd(stream st, struct ssd_shape d, struct tensor_forward f)
 {
-  LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, FORWARD_FLOATS, tensor_forward_all, d, f);
+  int one = FORWARD_FLOATS, both = one + CHUNK_FLOATS;
+  bool two = ssd_chunks(d) > 1 && floats(both) <= device_of(st)->shared_bytes;
+  f.buffers = two ? 2 : 1;
+  LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
+                tensor_forward_all, d, f);
 }
 
 static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, real *A_logb,

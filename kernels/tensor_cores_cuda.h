@@ -308,8 +308,38 @@ struct no_factors {
   }
 };
 
-/* sums (GROUPED) += a b over terms `first` to `end`, multiples of 8, which are rows of b, whose
- * columns start at column0, a multiple of 32. */
+/* Columns column0 + 2 g and column0 + 2 g + 1 as rows g and g + 8, column0 a multiple of 16. */
+template <int LD, class F> struct left_pairs {
+  tile<LD> of;
+  int column0;
+  F factors;
+  template <int PRODUCTS> INLINE_DEVICE void get(int k0, left<PRODUCTS> &a) const
+  {
+    int k = 2 * lane_pair(), m = 2 * lane_row();
+    float2 f = factors(k0 + k), even = of.two(k0, k, column0, m),
+           odd = of.two(k0, k + 1, column0, m);
+    a.set(0, even.x * f.x), a.set(1, even.y * f.x), a.set(2, odd.x * f.y), a.set(3, odd.y * f.y);
+  }
+};
+
+/* sums (GROUPED) += a b over the eight terms from k0 on, which are rows of b, whose columns start
+ * at column0, a multiple of 32. */
+template <int PRODUCTS, int TILES, int LD>
+INLINE_DEVICE void add_terms(float (&sums)[TILES][4], const left<PRODUCTS> &a, int k0, tile<LD> b,
+                             int column0)
+{
+#pragma unroll
+  for (int J = 0; J < TILES / 4; J++) {
+    int c0 = column0 / 4 + 8 * J, c = four_of_slot(lane_row()), k = 2 * lane_pair();
+    float4 even = b.four(k0, k, c0, c), odd = b.four(k0, k + 1, c0, c);
+    multiply_add(sums[4 * J], a, computed_pair<PRODUCTS>(even.x, odd.x));
+    multiply_add(sums[4 * J + 1], a, computed_pair<PRODUCTS>(even.y, odd.y));
+    multiply_add(sums[4 * J + 2], a, computed_pair<PRODUCTS>(even.z, odd.z));
+    multiply_add(sums[4 * J + 3], a, computed_pair<PRODUCTS>(even.w, odd.w));
+  }
+}
+
+/* The same over terms `first` to `end`, multiples of 8. */
 template <int PRODUCTS, int TILES, int LD, class A>
 INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end, A a, tile<LD> b,
                                     int column0)
@@ -318,15 +348,7 @@ INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end,
   for (int k0 = first; k0 < end; k0 += 8) {
     left<PRODUCTS> terms;
     a.get(k0, terms);
-#pragma unroll
-    for (int J = 0; J < TILES / 4; J++) {
-      int c0 = column0 / 4 + 8 * J, c = four_of_slot(lane_row()), k = 2 * lane_pair();
-      float4 even = b.four(k0, k, c0, c), odd = b.four(k0, k + 1, c0, c);
-      multiply_add(sums[4 * J], terms, computed_pair<PRODUCTS>(even.x, odd.x));
-      multiply_add(sums[4 * J + 1], terms, computed_pair<PRODUCTS>(even.y, odd.y));
-      multiply_add(sums[4 * J + 2], terms, computed_pair<PRODUCTS>(even.z, odd.z));
-      multiply_add(sums[4 * J + 3], terms, computed_pair<PRODUCTS>(even.w, odd.w));
-    }
+    add_terms(sums, terms, k0, b, column0);
   }
 }
 

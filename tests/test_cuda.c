@@ -39,6 +39,20 @@ static void recurrences(void **state)
   check_on_device(ssd_operations, gpu.f32, gpu.f64, FLOAT_UNIT, seed);
 }
 
+/* On a device whose blocks have less, as an A100's: kernels that take less, or others. */
+static void less_shared_memory(void **state)
+{
+  (void)state;
+  struct plugin small;
+  if (!emulated)
+    skip();
+  assert_int_equal(setenv("EMULATED_SHARED", "166912", 1), 0);
+  check_ok(backend_cuda_open(PLUGIN_IEEE, &small));
+  check_on_device(ssd_operations, small.f32, small.f64, FLOAT_UNIT, seed);
+  assert_int_equal(unsetenv("EMULATED_SHARED"), 0);
+  check_ok(backend_cuda_open(PLUGIN_IEEE, &gpu));
+}
+
 /* With products of tf32. */
 static void rounded_products(void **state)
 {
@@ -412,6 +426,7 @@ int main(int argc, char **argv)
   const struct CMUnitTest tests[] = {
       DEVICE_TESTS(LIST) cmocka_unit_test(operations),
       cmocka_unit_test(recurrences),
+      cmocka_unit_test(less_shared_memory),
       cmocka_unit_test(rounded_products),
       cmocka_unit_test(graphs),
       cmocka_unit_test(refused_updates),
