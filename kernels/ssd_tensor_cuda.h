@@ -124,35 +124,46 @@ enum { STATE_TILES = TENSOR_STATE / 8, HEAD_WARPS = TENSOR_CHANNELS / 16 };
 
 INLINE_DEVICE int own_channel(void) { return own_warp() % HEAD_WARPS * 16 + 2 * lane_row(); }
 
-/* f(J, half, o, p, n): the four from column n on of row p. */
-template <class F> INLINE_DEVICE void for_fours_of_state(F f)
+/* f(J, half, o, at): a four of a state (P,N) at `states`; those that are there. */
+template <class T, class F>
+INLINE_DEVICE void for_fours_of_state(struct ssd_shape d, T *states, F f)
 {
+  T *row[2] = {states + own_channel() * d.N, states + (own_channel() + 1) * d.N};
+  bool whole = d.P == TENSOR_CHANNELS && d.N == TENSOR_STATE; /* fewer instructions */
 #pragma unroll
   for (int half = 0; half < 2; half++)
 #pragma unroll
-    for (int J = 0; J < STATE_TILES / 4; J++)
+    for (int o = 0; o < 2; o++) {
+      T *at = row[half] + 4 * own_four(o);
+      int left = own_channel() < d.P ? (int)d.N - 4 * own_four(o) : 0;
+      if (whole) {
 #pragma unroll
-      for (int o = 0; o < 2; o++)
-        f(J, half, o, own_channel() + half, 32 * J + 4 * own_four(o));
+        for (int J = 0; J < STATE_TILES / 4; J++)
+          f(J, half, o, at + 32 * J);
+      } else {
+#pragma unroll
+        for (int J = 0; J < STATE_TILES / 4; J++)
+          if (32 * J < left)
+            f(J, half, o, at + 32 * J);
+      }
+    }
 }
 
 /* state = from (P,N); NULL: zeros */
 INLINE_DEVICE void load_state(struct ssd_shape d, const real *from, float (&state)[STATE_TILES][4])
 {
-  for_fours_of_state([&](int J, int half, int o, int p, int n) {
-    float4 four = {};
-    if (from && p < d.P && n < d.N)
-      four = *(const float4 *)(from + p * d.N + n);
-    set_four(state, J, half, o, four);
-  });
+  clear_sums(state);
+  if (from)
+    for_fours_of_state(d, from, [&](int J, int half, int o, const real *at) {
+      set_four(state, J, half, o, *(const float4 *)at);
+    });
 }
 
 INLINE_DEVICE void store_state(struct ssd_shape d, const float (&state)[STATE_TILES][4], float beta,
                                real *to)
 {
-  for_fours_of_state([&](int J, int half, int o, int p, int n) {
-    if (p < d.P && n < d.N)
-      put_four(to + p * d.N + n, beta, four_of(state, J, half, o));
+  for_fours_of_state(d, to, [&](int J, int half, int o, real *at) {
+    put_four(at, beta, four_of(state, J, half, o));
   });
 }
 
@@ -200,13 +211,12 @@ struct forward_memory {
 
 INLINE_DEVICE float2 &pair_at(float *from, int i) { return *(float2 *)(from + i); } /* i even */
 
-/* dt of tokens 2 l and 2 l + 1, l this lane; 0 beyond the chunk. */
-INLINE_DEVICE float2 own_times(struct ssd_shape d, struct chunk k, const real *dt)
+/* dt of tokens 2 l and 2 l + 1, l this lane, of q; 0 beyond. */
+INLINE_DEVICE float2 own_times(const real *dt, int64_t H, int q)
 {
   int first = (int)threadIdx.x % WARP_LANES * 2;
-  const real *at = dt + (k.token + first) * d.H + k.h;
   float2 two;
-  two.x = first < k.q ? at[0] : 0, two.y = first + 1 < k.q ? at[d.H] : 0;
+  two.x = first < q ? dt[first * H] : 0, two.y = first + 1 < q ? dt[(first + 1) * H] : 0;
   return two;
 }
 
@@ -342,26 +352,28 @@ INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_mem
   }
 }
 
-/* y + D x of a head, in two channels of 16 tokens */
-INLINE_DEVICE void put_outputs(struct ssd_shape d, struct tensor_forward f, struct chunk k,
-                               narrow_tile x, const float (&y)[TOKEN_TILES][4])
+/* y + D x of a head, in two channels of 16 tokens; q tokens are there. */
+INLINE_DEVICE void put_outputs(struct ssd_shape d, const real *D, int64_t h, narrow_tile x, int q,
+                               const float (&y)[TOKEN_TILES][4], real *to)
 {
-  int p = own_channel(), p0 = p & ~15;
-  struct skips skip = skips_of(d, f.D, k.h);
-  float2 D;
-  D.x = D.y = skip.same;
+  int p = own_channel(), p0 = p & ~15, left = q - 2 * lane_pair();
+  int64_t ld = d.H * d.P;
+  struct skips skip = skips_of(d, D, h);
+  float2 own_skip;
+  own_skip.x = own_skip.y = skip.same;
   if (skip.channels)
-    D.x = skip.of(p), D.y = skip.of(p + 1);
-  real *to = f.y + (k.token * d.H + k.h) * d.P + p;
+    own_skip.x = skip.of(p), own_skip.y = skip.of(p + 1);
+  if (p >= d.P)
+    return;
+  to += 2 * lane_pair() * ld + p;
 #pragma unroll
-  for (int n = 0; n < TOKEN_TILES; n++)
+  for (int n = 0; n < TOKEN_TILES; n++, to += 8 * ld)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      int i = 8 * n + 2 * lane_pair() + e;
       float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
-      own.x = y[n][e] + D.x * own.x, own.y = y[n][2 + e] + D.y * own.y;
-      if (i < k.q && p < d.P)
-        *(float2 *)(to + i * d.H * d.P) = own;
+      own.x = y[n][e] + own_skip.x * own.x, own.y = y[n][2 + e] + own_skip.y * own.y;
+      if (8 * n + e < left)
+        *(float2 *)(to + e * ld) = own;
     }
 }
 
@@ -376,35 +388,31 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
   bool leads = own_warp() % HEAD_WARPS == 0;
   struct forward_memory m = {memory, memory + f.buffers * CHUNK_FLOATS};
   FOR_EACH_BLOCK (u, d.B * d.G * blocks, 0) {
-    int64_t b = u / (d.G * blocks), first = u % blocks * FORWARD_HEADS;
-    int64_t h0 = u / blocks % d.G * heads + first;
+    int64_t b = u / (d.G * blocks), g = u / blocks % d.G, first = u % blocks * FORWARD_HEADS;
     bool there = first + own < heads;
-    int64_t h = there ? h0 + own : h0;
+    int64_t h0 = g * heads + first, h = there ? h0 + own : h0;
     int64_t carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
     float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
     float2 dt = {};
-    auto chunk = [&](int64_t c, int64_t head) {
-      return chunk_of(d, (b * chunks + c) * d.H + head, d.H);
-    };
+    auto tokens = [&](int64_t c) { return at_most(d.T - c * d.chunk, TENSOR_TOKENS); };
     auto copy = [&](int64_t c) {
-      struct chunk k = chunk(c, h0);
+      int64_t row = (b * d.T + c * d.chunk) * d.ld;
+      int q = tokens(c);
       m.tiles = memory + (c & (f.buffers - 1)) * CHUNK_FLOATS;
-      copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.B(), group_columns(d, k, f.B), d.ld, k.q,
-                                                (int)d.N);
+      copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.B(), f.B + row + g * d.N, d.ld, q, (int)d.N);
       if (f.y)
-        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.C(), group_columns(d, k, f.C), d.ld, k.q,
-                                                  (int)d.N);
+        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.C(), f.C + row + g * d.N, d.ld, q, (int)d.N);
       for (int i = 0; i < FORWARD_HEADS; i++)
-        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.x(i), x_of(d, k, f.x) + i * d.P, d.ld,
-                                                  first + i < heads ? k.q : 0, (int)d.P);
+        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.x(i), f.x + row + (h0 + i) * d.P, d.ld,
+                                                  first + i < heads ? q : 0, (int)d.P);
+      if (leads)
+        dt = own_times(f.dt + (b * d.T + c * d.chunk) * d.H + h, d.H, q);
     };
     copy(0);
     end_batch();
-    if (leads)
-      dt = own_times(d, chunk(0, h), f.dt);
     load_state(d, f.S0 ? f.S0 + carried : NULL, state);
     for (int64_t c = 0; c < chunks; c++) {
-      struct chunk k = chunk(c, h);
+      int64_t token = b * d.T + c * d.chunk;
       bool enters = c > 0 || f.S0, leaves = c < chunks - 1 || f.S1;
       float y[TOKEN_TILES][4];
       if (leads)
@@ -412,10 +420,8 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       if (f.buffers == 2 && c + 1 < chunks)
         copy(c + 1);
       end_batch();
-      if (leads && c + 1 < chunks)
-        dt = own_times(d, chunk(c + 1, h), f.dt);
       if (f.S && there)
-        store_state(d, state, 0, f.S + k.u * PN);
+        store_state(d, state, 0, f.S + ((b * chunks + c) * d.H + h) * PN);
       if (f.buffers == 2)
         await_batches<1>();
       else
@@ -428,11 +434,9 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
         if (enters)
           from_state<PRODUCTS>(y, state, m.C(), m.until(own));
         __syncthreads();
-      }
-      if (f.y) {
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
         if (there)
-          put_outputs(d, f, k, m.x(own), y);
+          put_outputs(d, f.D, h, m.x(own), tokens(c), y, f.y + (token * d.H + h) * d.P);
       }
       if (leaves)
         next_state<PRODUCTS>(state, m, own);

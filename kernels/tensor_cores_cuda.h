@@ -19,7 +19,7 @@
  * References: PTX ISA, "mma.m16n8k8"; Ootomo & Yokota 2022, arXiv:2203.03341 (three products). */
 #ifndef KERNELS_TENSOR_CORES_CUDA_H
 #define KERNELS_TENSOR_CORES_CUDA_H
-#include "core/launch.h"
+#include "core/packs.h"
 
 enum { WARP_LANES = 32 }; /* on the stand-in, too: WARP is less there */
 INLINE_DEVICE int lane_row(void) { return (int)threadIdx.x % WARP_LANES / 4; }
@@ -361,12 +361,17 @@ INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int row
 {
   enum { FOURS = LD / 4, STEP = THREADS / FOURS };
   int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
-  bool inside = 4 * c < columns;
+  int left = 4 * c < columns ? rows - r : 0; /* steps are there up to it */
+  float *at = &to.four(r, c).x;              /* of rows that are STEP apart: a multiple of 8 */
   from += r * ld + 4 * c;
+  if (rows == ROWS && columns == LD) { /* fewer instructions */
 #pragma unroll
-  for (int i = 0; i < ROWS / STEP; i++) {
-    copy_16_bytes(&to.four(r + i * STEP, c).x, from, inside && r + i * STEP < rows);
-    from += STEP * ld;
+    for (int i = 0; i < ROWS; i += STEP, from += STEP * ld)
+      copy_16_bytes(at + i * LD, from, true);
+  } else {
+#pragma unroll
+    for (int i = 0; i < ROWS; i += STEP, from += STEP * ld)
+      copy_16_bytes(at + i * LD, from, i < left);
   }
 }
 
@@ -374,7 +379,7 @@ INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int row
 INLINE_DEVICE void put_four(float *to, float beta, float4 four)
 {
   float4 *at = (float4 *)to;
-  *at = beta != 0 ? add_fours(four, beta, *at) : four;
+  store_word(at, beta != 0 ? add_fours(four, beta, *at) : four); /* which stays whole */
 }
 
 /* ---- sums across lanes ---- */
