@@ -12,6 +12,7 @@
 struct captured {
   cudaGraphExec_t graph; /* NULL: this place is free */
   size_t nodes;
+  uint64_t products;
 };
 enum { GRAPHS_KEPT = 8 };
 
@@ -47,6 +48,7 @@ struct device {
   char failure[512]; /* the first that could not be started since the last sync; "": none */
   char name[320];
   bool graphs, capturing;
+  uint64_t products;   /* a hash of what cuBLAS was asked for since the capture began */
   const char *spoiled; /* why what is being captured is no graph; NULL: it may be */
   struct captured captured[GRAPHS_KEPT]; /* the last used first */
 };

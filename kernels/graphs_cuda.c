@@ -4,8 +4,10 @@
  * To make a graph executable costs as much as many launches, so executables are kept from solve to
  * solve: a graph that was captured becomes an update of one of them, the same nodes with other
  * arguments, where CUDA allows that.  Several are kept, as a step of training has several kinds of
- * solves.  Without graphs all is as right, only slower: what fails here is no error, but is told
- * once, and no graph is captured in this process any more. */
+ * solves.  Only products of the same shapes are updated: cuBLAS takes other kernels for others, and
+ * an update to those, which CUDA 13.0 does not refuse, ended in an illegal instruction (H200).
+ * Without graphs all is as right, only slower: what fails here is no error, but is told once, and
+ * no graph is captured in this process any more. */
 #ifdef __CUDACC__
 #include "kernels/device_cuda.h"
 #include <stdio.h>
@@ -28,16 +30,17 @@ extern "C" bool device_capture_begin(stream st)
   if (e != cudaSuccess)
     give_up(d, "capture", cudaGetErrorString(e));
   d->capturing = e == cudaSuccess;
+  d->products = 0;
   d->spoiled = NULL;
   return d->capturing;
 }
 
 /* The place of a kept executable that has become this graph; GRAPHS_KEPT: there is none. */
-static int update(struct device *d, cudaGraph_t graph, size_t nodes)
+static int update(struct device *d, cudaGraph_t graph, const struct captured *like)
 {
   cudaGraphExecUpdateResultInfo unused;
   for (int i = 0; i < GRAPHS_KEPT && d->captured[i].graph; i++) {
-    if (d->captured[i].nodes != nodes)
+    if (d->captured[i].nodes != like->nodes || d->captured[i].products != like->products)
       continue;
     if (cudaGraphExecUpdate(d->captured[i].graph, graph, &unused) == cudaSuccess)
       return i;
@@ -62,11 +65,11 @@ static cudaError_t drop_last(struct device *d)
 /* The graph becomes the executable in the first place. */
 static cudaError_t make_executable(struct device *d, cudaGraph_t graph)
 {
-  struct captured c = {NULL, 0};
+  struct captured c = {NULL, 0, d->products};
   cudaError_t e = cudaGraphGetNodes(graph, NULL, &c.nodes);
   if (e != cudaSuccess)
     return e;
-  int at = update(d, graph, c.nodes);
+  int at = update(d, graph, &c);
   if (at < GRAPHS_KEPT) {
     c = d->captured[at];
   } else {

@@ -32,6 +32,42 @@ static cublasComputeType_t arithmetic(const struct device *d)
 }
 #endif
 
+/* By what cuBLAS chooses its kernels. */
+struct product_shape {
+  int64_t m, n, k, lda, ldb, ldc, count;
+  int32_t a, b, c; /* bytes that divide the address */
+  int32_t ta, tb, adds, type;
+};
+
+static int32_t alignment_of(const void *p)
+{
+  enum { MOST = 64 }; /* an arena's, so that most addresses are alike */
+  uintptr_t at = (uintptr_t)p;
+  return at % MOST ? (int32_t)(at & -at) : p ? MOST : 0;
+}
+
+/* FNV-1a of what is asked for, for a graph that is being captured. */
+static void note_product(struct device *d, const void *asked, size_t bytes)
+{
+  const unsigned char *byte = (const unsigned char *)asked;
+  for (size_t i = 0; i < bytes; i++)
+    d->products = (d->products ^ byte[i]) * 1099511628211u;
+}
+
+static void note_shape(struct device *d, int64_t count, bool ta, bool tb, int64_t m, int64_t n,
+                       int64_t k, const real *A, int64_t lda, const real *B, int64_t ldb, bool adds,
+                       const real *C, int64_t ldc)
+{
+  struct product_shape s;
+  if (!d->capturing)
+    return;
+  memset(&s, 0, sizeof s);
+  s.m = m, s.n = n, s.k = k, s.lda = lda, s.ldb = ldb, s.ldc = ldc, s.count = count;
+  s.a = alignment_of(A), s.b = alignment_of(B), s.c = alignment_of(C);
+  s.ta = ta, s.tb = tb, s.adds = adds, s.type = REALS;
+  note_product(d, &s, sizeof s);
+}
+
 void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
           int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc)
 {
@@ -43,6 +79,7 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
       LAUNCH_ROWS(st, m, scale_matrix, m, n, beta, C, ldc);
     return;
   }
+  note_shape(d, 1, ta, tb, m, n, k, A, lda, B, ldb, beta != 0, C, ldc);
   cublasStatus_t s =
       cublasGemmEx_64(d->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m,
                       k, &alpha, B, (cudaDataType)REALS, ldb, A, (cudaDataType)REALS, lda, &beta, C,
@@ -60,13 +97,6 @@ const real *turn_matrix(stream st, int64_t rows, int64_t n, const real *W)
 }
 
 /* ---- with more in the same pass ---- */
-
-static int32_t alignment_of(const void *p)
-{
-  enum { MOST = 64 }; /* an arena's, so that most addresses are alike */
-  uintptr_t at = (uintptr_t)p;
-  return at % MOST ? (int32_t)(at & -at) : p ? MOST : 0;
-}
 
 static struct product_key key_of(const struct device *d, const struct product_plus *p)
 {
@@ -157,6 +187,8 @@ static struct product_plan *make_plan(struct device *d, const struct product_plu
 static struct product_plan *plan_of(struct device *d, const struct product_plus *p)
 {
   struct product_key k = key_of(d, p);
+  if (d->capturing)
+    note_product(d, &k, sizeof k);
   for (int i = 0; i < d->plans; i++)
     if (memcmp(&d->plan[i].key, &k, sizeof k) == 0)
       return &d->plan[i];
@@ -199,6 +231,8 @@ extern "C" void OP(gemm_batched)(stream st, int64_t m, int64_t n, int64_t k, str
 {
   struct device *d = device_of(st);
   real one = 1;
+  note_shape(d, count, A.transposed, B.transposed, m, n, k, A.at, A.ld, B.at, B.ld, beta != 0, C,
+             ldc);
   cublasStatus_t s = cublasGemmStridedBatchedEx_64(
       d->blas, B.transposed ? CUBLAS_OP_T : CUBLAS_OP_N, A.transposed ? CUBLAS_OP_T : CUBLAS_OP_N,
       n, m, k, &one, B.at, (cudaDataType)REALS, B.ld, B.stride, A.at, (cudaDataType)REALS, A.ld,
