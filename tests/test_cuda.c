@@ -339,17 +339,27 @@ static void leaving(void **state)
 {
   (void)state;
   struct spawned r;
+  static const char yaml[] =
+      "name: large\n"
+      "model: {kind: implicit, d_model: 256, n_layer: 1, weight_norm: true, dropout: 0.05,\n"
+      "  mamba2: {d_state: 128, expand: 4, headdim: 64, chunk_size: 64}}\n"
+      "deq: {evaluate: {mode: sequential, solver: picard, max_iter: 128, tol: 5.0e-2, damping: "
+      "0.8}}\n"
+      "data: {task: word_problem, group: A5, monoid: aperiodic, identity_probability: 0.5,\n"
+      "  length: 256}\n"
+      "train: {steps: 200, unroll_steps: 200, batch_size: 512, lr: 1.0e-3, lr_warmup: 20, clip: "
+      "0.25}\n"
+      "evaluate: {lengths: [256, 512], sequences: 128}\n";
   if (emulated)
     skip();
-  SPAWN(&r, "train", scratch("gpu32.yaml"), "name=large", "device=cuda", "dtype=f32", "matmul=tf32",
-        "model.d_model=256", "model.mamba2.d_state=128", "model.mamba2.headdim=64",
-        "model.mamba2.chunk_size=64", "data.length=256", "train.batch_size=64", "train.steps=2",
-        "train.unroll_steps=1");
-  check_spawned(&r, 0, "2 steps done");
+  scratch_put("large.yaml", yaml, sizeof yaml - 1);
+  char runs[1100];
+  (void)snprintf(runs, sizeof runs, "runs_dir=%s", scratch(""));
+  SPAWN(&r, "train", scratch("large.yaml"), runs, "device=cuda", "matmul=tf32");
+  check_spawned(&r, 0, "200 steps done");
   for (int graphs = 0; graphs < 2; graphs++) {
     assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", graphs ? "1" : "0", 1), 0);
-    SPAWN(&r, "evaluate", scratch("large"), "device=cuda", "evaluate.lengths=[256]",
-          "evaluate.sequences=64", "deq.evaluate.max_iter=64");
+    SPAWN(&r, "evaluate", scratch("large"), "device=cuda");
     check_spawned(&r, 0, "simultaneous");
   }
 }
