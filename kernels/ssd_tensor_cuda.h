@@ -800,11 +800,19 @@ INLINE_DEVICE void finish_tokens(struct ssd_shape d, struct tensor_backward f, s
     for (int i0 = 32; i0 < TENSOR_TOKENS; i0 += 8)
       add_terms_across<PRODUCTS, 1, PAIR_TILES>(xb, yb, p0, i0, w, PAIR_TILES);
   real *first = f.xb + (k.token + j0 + 2 * lane_pair()) * d.ld + k.h * d.P + p;
+  int rows = p < d.P ? k.q : 0;
+  if (f.beta != 0)
+    for_rows_of_half(at, [&](int n, int o, int j) {
+      float2 old = {};
+      if (j < rows)
+        old = *(float2 *)(first + (8 * n + o) * d.ld);
+      xb[n][o] += f.beta * old.x, xb[n][2 + o] += f.beta * old.y;
+    });
   for_rows_of_half(at, [&](int n, int o, int j) {
-    float2 own = own_pair_of(yb, at, n, o, p0), two, *to = (float2 *)(first + (8 * n + o) * d.ld);
+    float2 own = own_pair_of(yb, at, n, o, p0), two;
     two.x = xb[n][o] + D[0] * own.x, two.y = xb[n][2 + o] + D[1] * own.y;
-    if (j < k.q && p < d.P)
-      put_two(to, f.beta, two);
+    if (j < rows)
+      *(float2 *)(first + (8 * n + o) * d.ld) = two;
   });
 }
 
@@ -955,19 +963,28 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
       return k;
     };
     /* of head h, copies of x and yb, of S, of Rb are a batch each */
+    struct chunk start = head(0);
+    tile_copies<GROUP_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> x_copies(x_of(d, start, f.x), d.ld,
+                                                                        group.q, (int)d.P);
+    tile_copies<GROUP_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> yb_copies(
+        cotangent_tokens(d, start, f.yb), d.H * d.P, group.q, (int)d.P);
+    tile_copies<GROUP_THREADS, TENSOR_CHANNELS, TENSOR_STATE> S_copies(f.S + first_u * PN, d.N,
+                                                                       (int)d.P, (int)d.N);
+    tile_copies<GROUP_THREADS, TENSOR_CHANNELS, TENSOR_STATE> Rb_copies(f.Rb + first_u * PN, d.N,
+                                                                        (int)d.P, (int)d.N);
     auto copy_tokens = [&](int h) {
-      struct chunk k = head(h);
-      if (h < heads) {
-        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(x_tile(m, h), x_of(d, k, f.x), d.ld, k.q, (int)d.P);
-        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(yb_tile(m, h), cotangent_tokens(d, k, f.yb),
-                                                d.H * d.P, k.q, (int)d.P);
-      }
+      if (h < heads)
+        x_copies.copy(x_tile(m, h), h * (int)d.P), yb_copies.copy(yb_tile(m, h), h * (int)d.P);
       end_batch();
     };
-    auto copy_state = [&](int h, wide_tile to, const real *from) {
-      if (h < heads && from)
-        copy_tile<GROUP_THREADS, TENSOR_CHANNELS>(to, from + (first_u + h) * PN, d.N, (int)d.P,
-                                                  (int)d.N);
+    auto copy_S = [&](int h) {
+      if (h < heads && enters)
+        S_copies.copy(m.S, h * (int)PN);
+      end_batch();
+    };
+    auto copy_Rb = [&](int h) {
+      if (leaves)
+        Rb_copies.copy(m.Rb, h * (int)PN);
       end_batch();
     };
     auto read_times_of = [&](int h) {
@@ -982,7 +999,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.B, f.B + panel, d.ld, group.q, (int)d.N);
     end_batch();
     copy_tokens(0);
-    copy_state(0, m.S, f.S);
+    copy_S(0);
     if (at.warp == PREPARING_WARP) {
       read_times_of(0);
       prepare_times(dt, -exp_real(A_log), m.times);
@@ -1003,7 +1020,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
       narrow_tile x = x_tile(m, h), yb = yb_tile(m, h);
       const struct head_times *times = m.times + h % 3;
       struct head_sums *sums = m.sums + h % 2;
-      copy_state(h, m.Rb, leaves ? f.Rb : NULL);
+      copy_Rb(h);
       copy_tokens(h + 1);
       if (weighs) {
         float z[PAIR_TILES][4];
@@ -1031,7 +1048,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
         leaving_tokens<PRODUCTS>(m, at, times, x, xb);
       }
       __syncthreads();
-      copy_state(h + 1, m.S, f.S);
+      copy_S(h + 1);
       if (f.xb)
         finish_tokens<PRODUCTS>(d, f, head(h), m, at, yb, xb);
       if (leaves && f.Bb)

@@ -462,6 +462,33 @@ INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int row
   }
 }
 
+/* The same for many tiles, whose sources are some distance apart: where this thread's first four
+ * is, and from which row on there is nothing. */
+template <int THREADS, int ROWS, int LD> struct tile_copies {
+  enum { FOURS = LD / 4, STEP = THREADS / FOURS }; /* a multiple of 8: columns turn alike */
+  const float *from;
+  int64_t step;
+  int rows, place;
+  INLINE_DEVICE tile_copies(const float *first, int64_t ld, int all, int columns)
+  {
+    int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
+    from = first + r * ld + 4 * c;
+    step = STEP * ld;
+    rows = 4 * c < columns ? all - r : 0;
+    place = r * LD + 4 * (c & ~7) + 4 * ((c & 7) ^ turn(r & 7));
+  }
+  INLINE_DEVICE void copy(tile<LD> to, int64_t distance) const
+  {
+    const float *at = from + distance;
+    float *here = to.at + place;
+#pragma unroll
+    for (int i = 0; i < ROWS / STEP; i++) {
+      copy_16_bytes(here + i * STEP * LD, at, i * STEP < rows);
+      at += step;
+    }
+  }
+};
+
 /* Neighbouring numbers, to which beta times what is there is added. */
 INLINE_DEVICE void put_two(float2 *to, float beta, float2 two)
 {
