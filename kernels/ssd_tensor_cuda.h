@@ -357,21 +357,30 @@ struct entering_columns {
   }
 };
 
-/* A warp's quarter of a state, transposed: PAIRED sums, rows n, columns p of 64 and 32.
- * f(m, j, o, p, n): the pair from column n on of row p. */
+/* A warp's quarter of a state, transposed: PAIRED sums, rows n, columns p of 64 and 32. */
 enum { QUARTER_PANELS = 4, QUARTER_CHANNELS = 4 };
-template <class F> INLINE_DEVICE void for_pairs_of_state(F f)
-{
-  int p0 = own_warp() % 2 * 32, n0 = own_warp() / 2 * 64;
+struct quarter {
+  int64_t first, N;  /* of this lane in the state */
+  int rows, columns; /* how many there are from there on */
+  INLINE_DEVICE explicit quarter(struct ssd_shape d) : N(d.N)
+  {
+    int64_t p = own_warp() % 2 * 32 + 2 * lane_pair(), n = own_warp() / 2 * 64 + 2 * own_pair();
+    first = p * d.N + n;
+    rows = (int)(d.P - p), columns = (int)(d.N - n);
+  }
+  /* f(i, o, at): the numbers of sums i, e = o and 2 + o, are those from `at` on of the state. */
+  template <class F> INLINE_DEVICE void for_pairs(F f) const
+  {
 #pragma unroll
-  for (int j = 0; j < QUARTER_CHANNELS; j++)
+    for (int j = 0; j < QUARTER_CHANNELS; j++)
 #pragma unroll
-    for (int o = 0; o < 2; o++)
+      for (int o = 0; o < 2; o++)
 #pragma unroll
-      for (int m = 0; m < QUARTER_PANELS; m++)
-        f(QUARTER_CHANNELS * m + j, o, p0 + 8 * j + 2 * lane_pair() + o,
-          n0 + 16 * m + 2 * own_pair());
-}
+        for (int m = 0; m < QUARTER_PANELS; m++)
+          if (8 * j + o < rows && 16 * m < columns)
+            f(QUARTER_CHANNELS * m + j, o, first + (8 * j + o) * N + 16 * m);
+  }
+};
 
 /* Index u of (b,h).  Each warp prepares the times of one of the next four chunks. */
 template <int PRODUCTS>
@@ -383,42 +392,47 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
   narrow_tile yb = {memory + WIDE};
   float *until = yb.at + NARROW, *last = until + HEAD_WARPS * TENSOR_TOKENS;
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
+  struct quarter own(d);
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
-    struct chunk k = chunk_of(d, (u / d.H * chunks + chunks - 1) * d.H + u % d.H, d.H);
+    struct chunk k = chunk_of(d, (u / d.H * chunks + chunks - 1) * d.H + u % d.H, d.H), start = k;
     float A = decay_rate(f.A_log, k.h), state[QUARTER_PANELS * QUARTER_CHANNELS][4];
+    start.token -= k.c * d.chunk;
+    tile_copies<HEAD_THREADS, TENSOR_TOKENS, TENSOR_STATE> C_copies(group_columns(d, start, f.C),
+                                                                    d.ld, (int)d.N);
+    tile_copies<HEAD_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> yb_copies(
+        cotangent_tokens(d, start, f.yb), d.H * d.P, (int)d.P);
     clear_sums(state);
     if (f.S1b)
-      for_pairs_of_state([&](int i, int o, int p, int n) {
-        float2 two = {};
-        if (p < d.P && n < d.N)
-          two = *(const float2 *)(f.S1b + u * PN + p * d.N + n);
+      own.for_pairs([&](int i, int o, int64_t at) {
+        float2 two = *(const float2 *)(f.S1b + u * PN + at);
         state[i][o] = two.x, state[i][2 + o] = two.y;
       });
     int of_four = HEAD_WARPS;
+#pragma unroll 1
     for (; k.c >= 0; k.c--) {
       bool goes_on = k.c > 0 || f.S0b;
       if (goes_on) {
-        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(yb, cotangent_tokens(d, k, f.yb), d.H * d.P, k.q,
-                                               (int)d.P);
-        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
+        yb_copies.copy(yb, k.c * d.chunk * d.H * d.P, k.q);
+        C_copies.copy(C, k.c * d.chunk * d.ld, k.q);
         end_batch();
       }
-      if (k.c < chunks - 1 || f.S1b)
-        for_pairs_of_state([&](int i, int o, int p, int n) {
+      if (k.c < chunks - 1 || f.S1b) {
+        real *to = f.Rb + k.u * PN;
+        own.for_pairs([&](int i, int o, int64_t at) {
           float2 two;
           two.x = state[i][o], two.y = state[i][2 + o];
-          if (p < d.P && n < d.N)
-            *(float2 *)(f.Rb + k.u * PN + p * d.N + n) = two;
+          *(float2 *)(to + at) = two;
         });
+      }
       if (!goes_on)
         continue;
       if (of_four == HEAD_WARPS) {
-        struct chunk own = k;
+        struct chunk mine = k;
         of_four = 0;
-        own.c -= own_warp(), own.token -= own_warp() * d.chunk;
-        own.q = own_warp() == 0 ? k.q : (int)ssd_chunk_length(d);
-        if (own.c >= 0)
-          prepare_entering(d, own, f.dt, A, until + own_warp() * TENSOR_TOKENS, last + own_warp());
+        mine.c -= own_warp(), mine.token -= own_warp() * d.chunk;
+        mine.q = own_warp() == 0 ? k.q : (int)ssd_chunk_length(d);
+        if (mine.c >= 0)
+          prepare_entering(d, mine, f.dt, A, until + own_warp() * TENSOR_TOKENS, last + own_warp());
       }
       await_batches<0>();
       __syncthreads();
@@ -431,13 +445,10 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
       k.u -= d.H, k.token -= d.chunk, k.q = (int)ssd_chunk_length(d);
     }
     if (f.S0b)
-      for_pairs_of_state([&](int i, int o, int p, int n) {
-        float2 *to = (float2 *)(f.S0b + u * PN + p * d.N + n);
-        if (p < d.P && n < d.N) {
-          float2 two = *to;
-          two.x += state[i][o], two.y += state[i][2 + o];
-          *to = two;
-        }
+      own.for_pairs([&](int i, int o, int64_t at) {
+        float2 two;
+        two.x = state[i][o], two.y = state[i][2 + o];
+        put_two((float2 *)(f.S0b + u * PN + at), 1, two);
       });
   }
 }
@@ -461,21 +472,21 @@ struct head_times {
 /* Of a head, what lb is made of, by quarter: of tokens i, of tokens j, or of the state's columns.
  * Of pairs of quarters, those with i not before j. */
 struct head_sums {
-  float direct[QUARTERS][TENSOR_TOKENS];    /* [i] */
-  float rows[QUARTERS - 1][TENSOR_TOKENS];  /* [j] of K_i, j in an earlier quarter than i */
-  float within[TENSOR_TOKENS];              /* across_k, i and j in k's quarter */
-  float own[TENSOR_TOKENS];                 /* z_ii */
-  float a[QUARTERS][TENSOR_TOKENS];         /* [columns] */
+  float direct[QUARTERS][TENSOR_TOKENS];   /* [i] */
+  float rows[QUARTERS - 1][TENSOR_TOKENS]; /* [j] of K_i, j in an earlier quarter than i */
+  float within[TENSOR_TOKENS];             /* across_k, i and j in k's quarter */
+  float own[TENSOR_TOKENS];                /* z_ii */
+  float a[QUARTERS][TENSOR_TOKENS];        /* [columns] */
 };
 
 /* Of the shared memory. */
 struct group_memory {
   wide_tile C, B, S, Rb;
-  narrow_tile w, tokens;     /* w: transposed; tokens: [2] x and yb of a head, and of the next */
-  struct head_times *times;  /* [3] of this head, the next, the last */
-  struct head_sums *sums;    /* [2] of this head and the last */
-  float *b;                  /* [QUARTERS] of the channels */
-  float *through;            /* [GROUP_WARPS] <Rb,S> */
+  narrow_tile w, tokens;    /* w: transposed; tokens: [2] x and yb of a head, and of the next */
+  struct head_times *times; /* [3] of this head, the next, the last */
+  struct head_sums *sums;   /* [2] of this head and the last */
+  float *b;                 /* [QUARTERS] of the channels */
+  float *through;           /* [GROUP_WARPS] <Rb,S> */
 };
 #define FLOATS_OF(type) ((int)(sizeof(type) / sizeof(float)))
 enum {
@@ -728,7 +739,9 @@ INLINE_DEVICE void entering_state(struct group_memory m, struct place at,
 {
   float sums[PANEL_TILES][4], dots[8];
   int n0 = 32 * at.quarter;
-  struct right_rows<TENSOR_CHANNELS> rows = {yb, 32 * at.half};
+  struct right_rows<TENSOR_CHANNELS> rows = {
+    yb, 32 * at.half
+  };
   wide_tile S = {m.S.at + n0}, C = {m.C.at + n0};
   clear_sums(sums);
   multiply_across<PRODUCTS, 2, PAIR_TILES, TENSOR_CHANNELS / 8>(sums, S, 0, rows);
@@ -769,7 +782,9 @@ INLINE_DEVICE void leaving_tokens(struct group_memory m, struct place at,
 {
   float dots[8];
   int p0 = 16 * at.quarter;
-  struct plain_rows<TENSOR_STATE> right = {m.B, 32 * at.half};
+  struct plain_rows<TENSOR_STATE> right = {
+    m.B, 32 * at.half
+  };
   multiply_paired_rows<PRODUCTS, TENSOR_STATE>(xb, m.Rb, p0, right);
   for_rows_of_half(at, [&](int n, int o, int j) {
     float2 two = own_pair_of(x, at, n, o, p0);
@@ -791,7 +806,9 @@ INLINE_DEVICE void finish_tokens(struct ssd_shape d, struct tensor_backward f, s
   float D[2] = {skip.same, skip.same};
   if (skip.channels)
     D[0] = skip.of(p), D[1] = skip.of(p + 1);
-  struct rounded_rows<TENSOR_CHANNELS> w = {m.w, j0};
+  struct rounded_rows<TENSOR_CHANNELS> w = {
+    m.w, j0
+  };
 #pragma unroll
   for (int n = 0; n < PAIR_TILES; n++) /* tile n has tokens i from its own on */
     add_terms_across<PRODUCTS, 1, PAIR_TILES>(xb, yb, p0, j0 + 8 * n, w, n + 1);
@@ -823,7 +840,9 @@ INLINE_DEVICE void leaving_panel(struct group_memory m, struct place at,
                                  float (&Bb)[PANEL_TILES][4])
 {
   float sums[PANEL_TILES][4];
-  struct right_rows<TENSOR_CHANNELS> rows = {x, 32 * at.half};
+  struct right_rows<TENSOR_CHANNELS> rows = {
+    x, 32 * at.half
+  };
   wide_tile Rb = {m.Rb.at + 32 * at.quarter};
   clear_sums(sums);
   multiply_across<PRODUCTS, 2, PAIR_TILES, TENSOR_CHANNELS / 8>(sums, Rb, 0, rows);
@@ -912,8 +931,12 @@ INLINE_DEVICE void finish_panels(struct ssd_shape d, struct tensor_backward f, s
               2 * lane_pair()) = two;
     }
   __syncthreads();
-  struct rounded_columns<TENSOR_CHANNELS> columns = {m.w, first};
-  struct rounded_rows<TENSOR_CHANNELS> rows = {m.w, first};
+  struct rounded_columns<TENSOR_CHANNELS> columns = {
+    m.w, first
+  };
+  struct rounded_rows<TENSOR_CHANNELS> rows = {
+    m.w, first
+  };
 #pragma unroll 1
   for (int k0 = 0; k0 < first + 32; k0 += 8)
     add_terms_across<PRODUCTS, 2, PAIR_TILES>(Cb, B, 0, k0, columns, PAIR_TILES);
@@ -965,26 +988,28 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     /* of head h, copies of x and yb, of S, of Rb are a batch each */
     struct chunk start = head(0);
     tile_copies<GROUP_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> x_copies(x_of(d, start, f.x), d.ld,
-                                                                        group.q, (int)d.P);
+                                                                        (int)d.P);
     tile_copies<GROUP_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> yb_copies(
-        cotangent_tokens(d, start, f.yb), d.H * d.P, group.q, (int)d.P);
+        cotangent_tokens(d, start, f.yb), d.H * d.P, (int)d.P);
     tile_copies<GROUP_THREADS, TENSOR_CHANNELS, TENSOR_STATE> S_copies(f.S + first_u * PN, d.N,
-                                                                       (int)d.P, (int)d.N);
+                                                                       (int)d.N);
     tile_copies<GROUP_THREADS, TENSOR_CHANNELS, TENSOR_STATE> Rb_copies(f.Rb + first_u * PN, d.N,
-                                                                        (int)d.P, (int)d.N);
+                                                                        (int)d.N);
     auto copy_tokens = [&](int h) {
-      if (h < heads)
-        x_copies.copy(x_tile(m, h), h * (int)d.P), yb_copies.copy(yb_tile(m, h), h * (int)d.P);
+      if (h < heads) {
+        x_copies.copy(x_tile(m, h), h * (int)d.P, group.q);
+        yb_copies.copy(yb_tile(m, h), h * (int)d.P, group.q);
+      }
       end_batch();
     };
     auto copy_S = [&](int h) {
       if (h < heads && enters)
-        S_copies.copy(m.S, h * (int)PN);
+        S_copies.copy(m.S, h * (int)PN, (int)d.P);
       end_batch();
     };
     auto copy_Rb = [&](int h) {
       if (leaves)
-        Rb_copies.copy(m.Rb, h * (int)PN);
+        Rb_copies.copy(m.Rb, h * (int)PN, (int)d.P);
       end_batch();
     };
     auto read_times_of = [&](int h) {
@@ -1012,7 +1037,9 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     await_batches<0>();
     __syncthreads();
     if (weighs) {
-      struct plain_rows<TENSOR_STATE> right = {m.C, 32 * at.pair.half};
+      struct plain_rows<TENSOR_STATE> right = {
+        m.C, 32 * at.pair.half
+      };
       multiply_rows<PRODUCTS, TENSOR_STATE>(scores, m.B, QUARTER * at.pair.quarter, right);
     }
 #pragma unroll 1
@@ -1024,8 +1051,12 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
       copy_tokens(h + 1);
       if (weighs) {
         float z[PAIR_TILES][4];
-        struct plain_rows<TENSOR_CHANNELS> tokens = {yb, 32 * at.pair.half};
-        struct weighing<PRODUCTS> weigh = {times, sums, m.w, QUARTER * at.pair.quarter};
+        struct plain_rows<TENSOR_CHANNELS> tokens = {
+          yb, 32 * at.pair.half
+        };
+        struct weighing<PRODUCTS> weigh = {
+          times, sums, m.w, QUARTER *at.pair.quarter
+        };
         clear_sums(z);
         multiply_rows<PRODUCTS, TENSOR_CHANNELS>(z, x, weigh.j0, tokens);
         weigh_pairs_of_warp(weigh, at, scores, z, pairs);

@@ -462,29 +462,30 @@ INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int row
   }
 }
 
-/* The same for many tiles, whose sources are some distance apart: where this thread's first four
- * is, and from which row on there is nothing. */
+/* The same for tiles whose sources are some distance from the first one's: what of it is this
+ * thread's, rows from `row` on (none, if its columns are beyond). */
 template <int THREADS, int ROWS, int LD> struct tile_copies {
-  enum { FOURS = LD / 4, STEP = THREADS / FOURS }; /* a multiple of 8: columns turn alike */
+  enum { FOURS = LD / 4, STEP = THREADS / FOURS, OFTEN = ROWS / STEP };
   const float *from;
-  int64_t step;
-  int rows, place;
-  INLINE_DEVICE tile_copies(const float *first, int64_t ld, int all, int columns)
+  int64_t ld;
+  int row, place;
+  INLINE_DEVICE tile_copies(const float *first, int64_t apart, int columns) : ld(apart)
   {
     int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
     from = first + r * ld + 4 * c;
-    step = STEP * ld;
-    rows = 4 * c < columns ? all - r : 0;
+    row = 4 * c < columns ? r : ROWS;
     place = r * LD + 4 * (c & ~7) + 4 * ((c & 7) ^ turn(r & 7));
   }
-  INLINE_DEVICE void copy(tile<LD> to, int64_t distance) const
+  INLINE_DEVICE void copy(tile<LD> to, int64_t distance, int rows) const
   {
     const float *at = from + distance;
-    float *here = to.at + place;
+    int left = rows - row;
 #pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++) {
-      copy_16_bytes(here + i * STEP * LD, at, i * STEP < rows);
-      at += step;
+    for (int i = 0; i < OFTEN; i++) {
+      /* rows that are 4 apart differ in the last bit of `turn` */
+      float *here = to.at + (STEP % 8 == 0 ? place : place ^ (i % 2 * 16)) + i * STEP * LD;
+      copy_16_bytes(here, at, i * STEP < left);
+      at += STEP * ld;
     }
   }
 };
