@@ -303,7 +303,7 @@ struct tensor_backward {
   real *A_part, *D_part; /* (b,chunk,h): of A_logb and Db */
 };
 
-enum { HEAD_WARPS = HEAD_THREADS / WARP_LANES };
+enum { HEAD_WARPS = (int)HEAD_THREADS / WARP_LANES };
 enum { COTANGENT_FLOATS = WIDE + NARROW + HEAD_WARPS * (TENSOR_TOKENS + 1) };
 
 INLINE_DEVICE const real *cotangent_tokens(struct ssd_shape d, struct chunk k, const real *yb)
@@ -455,7 +455,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
 
 /* ---- VJP: a chunk of a group ---- */
 
-enum { GROUP_WARPS = GROUP_THREADS / WARP_LANES };
+enum { GROUP_WARPS = (int)GROUP_THREADS / WARP_LANES };
 enum { QUARTERS = 4, QUARTER = TENSOR_TOKENS / QUARTERS }; /* of the tokens, or the columns */
 enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 tokens; 32 by 32 of a panel */
 
@@ -491,7 +491,7 @@ struct group_memory {
 #define FLOATS_OF(type) ((int)(sizeof(type) / sizeof(float)))
 enum {
   GROUP_FLOATS = 4 * WIDE + 5 * NARROW + 3 * FLOATS_OF(struct head_times) +
-                 2 * FLOATS_OF(struct head_sums) + QUARTERS * TENSOR_TOKENS + GROUP_WARPS
+                 2 * FLOATS_OF(struct head_sums) + (int)QUARTERS * TENSOR_TOKENS + GROUP_WARPS
 };
 
 INLINE_DEVICE float *take_floats(float **from, int n)
