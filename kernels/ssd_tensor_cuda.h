@@ -2,10 +2,11 @@
  * shared memory and the states in registers; part of ssd_chunked.c, whose head has the equations.
  *
  * Forward: a block of eight warps goes through the chunks of two heads of one sequence; the copies
- * of the next chunk are on their way meanwhile.  All share a chunk's scores_ij = C_i . B_j, and
- * each has 16 channels p of a head, whose state S never leaves its registers: y' = (S C') e + x' w'
- * + D x'       w_ij = m_ij scores_ij dt_j S <- e_{q-1} S + (r dt x)' B       is what enters the
- * next x, B, C are read once, y is written once, and S where it is kept.
+ * of the next chunk are on their way meanwhile.  All share a chunk's scores_ij = C_i . B_j.  Each
+ * has 16 channels p of a head, whose state S never leaves its registers:
+ *   y' = (S C') e + x' w' + D x'       w_ij = m_ij scores_ij dt_j
+ *   S <- e_{q-1} S + (r dt x)' B       is what enters the next
+ * x, B, C are read once, y is written once, and S where it is kept.
  *
  * VJP: chunk_state_cotangents goes through the chunks backwards, keeping every chunk's Rb:
  *   Rb <- e_{q-1} Rb + (e yb)' C
@@ -82,6 +83,8 @@ INLINE_DEVICE float decay_between(struct moment i, struct moment j)
 {
   return power_of_2((i.high - j.high) + (i.low - j.low));
 }
+
+INLINE_DEVICE float decay_over(float2 i, float2 j) { return power_of_2((i.x - j.x) + (i.y - j.y)); }
 
 /* e_i */
 INLINE_DEVICE float decay_until(struct moment i) { return power_of_2(i.high + i.low); }
@@ -459,77 +462,194 @@ struct tensor_backward {
   real *A_part, *D_part; /* (b,chunk,h): of A_logb and Db */
 };
 
-enum { COTANGENT_FLOATS = WIDE + NARROW + 5 * TENSOR_TOKENS };
+enum { COTANGENT_FLOATS = WIDE + NARROW + HEAD_WARPS * (TENSOR_TOKENS + 1) };
 
 INLINE_DEVICE const real *cotangent_tokens(struct ssd_shape d, struct chunk k, const real *yb)
 {
   return yb + (k.token * d.H + k.h) * d.P;
 }
 
-/* Index u of (b,h). */
+/* dt of this lane's two tokens of a chunk: 2 l and 2 l + 1 */
+INLINE_DEVICE float2 own_times(struct ssd_shape d, struct chunk k, const real *dt)
+{
+  int first = (int)threadIdx.x % WARP_LANES * 2;
+  const real *from = dt + (k.token + first) * d.H + k.h;
+  float2 two;
+  two.x = first < k.q ? from[0] : 0;
+  two.y = first + 1 < k.q ? from[d.H] : 0;
+  return two;
+}
+
+/* L of them; and of the last token */
+INLINE_DEVICE void add_up_times(float2 dt, float A, double (&l)[2], double *all)
+{
+  double rate = (double)A * 1.4426950408889634;
+  l[0] = rate * (double)dt.x, l[1] = rate * (double)dt.y;
+  double before = sum_before(l[0] + l[1], all), last = l[1];
+  l[0] += before;
+  l[1] = l[0] + last;
+}
+
+/* e of a chunk's tokens and, behind them, of its last; by one warp. */
+INLINE_DEVICE void prepare_entering(struct ssd_shape d, struct chunk k, const real *dt, float A,
+                                    float *until, float *last)
+{
+  double l[2], all;
+  add_up_times(own_times(d, k, dt), A, l, &all);
+  for (int i = 0; i < 2; i++)
+    until[(int)threadIdx.x % WARP_LANES * 2 + i] = power_of_2((float)l[i]);
+  *last = power_of_2((float)all);
+}
+
+/* e yb as a right operand: columns of yb from `first` on, rows times e. */
+struct entering_columns {
+  narrow_tile of;
+  int first;
+  const float *until;
+  template <int PRODUCTS> INLINE_DEVICE computed_pair<PRODUCTS> get(int n, int k0) const
+  {
+    int k = 2 * lane_pair();
+    float2 e = *(const float2 *)(until + k0 + k);
+    return computed_pair<PRODUCTS>(e.x * *of.one(k0, k, first + 8 * n, lane_row()),
+                                   e.y * *of.one(k0, k + 1, first + 8 * n, lane_row()));
+  }
+};
+
+/* A warp's quarter of a state, transposed: PAIRED sums, rows n, columns p of 64 and 32. */
+enum { QUARTER_PANELS = 4, QUARTER_CHANNELS = 4 };
+struct quarter {
+  int64_t first, N;  /* of this lane in the state */
+  int rows, columns; /* how many there are from there on */
+  INLINE_DEVICE explicit quarter(struct ssd_shape d) : N(d.N)
+  {
+    int64_t p = own_warp() % 2 * 32 + 2 * lane_pair(), n = own_warp() / 2 * 64 + 2 * own_pair();
+    first = p * d.N + n;
+    rows = (int)(d.P - p), columns = (int)(d.N - n);
+  }
+  /* f(i, o, at): the numbers of sums i, e = o and 2 + o, are those from `at` on of the state. */
+  template <class F> INLINE_DEVICE void for_pairs(F f) const
+  {
+#pragma unroll
+    for (int j = 0; j < QUARTER_CHANNELS; j++)
+#pragma unroll
+      for (int o = 0; o < 2; o++)
+#pragma unroll
+        for (int m = 0; m < QUARTER_PANELS; m++)
+          if (8 * j + o < rows && 16 * m < columns)
+            f(QUARTER_CHANNELS * m + j, o, first + (8 * j + o) * N + 16 * m);
+  }
+};
+
+/* Index u of (b,h).  Each warp prepares the times of one of the next four chunks. */
 template <int PRODUCTS>
-static __global__ void __launch_bounds__(HEAD_THREADS, 3)
+static __global__ void __launch_bounds__(HEAD_THREADS, 4)
     chunk_state_cotangents(struct ssd_shape d, struct tensor_backward f)
 {
   SHARED_FLOATS(memory);
   wide_tile C = {memory};
   narrow_tile yb = {memory + WIDE};
-  struct moment *times = (struct moment *)(yb.at + NARROW);
-  float *until = yb.at + NARROW + 4 * TENSOR_TOKENS; /* e */
+  float *until = yb.at + NARROW, *last = until + HEAD_WARPS * TENSOR_TOKENS;
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
+  struct quarter own(d);
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
-    int64_t b = u / d.H, h = u % d.H;
-    float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
-    load_state(d, f.S1b ? f.S1b + u * PN : NULL, state);
-    for (int64_t c = chunks - 1; c >= 0; c--) {
-      struct chunk k = chunk_of(d, (b * chunks + c) * d.H + h, d.H);
-      bool goes_on = c > 0 || f.S0b;
+    struct chunk k = chunk_of(d, (u / d.H * chunks + chunks - 1) * d.H + u % d.H, d.H), start = k;
+    float A = decay_rate(f.A_log, k.h), state[QUARTER_PANELS * QUARTER_CHANNELS][4];
+    start.token -= k.c * d.chunk;
+    tile_copies<HEAD_THREADS, TENSOR_TOKENS, TENSOR_STATE> C_copies(group_columns(d, start, f.C),
+                                                                    d.ld, (int)d.N);
+    tile_copies<HEAD_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> yb_copies(
+        cotangent_tokens(d, start, f.yb), d.H * d.P, (int)d.P);
+    clear_sums(state);
+    if (f.S1b)
+      own.for_pairs([&](int i, int o, int64_t at) {
+        float2 two = *(const float2 *)(f.S1b + u * PN + at);
+        state[i][o] = two.x, state[i][2 + o] = two.y;
+      });
+    int of_four = HEAD_WARPS;
+#pragma unroll 1
+    for (; k.c >= 0; k.c--) {
+      bool goes_on = k.c > 0 || f.S0b;
       if (goes_on) {
-        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(C, group_columns(d, k, f.C), d.ld, k.q, (int)d.N);
-        copy_tile<HEAD_THREADS, TENSOR_TOKENS>(yb, cotangent_tokens(d, k, f.yb), d.H * d.P, k.q,
-                                               (int)d.P);
+        yb_copies.copy(yb, k.c * d.chunk * d.H * d.P, k.q);
+        C_copies.copy(C, k.c * d.chunk * d.ld, k.q);
         end_batch();
       }
-      if (c < chunks - 1 || f.S1b)
-        store_state(d, state, 0, f.Rb + k.u * PN);
+      if (k.c < chunks - 1 || f.S1b) {
+        real *to = f.Rb + k.u * PN;
+        own.for_pairs([&](int i, int o, int64_t at) {
+          float2 two;
+          two.x = state[i][o], two.y = state[i][2 + o];
+          *(float2 *)(to + at) = two;
+        });
+      }
       if (!goes_on)
         continue;
-      struct chunk_times now = read_times(d, k, f.dt, A, times);
-      __syncwarp();
-      for (int i = 0; i < 2 && first_warp(); i++)
-        until[2 * threadIdx.x + i] = decay_until(times[2 * threadIdx.x + i]);
+      if (of_four == HEAD_WARPS) {
+        struct chunk mine = k;
+        of_four = 0;
+        mine.c -= own_warp(), mine.token -= own_warp() * d.chunk;
+        mine.q = own_warp() == 0 ? k.q : (int)ssd_chunk_length(d);
+        if (mine.c >= 0)
+          prepare_entering(d, mine, f.dt, A, until + own_warp() * TENSOR_TOKENS, last + own_warp());
+      }
       await_batches<0>();
       __syncthreads();
-      scale_sums(state, now.last);
-      struct left_pairs<TENSOR_CHANNELS, entering> tokens = {
-        yb, own_warp() * 16, { until }
-      };
-      multiply_columns<PRODUCTS>(state, 0, TENSOR_TOKENS, tokens, C, 0);
+      scale_sums(state, last[of_four]);
+      struct entering_columns tokens = {yb, own_warp() % 2 * 32, until + of_four * TENSOR_TOKENS};
+      multiply_across<PRODUCTS, QUARTER_PANELS, QUARTER_CHANNELS, TENSOR_TOKENS / 8>(
+          state, C, own_warp() / 2 * 64, tokens);
       __syncthreads();
+      of_four++;
+      k.u -= d.H, k.token -= d.chunk, k.q = (int)ssd_chunk_length(d);
     }
     if (f.S0b)
-      store_state(d, state, 1, f.S0b + u * PN);
+      own.for_pairs([&](int i, int o, int64_t at) {
+        float2 two;
+        two.x = state[i][o], two.y = state[i][2 + o];
+        put_two((float2 *)(f.S0b + u * PN + at), 1, two);
+      });
   }
 }
 
 /* ---- VJP: a chunk of a group ---- */
 
-enum { GROUP_WARPS = 8, QUARTERS = 4 };   /* of the rows, two warps each */
-enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 of 64, 64 of 128 */
+enum { GROUP_WARPS = (int)GROUP_THREADS / WARP_LANES };
+enum { QUARTERS = 4, QUARTER = TENSOR_TOKENS / QUARTERS }; /* of the tokens, or the columns */
+enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 tokens; 32 by 32 of a panel */
 
-/* Of the shared memory.  Of arrays with [...], the first part: by quarter of the rows, by half of
- * the columns, by warp. */
+/* Of a head's tokens.  L is in two floats, and `reference` of a token is the first of its quarter:
+ * m_ij = since_i before_j where that lies between, which leaves no exponential to a pair. */
+struct head_times {
+  float2 sum[TENSOR_TOKENS]; /* L */
+  float dt[TENSOR_TOKENS], leave[TENSOR_TOKENS], until[TENSOR_TOKENS], scaled[TENSOR_TOKENS];
+  float since[TENSOR_TOKENS];                /* the quarter's first token */
+  float before[QUARTERS - 1][TENSOR_TOKENS]; /* the first token of quarters 1, 2, 3 */
+  float A, last;                             /* e_{q-1} */
+};
+
+/* Of a head, what lb is made of, by quarter: of tokens i, of tokens j, or of the state's columns.
+ * Of pairs of quarters, those with i not before j. */
+struct head_sums {
+  float direct[QUARTERS][TENSOR_TOKENS];   /* [i] */
+  float rows[QUARTERS - 1][TENSOR_TOKENS]; /* [j] of K_i, j in an earlier quarter than i */
+  float within[TENSOR_TOKENS];             /* across_k, i and j in k's quarter */
+  float own[TENSOR_TOKENS];                /* z_ii */
+  float a[QUARTERS][TENSOR_TOKENS];        /* [columns] */
+};
+
+/* Of the shared memory. */
 struct group_memory {
   wide_tile C, B, S, Rb;
-  narrow_tile w, tokens; /* tokens: [2] x and yb of a head, and of the next */
-  struct moment *times;
-  float *across, *direct; /* [QUARTERS] */
-  float *first;           /* sums of K's first 32 columns */
-  float *a, *b;           /* [2] */
-  float *through, *skip;  /* [GROUP_WARPS] <Rb,S>; sum of z_ii */
+  narrow_tile w, tokens;    /* w: transposed; tokens: [2] x and yb of a head, and of the next */
+  struct head_times *times; /* [3] of this head, the next, the last */
+  struct head_sums *sums;   /* [2] of this head and the last */
+  float *b;                 /* [QUARTERS] of the channels */
+  float *through;           /* [GROUP_WARPS] <Rb,S> */
 };
+#define FLOATS_OF(type) ((int)(sizeof(type) / sizeof(float)))
 enum {
-  GROUP_FLOATS = 4 * WIDE + 5 * NARROW + (9 + 2 * QUARTERS) * TENSOR_TOKENS + 2 * GROUP_WARPS
+  GROUP_FLOATS = 4 * WIDE + 5 * NARROW + 3 * FLOATS_OF(struct head_times) +
+                 2 * FLOATS_OF(struct head_sums) + (int)QUARTERS * TENSOR_TOKENS + GROUP_WARPS
 };
 
 INLINE_DEVICE float *take_floats(float **from, int n)
@@ -548,256 +668,404 @@ INLINE_DEVICE struct group_memory divide_memory(float *memory)
   m.Rb.at = take_floats(&memory, WIDE);
   m.w.at = take_floats(&memory, NARROW);
   m.tokens.at = take_floats(&memory, 4 * NARROW);
-  m.times = (struct moment *)take_floats(&memory, 4 * TENSOR_TOKENS);
-  m.first = take_floats(&memory, TENSOR_TOKENS);
-  m.across = take_floats(&memory, QUARTERS * TENSOR_TOKENS);
-  m.direct = take_floats(&memory, QUARTERS * TENSOR_TOKENS);
-  m.a = take_floats(&memory, 2 * TENSOR_TOKENS);
-  m.b = take_floats(&memory, 2 * TENSOR_TOKENS);
+  m.b = take_floats(&memory, QUARTERS * TENSOR_TOKENS);
   m.through = take_floats(&memory, GROUP_WARPS);
-  m.skip = take_floats(&memory, GROUP_WARPS);
+  m.sums = (struct head_sums *)take_floats(&memory, 2 * FLOATS_OF(struct head_sums));
+  m.times = (struct head_times *)take_floats(&memory, 3 * FLOATS_OF(struct head_times));
   return m;
 }
 
-INLINE_DEVICE narrow_tile x_tile(struct group_memory m, int64_t h)
+INLINE_DEVICE narrow_tile x_tile(struct group_memory m, int h)
 {
   return {m.tokens.at + h % 2 * 2 * NARROW};
 }
-INLINE_DEVICE narrow_tile yb_tile(struct group_memory m, int64_t h)
+INLINE_DEVICE narrow_tile yb_tile(struct group_memory m, int h)
 {
   return {m.tokens.at + (h % 2 * 2 + 1) * NARROW};
 }
 
-/* A warp's place: rows i0.., half of the columns. */
+/* A warp's place.  Of pairs (z, scores, w transposed): rows j from j0 on and half i0 of columns i;
+ * two warps would have none with i >= j, and see to the times.  Of panels: half i0 of the tokens,
+ * columns from n0 on.  Of xb: half i0, channels from p0 on. */
 struct place {
-  int i0, half, warp;
+  int warp;
+  struct {
+    int quarter, half; /* of j, of i */
+  } pair;
+  int half, quarter;
 };
+enum { ENDING_WARP = 4, PREPARING_WARP = 5 };
 INLINE_DEVICE struct place place_of_warp(void)
 {
-  int warp = (int)threadIdx.x / WARP_LANES;
-  struct place at = {warp / 2 * 16, warp % 2, warp};
+  int warp = own_warp();
+  /* so that the four schedulers have as much to do: warps w and w + 4 share one */
+  int quarters = (int)(0x31321020u >> 4 * warp & 15), halves = 0x8e >> warp & 1;
+  struct place at = {warp, {quarters, halves}, warp % 2, warp / 2};
   return at;
 }
 
-/* v[j], summed over the lanes of the same pair (8 rows): lane (g,t) gets sums 2 g and 2 g + 1. */
-INLINE_DEVICE void sum_over_rows(float (&v)[16], float (&sums)[2])
+/* By one warp. */
+INLINE_DEVICE void prepare_times(float2 dt, float A, struct head_times *to)
 {
-  int g = lane_row();
-  float half[8], quarter[4];
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    float mine = g & 4 ? v[8 + i] : v[i], other = g & 4 ? v[i] : v[8 + i];
-    half[i] = mine + from_lane(other, 16);
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    float mine = g & 2 ? half[4 + i] : half[i], other = g & 2 ? half[i] : half[4 + i];
-    quarter[i] = mine + from_lane(other, 8);
-  }
+  int first = (int)threadIdx.x % WARP_LANES * 2;
+  float each[2] = {dt.x, dt.y};
+  double l[2], all;
+  float2 sum[2];
+  add_up_times(dt, A, l, &all);
 #pragma unroll
   for (int i = 0; i < 2; i++) {
-    float mine = g & 1 ? quarter[2 + i] : quarter[i], other = g & 1 ? quarter[i] : quarter[2 + i];
-    sums[i] = mine + from_lane(other, 4);
+    int t = first + i;
+    sum[i].x = (float)l[i];
+    sum[i].y = (float)(l[i] - (double)sum[i].x);
+    float leave = power_of_2((float)(all - l[i]));
+    to->sum[t] = sum[i];
+    to->dt[t] = each[i];
+    to->leave[t] = leave;
+    to->scaled[t] = leave * each[i];
+    to->until[t] = power_of_2(sum[i].x + sum[i].y);
+  }
+  to->A = A;
+  to->last = power_of_2((float)all);
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int t = first + i;
+    to->since[t] = decay_over(sum[i], to->sum[t & ~(QUARTER - 1)]);
+#pragma unroll
+    for (int q = 1; q < QUARTERS; q++)
+      to->before[q - 1][t] = t < q * QUARTER ? decay_over(to->sum[q * QUARTER], sum[i]) : 0;
   }
 }
 
-/* A warp's part of what follows from z: w, pairs, and parts of across, direct, first, skip. */
-INLINE_DEVICE void weigh_tiles(struct group_memory m, struct place at,
-                               const float (&scores)[PAIR_TILES][4],
-                               const float (&z)[PAIR_TILES][4], float (&pairs)[PAIR_TILES][4])
-{
-  int t = lane_pair();
-  float columns[16], sums[2], skip = 0; /* across, then direct, of this lane's columns */
-  float before[2] = {0, 0};             /* of rows of K, up to the tile */
-  struct moment row[2] = {m.times[at.i0 + lane_row()], m.times[at.i0 + lane_row() + 8]};
-#pragma unroll
-  for (int i = 0; i < 16; i++)
-    columns[i] = 0;
-#pragma unroll
-  for (int n = 0; n < PAIR_TILES; n++) {
-    int j0 = 32 * at.half + 8 * n + 2 * t;
-    struct moment now[2] = {m.times[j0], m.times[j0 + 1]};
+/* What follows from a warp's z (transposed, as all here): w, pairs, and parts of a head's sums. */
+template <int PRODUCTS> struct weighing {
+  const struct head_times *times;
+  struct head_sums *sums;
+  narrow_tile w;
+  int j0;
+
+  INLINE_DEVICE void store(int i0, int half, float w0, float w1) const
+  {
+    float2 two;
+    two.x = rounded<PRODUCTS>(w0), two.y = rounded<PRODUCTS>(w1);
+    w.two(j0 + 8 * half, lane_row(), i0, 2 * lane_pair()) = two;
+  }
+
+  /* direct, of rows g and g + 8 of the lanes of four: each adds up one */
+  INLINE_DEVICE void store_direct(int i0, const float (&direct)[2]) const
+  {
+    bool second = lane_pair() & 1;
+    float mine = second ? direct[1] : direct[0], other = second ? direct[0] : direct[1];
+    mine += from_lane(other, 1);
+    mine += from_lane(mine, 2);
+    if (lane_pair() < 2)
+      sums->direct[i0 / QUARTER][j0 + lane_row() + 8 * lane_pair()] = mine;
+  }
+
+  /* Of columns i, what lane (g,t) has after sum_over_rows: i = 8 n + 2 t + o. */
+  INLINE_DEVICE int column_of_lane(void) const
+  {
+    int g = lane_row();
+    return (g & 4) * 2 + 2 * lane_pair() + (g >> 1 & 1);
+  }
+
+  /* A quarter of i from i0 on, later than j's. */
+  INLINE_DEVICE void later(int i0, const float (*scores)[4], const float (*z)[4],
+                           float (*pairs)[4]) const
+  {
+    float before[2], scaled[2], direct[2] = {0, 0}, rows[4] = {0, 0, 0, 0};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      int i = at.i0 + lane_row() + 8 * half;
-      float w[2], K[2];
-#pragma unroll
-      for (int o = 0; o < 2; o++) {
-        int e = 2 * half + o, j = j0 + o;
-        float decay = j <= i ? decay_between(row[half], now[o]) : 0, scored = scores[n][e] * decay;
-        w[o] = scored * now[o].dt;
-        pairs[n][e] += decay * z[n][e] * now[o].dt;
-        columns[8 + 2 * n + o] += scored * z[n][e];
-        K[o] = w[o] * z[n][e];
-        skip += j == i ? z[n][e] : 0;
-      }
-      float2 pair;
-      pair.x = w[0], pair.y = w[1];
-      m.w.two(at.i0 + 8 * half, lane_row(), 32 * at.half + 8 * n, 2 * t) = pair;
-      float both = K[0] + K[1], other = from_lane(both, 1), ahead = t & 1 ? other : 0;
-      both += other;
-      other = from_lane(both, 2);
-      ahead += (t & 2 ? other : 0) + before[half];
-      columns[2 * n] += j0 <= i ? ahead : 0;
-      columns[2 * n + 1] += j0 + 1 <= i ? ahead + K[0] : 0;
-      before[half] += both + other;
+      int j = j0 + lane_row() + 8 * half;
+      before[half] = times->before[i0 / QUARTER - 1][j];
+      scaled[half] = before[half] * times->dt[j];
     }
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+      float2 since = *(const float2 *)(times->since + i0 + 8 * n + 2 * lane_pair());
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        float weight[2];
+#pragma unroll
+        for (int o = 0; o < 2; o++) {
+          int e = 2 * half + o;
+          float m = o ? since.y : since.x, pair = m * scaled[half], both = scores[n][e] * z[n][e];
+          weight[o] = scores[n][e] * pair;
+          pairs[n][e] += pair * z[n][e];
+          direct[half] += m * both;
+          rows[2 * n + o] += pair * both;
+        }
+        store(i0 + 8 * n, half, weight[0], weight[1]);
+      }
+    }
+    direct[0] *= before[0], direct[1] *= before[1];
+    store_direct(i0, direct);
+    float row = sum_over_rows(rows);
+    if (lane_row() % 2 == 0)
+      sums->rows[j0 / QUARTER][i0 + column_of_lane()] = row;
   }
-  if (at.half == 0 && t == 0)
-    m.first[at.i0 + lane_row()] = before[0], m.first[at.i0 + lane_row() + 8] = before[1];
-  sum_over_rows(columns, sums);
-  skip = sum_of_lanes(skip);
-  if (threadIdx.x % WARP_LANES == 0)
-    m.skip[at.warp] = skip;
-  int g = lane_row(), column = 32 * at.half + 8 * (g & 3) + 2 * t;
-  for (int o = 0; o < 2; o++)
-    (g & 4 ? m.direct : m.across)[at.i0 / 16 * TENSOR_TOKENS + column + o] = sums[o];
+
+  /* j's own quarter; there, across_k: K is summed along i from k on, then over j < k. */
+  INLINE_DEVICE void same(const float (*scores)[4], const float (*z)[4], float (*pairs)[4]) const
+  {
+    int g = lane_row(), t = lane_pair();
+    float direct[2] = {0, 0}, across[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      float2 at_j = times->sum[j0 + g + 8 * half];
+      float dt = times->dt[j0 + g + 8 * half], beyond = 0;
+#pragma unroll
+      for (int n = 1; n >= half; n--) { /* of n < half, all is 0 and nobody reads w */
+        float weight[2], K[2];
+#pragma unroll
+        for (int o = 0; o < 2; o++) {
+          int e = 2 * half + o, past = 8 * (n - half) + 2 * t + o - g; /* i - j */
+          float2 at_i = times->sum[j0 + 8 * n + 2 * t + o];
+          float m = past >= 0 ? decay_over(at_i, at_j) : 0, pair = m * dt;
+          float both = scores[n][e] * z[n][e];
+          weight[o] = scores[n][e] * pair;
+          pairs[n][e] += pair * z[n][e];
+          direct[half] += m * both;
+          K[o] = pair * both;
+          if (past == 0)
+            sums->own[j0 + g + 8 * half] = z[n][e];
+        }
+        store(j0 + 8 * n, half, weight[0], weight[1]);
+        float all = K[0] + K[1], other = from_lane(all, 1), after = beyond + (t & 1 ? 0 : other);
+        all += other;
+        other = from_lane(all, 2);
+        after += t & 2 ? 0 : other;
+        beyond += all + other;
+        int past = 8 * (n - half) + 2 * t - g;
+        across[2 * n] += past > 0 ? after + K[1] + K[0] : 0;
+        across[2 * n + 1] += past + 1 > 0 ? after + K[1] : 0;
+      }
+    }
+    store_direct(j0, direct);
+    float within = sum_over_rows(across);
+    if (g % 2 == 0)
+      sums->within[j0 + column_of_lane()] = within;
+  }
+};
+
+template <int PRODUCTS>
+INLINE_DEVICE void weigh_pairs_of_warp(struct weighing<PRODUCTS> weigh, struct place at,
+                                       const float (&scores)[PAIR_TILES][4],
+                                       const float (&z)[PAIR_TILES][4],
+                                       float (&pairs)[PAIR_TILES][4])
+{
+#pragma unroll
+  for (int n = 0; n < PAIR_TILES; n += 2) {
+    int quarter = 2 * at.pair.half + n / 2;
+    if (quarter > at.pair.quarter)
+      weigh.later(QUARTER * quarter, scores + n, z + n, pairs + n);
+    else if (quarter == at.pair.quarter)
+      weigh.same(scores + n, z + n, pairs + n);
+  }
+}
+
+/* f(n, o, i): row i of a warp's half, of those whose numbers a lane has. */
+template <class F> INLINE_DEVICE void for_rows_of_half(struct place at, F f)
+{
+#pragma unroll
+  for (int n = 0; n < PAIR_TILES; n++)
+#pragma unroll
+    for (int o = 0; o < 2; o++)
+      f(n, o, 32 * at.half + 8 * n + 2 * lane_pair() + o);
+}
+
+/* The same rows of a tile of shared memory: a pair of columns. */
+template <int LD>
+INLINE_DEVICE float2 own_pair_of(tile<LD> of, struct place at, int n, int o, int column)
+{
+  return column_pair(of, 32 * at.half + 8 * n, 2 * lane_pair() + o, column);
+}
+
+/* dots[2 n + o], added up over the lanes that have parts of it; a factor, and into shared memory */
+INLINE_DEVICE void store_dots(struct place at, const float (&dots)[8], const float *factor,
+                              float *to)
+{
+  int g = lane_row(), i = 32 * at.half + (g & 6) * 4 + 2 * lane_pair() + (g & 1);
+  to[i] = sum_over_rows(dots) * factor[i];
 }
 
 /* Cb += (e yb) S; a */
 template <int PRODUCTS>
-INLINE_DEVICE void entering_state(struct group_memory m, struct place at, narrow_tile yb,
-                                  float (&Cb)[PANEL_TILES][4])
+INLINE_DEVICE void entering_state(struct group_memory m, struct place at,
+                                  const struct head_times *times, struct head_sums *to,
+                                  narrow_tile yb, float (&Cb)[PANEL_TILES][4])
 {
-  float sums[PANEL_TILES][4];
-  int n0 = 64 * at.half, i = at.i0 + lane_row();
-  struct left_rows<TENSOR_CHANNELS> rows = {
-    yb, at.i0, decay_until(m.times[i]), decay_until(m.times[i + 8])
+  float sums[PANEL_TILES][4], dots[8];
+  int n0 = 32 * at.quarter;
+  struct right_rows<TENSOR_CHANNELS> rows = {
+    yb, 32 * at.half
   };
+  wide_tile S = {m.S.at + n0}, C = {m.C.at + n0};
   clear_sums(sums);
-  multiply_columns<PRODUCTS>(sums, 0, TENSOR_CHANNELS, rows, m.S, n0);
+  multiply_across<PRODUCTS, 2, PAIR_TILES, TENSOR_CHANNELS / 8>(sums, S, 0, rows);
+  for_rows_of_half(at, [&](int n, int o, int i) {
+    float e = times->until[i], dot = 0;
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float dot = 0;
-#pragma unroll
-    for (int J = 0; J < PANEL_TILES / 4; J++)
-#pragma unroll
-      for (int o = 0; o < 2; o++)
-        dot += dot_fours(m.C.four(i + 8 * half, (n0 + 32 * J) / 4 + own_four(o)),
-                         terms_of(sums, J, half, o));
-    dot = sum_of_row(dot);
-    if (lane_pair() == 0)
-      m.a[at.half * TENSOR_TOKENS + i + 8 * half] = dot;
-  }
-#pragma unroll
-  for (int n = 0; n < PANEL_TILES; n++)
-#pragma unroll
-    for (int e = 0; e < 4; e++)
-      Cb[n][e] += sums[n][e];
+    for (int j = 0; j < 2; j++) {
+      float2 c = own_pair_of(C, at, n, o, 16 * j);
+      float *low = &sums[PAIR_TILES * j + n][o], *high = &sums[PAIR_TILES * j + n][2 + o];
+      dot += c.x * *low + c.y * *high;
+      Cb[PAIR_TILES * j + n][o] += e * *low, Cb[PAIR_TILES * j + n][2 + o] += e * *high;
+    }
+    dots[2 * n + o] = dot;
+  });
+  store_dots(at, dots, times->until, to->a[at.quarter]);
 }
 
 /* This thread's part of <Rb,S>, added up over the warp. */
 INLINE_DEVICE void state_products(struct group_memory m, struct place at)
 {
-  float sum = 0;
+  float4 sum = {};
   const float4 *S = (const float4 *)m.S.at, *Rb = (const float4 *)m.Rb.at;
 #pragma unroll
   for (int i = 0; i < WIDE / 4; i += GROUP_THREADS) {
     float4 s = S[i + threadIdx.x], r = Rb[i + threadIdx.x];
-    sum += s.x * r.x + s.y * r.y + s.z * r.z + s.w * r.w;
+    sum.x += s.x * r.x, sum.y += s.y * r.y, sum.z += s.z * r.z, sum.w += s.w * r.w;
   }
-  sum = sum_of_lanes(sum);
+  float all = sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
   if (threadIdx.x % WARP_LANES == 0)
-    m.through[at.warp] = sum;
+    m.through[at.warp] = all;
 }
 
-/* xb and Bb of a head; b.  `leaves`: there is an Rb. */
+/* xb = r dt (B Rb'), transposed; b */
 template <int PRODUCTS>
-INLINE_DEVICE void leaving_tokens(struct ssd_shape d, struct tensor_backward f, struct chunk k,
-                                  struct group_memory m, struct place at, narrow_tile x,
-                                  narrow_tile yb, bool leaves, float (&Bb)[PANEL_TILES][4])
+INLINE_DEVICE void leaving_tokens(struct group_memory m, struct place at,
+                                  const struct head_times *times, narrow_tile x,
+                                  float (&xb)[PAIR_TILES][4])
 {
-  float sums[PAIR_TILES][4], factor[2];
-  int p0 = 32 * at.half, j0 = at.i0 + lane_row();
-  struct skips skip = skips_of(d, f.D, k.h);
-  clear_sums(sums);
-  if (leaves) {
-    struct grouped_rows<TENSOR_STATE> right = {
-      m.Rb, p0
-    };
-    multiply_rows<PRODUCTS, TENSOR_STATE>(sums, m.B, at.i0, right);
-  }
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int j = j0 + 8 * half;
-    struct moment now = m.times[j];
-    float dot = 0;
-    factor[half] = now.leave * now.dt;
-#pragma unroll
-    for (int o = 0; o < 2; o++)
-      dot += dot_fours(x.four(j, p0 / 4 + own_four(o)), terms_of(sums, 0, half, o));
-#pragma unroll
-    for (int n = 0; n < PAIR_TILES; n++)
-      sums[n][2 * half] *= factor[half], sums[n][2 * half + 1] *= factor[half];
-    dot = now.leave * sum_of_row(dot);
-    if (lane_pair() == 0)
-      m.b[at.half * TENSOR_TOKENS + j] = dot;
-  }
-  if (f.xb) {
-    struct left_columns<TENSOR_CHANNELS, no_factors> w = {
-      m.w, at.i0, {}
-    };
-    multiply_columns<PRODUCTS>(sums, at.i0, TENSOR_TOKENS, w, yb, p0);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int j = j0 + 8 * half;
-      real *to = f.xb + (k.token + j) * d.ld + k.h * d.P;
-#pragma unroll
-      for (int o = 0; o < 2; o++) {
-        int p = p0 + 4 * own_four(o);
-        if (j < k.q && p < d.P)
-          put_four(to + p, f.beta,
-                   add_skip(terms_of(sums, 0, half, o), skip(p), yb.four(j, p / 4)));
-      }
-    }
-  }
-  if (leaves && f.Bb) {
-    struct left_rows<TENSOR_CHANNELS> rows = {
-      x, at.i0, factor[0], factor[1]
-    };
-    multiply_columns<PRODUCTS>(Bb, 0, TENSOR_CHANNELS, rows, m.Rb, 64 * at.half);
-  }
+  float dots[8];
+  int p0 = 16 * at.quarter;
+  struct plain_rows<TENSOR_STATE> right = {
+    m.B, 32 * at.half
+  };
+  multiply_paired_rows<PRODUCTS, TENSOR_STATE>(xb, m.Rb, p0, right);
+  for_rows_of_half(at, [&](int n, int o, int j) {
+    float2 two = own_pair_of(x, at, n, o, p0);
+    float scaled = times->scaled[j];
+    dots[2 * n + o] = two.x * xb[n][o] + two.y * xb[n][2 + o];
+    xb[n][o] *= scaled, xb[n][2 + o] *= scaled;
+  });
+  store_dots(at, dots, times->leave, m.b + at.quarter * TENSOR_TOKENS);
 }
 
-/* dtb of a head's chunk, and its parts of A_logb and Db: every warp adds up, warp 0 writes. */
-INLINE_DEVICE void time_cotangents(struct ssd_shape d, struct tensor_backward f, struct chunk k,
-                                   struct group_memory m, struct chunk_times now, float A,
-                                   bool enters, bool leaves)
+/* xb += w' yb + D yb, and out with it. */
+template <int PRODUCTS>
+INLINE_DEVICE void finish_tokens(struct ssd_shape d, struct tensor_backward f, struct chunk k,
+                                 struct group_memory m, struct place at, narrow_tile yb,
+                                 float (&xb)[PAIR_TILES][4])
 {
-  int first = (int)threadIdx.x % WARP_LANES * 2;
-  float a[2], b[2], above[2], through = 0, skip = 0, all_a, all_b, all_above, total = 0;
-  for (int i = 0; i < GROUP_WARPS; i++) {
-    through += enters && leaves ? m.through[i] : 0;
-    skip += m.skip[i];
-  }
-  for (int i = 0; i < 2; i++) {
-    a[i] = enters ? m.a[first + i] + m.a[TENSOR_TOKENS + first + i] : 0;
-    b[i] = leaves ? m.b[first + i] + m.b[TENSOR_TOKENS + first + i] : 0;
-    above[i] = first >= 32 ? m.first[first + i] : 0;
-  }
-  /* sums from the last token on: lanes in reverse, which lane l ^ 31 is */
-  float a_before = sum_before(from_lane(a[0] + a[1], 31), &all_a);
-  float above_before = sum_before(from_lane(above[0] + above[1], 31), &all_above);
-  float a_after = from_lane(a_before, 31), above_after = from_lane(above_before, 31);
-  float b_before = sum_before(now.dt[0] * b[0] + now.dt[1] * b[1], &all_b);
-  through *= now.last;
+  int p0 = 16 * at.quarter, p = p0 + 2 * own_pair(), j0 = 32 * at.half;
+  struct skips skip = skips_of(d, f.D, k.h);
+  float D[2] = {skip.same, skip.same};
+  if (skip.channels)
+    D[0] = skip.of(p), D[1] = skip.of(p + 1);
+  struct rounded_rows<TENSOR_CHANNELS> w = {
+    m.w, j0
+  };
+#pragma unroll
+  for (int n = 0; n < PAIR_TILES; n++) /* tile n has tokens i from its own on */
+    add_terms_across<PRODUCTS, 1, PAIR_TILES>(xb, yb, p0, j0 + 8 * n, w, n + 1);
+  if (at.half == 0)
+#pragma unroll
+    for (int i0 = 32; i0 < TENSOR_TOKENS; i0 += 8)
+      add_terms_across<PRODUCTS, 1, PAIR_TILES>(xb, yb, p0, i0, w, PAIR_TILES);
+  real *first = f.xb + (k.token + j0 + 2 * lane_pair()) * d.ld + k.h * d.P + p;
+  int rows = p < d.P ? k.q : 0;
+  if (f.beta != 0)
+    for_rows_of_half(at, [&](int n, int o, int j) {
+      float2 old = {};
+      if (j < rows)
+        old = *(float2 *)(first + (8 * n + o) * d.ld);
+      xb[n][o] += f.beta * old.x, xb[n][2 + o] += f.beta * old.y;
+    });
+  for_rows_of_half(at, [&](int n, int o, int j) {
+    float2 own = own_pair_of(yb, at, n, o, p0), two;
+    two.x = xb[n][o] + D[0] * own.x, two.y = xb[n][2 + o] + D[1] * own.y;
+    if (j < rows)
+      *(float2 *)(first + (8 * n + o) * d.ld) = two;
+  });
+}
+
+/* Bb += (r dt x) Rb */
+template <int PRODUCTS>
+INLINE_DEVICE void leaving_panel(struct group_memory m, struct place at,
+                                 const struct head_times *times, narrow_tile x,
+                                 float (&Bb)[PANEL_TILES][4])
+{
+  float sums[PANEL_TILES][4];
+  struct right_rows<TENSOR_CHANNELS> rows = {
+    x, 32 * at.half
+  };
+  wide_tile Rb = {m.Rb.at + 32 * at.quarter};
+  clear_sums(sums);
+  multiply_across<PRODUCTS, 2, PAIR_TILES, TENSOR_CHANNELS / 8>(sums, Rb, 0, rows);
+  for_rows_of_half(at, [&](int n, int o, int j) {
+    float scaled = times->scaled[j];
+#pragma unroll
+    for (int i = n; i < PANEL_TILES; i += PAIR_TILES)
+      Bb[i][o] += scaled * sums[i][o], Bb[i][2 + o] += scaled * sums[i][2 + o];
+  });
+}
+
+/* dtb of a head's chunk, and its parts of A_logb and Db; by one warp. */
+INLINE_DEVICE void time_cotangents(struct ssd_shape d, struct tensor_backward f, struct chunk k,
+                                   struct group_memory m, const struct head_times *times,
+                                   const struct head_sums *from, bool enters, bool leaves)
+{
+  int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, quarter = first / QUARTER;
+  float A = times->A, through = 0, skip, total = 0, later[QUARTERS] = {0, 0, 0, 0};
+  float a[2], b[2], dt[2], rows[2], direct[2], weighed[2], within[2];
+  for (int i = 0; enters && leaves && i < GROUP_WARPS; i++)
+    through += m.through[i];
+  through *= times->last;
+#pragma unroll
   for (int i = 0; i < 2; i++) {
     int t = first + i;
-    float lb = a_after + a[1] + (i == 0 ? a[0] : 0), direct = 0;
-    lb += first >= 32 ? above_after + above[1] + (i == 0 ? above[0] : 0) : 0;
+    dt[i] = times->dt[t];
+    a[i] = b[i] = rows[i] = direct[i] = weighed[i] = 0;
+    within[i] = from->within[t];
+#pragma unroll
     for (int q = 0; q < QUARTERS; q++) {
-      lb += m.across[q * TENSOR_TOKENS + t];
-      direct += m.direct[q * TENSOR_TOKENS + t];
+      a[i] += enters ? from->a[q][t] : 0;
+      b[i] += leaves ? m.b[q * TENSOR_TOKENS + t] : 0;
+      if (q < quarter)
+        rows[i] += from->rows[q][t];
+      float part = q >= quarter ? from->direct[q][t] : 0, K = q > quarter ? dt[i] * part : 0;
+      direct[i] += part;
+      weighed[i] += K; /* of K, column t in later quarters */
+      later[q] += K;
     }
-    lb += b_before + (i == 1 ? now.dt[0] * b[0] : 0) + through;
-    total += A * now.dt[i] * lb;
-    if (f.dtb && threadIdx.x < WARP_LANES && t < k.q) {
+  }
+  /* i after k's quarter: j before k in it, and j in earlier ones */
+  struct sums_around before = sums_among<QUARTER / 2>(weighed[0] + weighed[1]);
+  float all2 = sums_among<QUARTER / 2>(later[2]).all, all3 = sums_among<QUARTER / 2>(later[3]).all;
+  float from1 = from_lane(all2 + all3, 8), from2 = from_lane(all3, 16) + from_lane(all3, 24);
+  float earlier = quarter == 1 ? from1 : quarter == 2 ? from2 : 0;
+  /* i in k's quarter, j before it */
+  struct sums_around among = sums_among<QUARTER / 2>(rows[0] + rows[1]);
+  struct sums_around a_sums = sums_among<WARP_LANES>(a[0] + a[1]);
+  struct sums_around b_sums = sums_among<WARP_LANES>(dt[0] * b[0] + dt[1] * b[1]);
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int t = first + i;
+    float across = within[i] + (earlier + before.before + (i == 1 ? weighed[0] : 0));
+    across += among.after + rows[1] + (i == 0 ? rows[0] : 0);
+    float lb = across + (a_sums.after + a[1] + (i == 0 ? a[0] : 0));
+    lb += b_sums.before + (i == 1 ? dt[0] * b[0] : 0) + through;
+    total += A * dt[i] * lb;
+    if (f.dtb && t < k.q) {
       real *to = f.dtb + (k.token + t) * d.H + k.h;
-      *to = (f.beta != 0 ? f.beta * *to : 0) + A * lb + direct + b[i];
+      *to = (f.beta != 0 ? f.beta * *to : 0) + A * lb + direct[i] + b[i];
     }
   }
   total = sum_of_lanes(total);
-  if (threadIdx.x == 0)
+  skip = sum_of_lanes(from->own[first] + from->own[first + 1]);
+  if (lane == 0)
     f.A_part[k.u] = total, f.D_part[k.u] = skip;
 }
 
@@ -808,44 +1076,50 @@ INLINE_DEVICE void finish_panels(struct ssd_shape d, struct tensor_backward f, s
                                  const float (&pairs)[PAIR_TILES][4], float (&Bb)[PANEL_TILES][4],
                                  float (&Cb)[PANEL_TILES][4])
 {
-  int n0 = 64 * at.half;
+  int first = 32 * at.half;
+  wide_tile B = {m.B.at + 32 * at.quarter}, C = {m.C.at + 32 * at.quarter};
 #pragma unroll
   for (int n = 0; n < PAIR_TILES; n++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      float2 pair;
-      pair.x = pairs[n][2 * half], pair.y = pairs[n][2 * half + 1];
-      m.w.two(at.i0 + 8 * half, lane_row(), 32 * at.half + 8 * n, 2 * lane_pair()) = pair;
+      float2 two;
+      two.x = rounded<PRODUCTS>(pairs[n][2 * half]);
+      two.y = rounded<PRODUCTS>(pairs[n][2 * half + 1]);
+      m.w.two(QUARTER * at.pair.quarter + 8 * half, lane_row(), 32 * at.pair.half + 8 * n,
+              2 * lane_pair()) = two;
     }
   __syncthreads();
-  struct left_rows<TENSOR_CHANNELS> rows = {
-    m.w, at.i0, 1, 1
+  struct rounded_columns<TENSOR_CHANNELS> columns = {
+    m.w, first
   };
-  struct left_columns<TENSOR_CHANNELS, no_factors> columns = {
-    m.w, at.i0, {}
+  struct rounded_rows<TENSOR_CHANNELS> rows = {
+    m.w, first
   };
-  multiply_columns<PRODUCTS>(Cb, 0, at.i0 + 16, rows, m.B, n0);
-  multiply_columns<PRODUCTS>(Bb, at.i0, TENSOR_TOKENS, columns, m.C, n0);
+#pragma unroll 1
+  for (int k0 = 0; k0 < first + 32; k0 += 8)
+    add_terms_across<PRODUCTS, 2, PAIR_TILES>(Cb, B, 0, k0, columns, PAIR_TILES);
+#pragma unroll 1
+  for (int k0 = first; k0 < TENSOR_TOKENS; k0 += 8)
+    add_terms_across<PRODUCTS, 2, PAIR_TILES>(Bb, C, 0, k0, rows, PAIR_TILES);
+  for_rows_of_half(at, [&](int n, int o, int i) {
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int i = at.i0 + lane_row() + 8 * half;
-    int64_t row = (group.token + i) * d.ld + group.h * d.N;
-#pragma unroll
-    for (int J = 0; J < PANEL_TILES / 4; J++)
-#pragma unroll
-      for (int o = 0; o < 2; o++) {
-        int n = n0 + 32 * J + 4 * own_four(o);
-        if (i >= group.q || n >= d.N)
-          continue;
-        if (f.Cb)
-          put_four(f.Cb + row + n, f.beta, four_of(Cb, J, half, o));
-        if (f.Bb)
-          put_four(f.Bb + row + n, f.beta, four_of(Bb, J, half, o));
-      }
-  }
+    for (int j = 0; j < 2; j++) {
+      int column = 32 * at.quarter + 16 * j + 2 * own_pair(), tile = PAIR_TILES * j + n;
+      int64_t to = (group.token + i) * d.ld + group.h * d.N + column;
+      float2 c, b;
+      c.x = Cb[tile][o], c.y = Cb[tile][2 + o], b.x = Bb[tile][o], b.y = Bb[tile][2 + o];
+      if (i >= group.q || column >= d.N)
+        continue;
+      if (f.Cb)
+        put_two((float2 *)(f.Cb + to), f.beta, c);
+      if (f.Bb)
+        put_two((float2 *)(f.Bb + to), f.beta, b);
+    }
+  });
 }
 
-/* Index v of (b,chunk,g). */
+/* Index v of (b,chunk,g).  While a head's pairs are weighed, the last head's cotangents of times
+ * are finished and the next head's times prepared. */
 template <int PRODUCTS>
 static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     tensor_backward_all(struct ssd_shape d, struct tensor_backward f)
@@ -853,81 +1127,127 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
   SHARED_FLOATS(memory);
   struct group_memory m = divide_memory(memory);
   struct place at = place_of_warp();
-  int64_t heads = d.H / d.G, PN = d.P * d.N;
+  int heads = (int)(d.H / d.G);
+  int64_t PN = d.P * d.N;
+  bool weighs = at.warp != ENDING_WARP && at.warp != PREPARING_WARP;
   FOR_EACH_BLOCK (v, d.B * ssd_chunks(d) * d.G, 0) {
-    struct chunk group = chunk_of(d, v, d.G), k = group;
+    struct chunk group = chunk_of(d, v, d.G);
+    int64_t first_head = group.h * heads, first_u = v / d.G * d.H + first_head;
     bool enters = f.S != NULL, leaves = group.c < ssd_chunks(d) - 1 || f.S1b;
     float scores[PAIR_TILES][4], pairs[PAIR_TILES][4], Bb[PANEL_TILES][4], Cb[PANEL_TILES][4];
-    /* of head h, copies of x and yb, of S, of Rb are a batch each */
-    auto head = [&](int64_t h) {
-      k.h = group.h * heads + h;
-      k.u = v / d.G * d.H + k.h;
+    float2 dt = {}; /* of the head whose times this warp prepares next */
+    float A_log = 0;
+    auto head = [&](int h) {
+      struct chunk k = group;
+      k.h = first_head + h;
+      k.u = first_u + h;
+      return k;
     };
-    auto copy_tokens = [&](int64_t h) {
-      head(h);
+    /* of head h, copies of x and yb, of S, of Rb are a batch each */
+    struct chunk start = head(0);
+    tile_copies<GROUP_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> x_copies(x_of(d, start, f.x), d.ld,
+                                                                        (int)d.P);
+    tile_copies<GROUP_THREADS, TENSOR_TOKENS, TENSOR_CHANNELS> yb_copies(
+        cotangent_tokens(d, start, f.yb), d.H * d.P, (int)d.P);
+    tile_copies<GROUP_THREADS, TENSOR_CHANNELS, TENSOR_STATE> S_copies(f.S + first_u * PN, d.N,
+                                                                       (int)d.N);
+    tile_copies<GROUP_THREADS, TENSOR_CHANNELS, TENSOR_STATE> Rb_copies(f.Rb + first_u * PN, d.N,
+                                                                        (int)d.N);
+    auto copy_tokens = [&](int h) {
       if (h < heads) {
-        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(x_tile(m, h), x_of(d, k, f.x), d.ld, k.q, (int)d.P);
-        copy_tile<GROUP_THREADS, TENSOR_TOKENS>(yb_tile(m, h), cotangent_tokens(d, k, f.yb),
-                                                d.H * d.P, k.q, (int)d.P);
+        x_copies.copy(x_tile(m, h), h * (int)d.P, group.q);
+        yb_copies.copy(yb_tile(m, h), h * (int)d.P, group.q);
       }
       end_batch();
     };
-    auto copy_state = [&](int64_t h, wide_tile to, const real *from) {
-      head(h);
-      if (h < heads && from)
-        copy_tile<GROUP_THREADS, TENSOR_CHANNELS>(to, from + k.u * PN, d.N, (int)d.P, (int)d.N);
+    auto copy_S = [&](int h) {
+      if (h < heads && enters)
+        S_copies.copy(m.S, h * (int)PN, (int)d.P);
       end_batch();
+    };
+    auto copy_Rb = [&](int h) {
+      if (leaves)
+        Rb_copies.copy(m.Rb, h * (int)PN, (int)d.P);
+      end_batch();
+    };
+    auto read_times_of = [&](int h) {
+      if (h < heads)
+        dt = own_times(d, head(h), f.dt), A_log = f.A_log[first_head + h];
+    };
+    auto end_head = [&](int h) {
+      time_cotangents(d, f, head(h), m, m.times + h % 3, m.sums + h % 2, enters, leaves);
     };
     int64_t panel = group.token * d.ld + group.h * d.N;
     copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);
     copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.B, f.B + panel, d.ld, group.q, (int)d.N);
     end_batch();
     copy_tokens(0);
-    copy_state(0, m.S, f.S);
-    copy_state(0, m.Rb, leaves ? f.Rb : NULL);
-    await_batches<3>();
-    __syncthreads();
+    copy_S(0);
+    if (at.warp == PREPARING_WARP) {
+      read_times_of(0);
+      prepare_times(dt, -exp_real(A_log), m.times);
+      read_times_of(1);
+    }
     clear_sums(scores);
     clear_sums(pairs);
     clear_sums(Bb);
     clear_sums(Cb);
-    struct plain_rows<TENSOR_STATE> right = {
-      m.B, 32 * at.half
-    };
-    multiply_rows<PRODUCTS, TENSOR_STATE>(scores, m.C, at.i0, right);
-    for (int64_t h = 0; h < heads; h++) {
-      narrow_tile x = x_tile(m, h), yb = yb_tile(m, h);
-      float z[PAIR_TILES][4];
-      copy_tokens(h + 1);
-      head(h);
-      float A = decay_rate(f.A_log, k.h);
-      struct chunk_times now = read_times(d, k, f.dt, A, m.times);
-      await_batches<2>(); /* left: Rb, the next x and yb */
-      __syncthreads();
-      clear_sums(z);
-      struct plain_rows<TENSOR_CHANNELS> tokens = {
-        x, 32 * at.half
+    await_batches<0>();
+    __syncthreads();
+    if (weighs) {
+      struct plain_rows<TENSOR_STATE> right = {
+        m.C, 32 * at.pair.half
       };
-      multiply_rows<PRODUCTS, TENSOR_CHANNELS>(z, yb, at.i0, tokens);
-      weigh_tiles(m, at, scores, z, pairs);
+      multiply_rows<PRODUCTS, TENSOR_STATE>(scores, m.B, QUARTER * at.pair.quarter, right);
+    }
+#pragma unroll 1
+    for (int h = 0; h < heads; h++) {
+      narrow_tile x = x_tile(m, h), yb = yb_tile(m, h);
+      const struct head_times *times = m.times + h % 3;
+      struct head_sums *sums = m.sums + h % 2;
+      copy_Rb(h);
+      copy_tokens(h + 1);
+      if (weighs) {
+        float z[PAIR_TILES][4];
+        struct plain_rows<TENSOR_CHANNELS> tokens = {
+          yb, 32 * at.pair.half
+        };
+        struct weighing<PRODUCTS> weigh = {
+          times, sums, m.w, QUARTER *at.pair.quarter
+        };
+        clear_sums(z);
+        multiply_rows<PRODUCTS, TENSOR_CHANNELS>(z, x, weigh.j0, tokens);
+        weigh_pairs_of_warp(weigh, at, scores, z, pairs);
+      } else if (at.warp == ENDING_WARP) {
+        if (h > 0)
+          end_head(h - 1);
+      } else if (h + 1 < heads) {
+        prepare_times(dt, -exp_real(A_log), m.times + (h + 1) % 3);
+        read_times_of(h + 2);
+      }
       if (enters)
-        entering_state<PRODUCTS>(m, at, yb, Cb);
+        entering_state<PRODUCTS>(m, at, times, sums, yb, Cb);
       await_batches<1>(); /* left: the next x and yb */
       __syncthreads();
-      if (enters && leaves)
-        state_products(m, at);
+      float xb[PAIR_TILES][4];
+      clear_sums(xb);
+      if (leaves) {
+        if (enters)
+          state_products(m, at);
+        leaving_tokens<PRODUCTS>(m, at, times, x, xb);
+      }
       __syncthreads();
-      copy_state(h + 1, m.S, f.S);
-      head(h);
-      leaving_tokens<PRODUCTS>(d, f, k, m, at, x, yb, leaves, Bb);
+      copy_S(h + 1);
+      if (f.xb)
+        finish_tokens<PRODUCTS>(d, f, head(h), m, at, yb, xb);
+      if (leaves && f.Bb)
+        leaving_panel<PRODUCTS>(m, at, times, x, Bb);
+      await_batches<0>();
       __syncthreads();
-      copy_state(h + 1, m.Rb, leaves ? f.Rb : NULL);
-      head(h);
-      time_cotangents(d, f, k, m, now, A, enters, leaves);
     }
-    __syncthreads();
+    if (at.warp == ENDING_WARP)
+      end_head(heads - 1);
     finish_panels<PRODUCTS>(d, f, group, m, at, pairs, Bb, Cb);
-    await_batches<0>();
     __syncthreads();
   }
 }

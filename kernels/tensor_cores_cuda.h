@@ -352,6 +352,120 @@ INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end,
   }
 }
 
+/* ---- products whose left operand lies across: rows of it are columns of a tile ----
+ *
+ * Terms are rows of that tile, whose columns come in pairs: lane 4 g + t holds of sums
+ *   PAIRED  sums[TILES m + n][e] = element (16 m + 2 s + e/2, 8 n + 2 t + e%2)
+ * where s = 0, 2, 1, 3, 4, 6, 5, 7 (`own_pair`), so that rows of a tile in this order lie in all
+ * banks, too.  What is loaded is where mma has it, and is cut off; the other operand is rounded. */
+
+INLINE_DEVICE int own_pair(void)
+{
+  int g = lane_row();
+  return (g & 4) | (g & 1) << 1 | (g >> 1 & 1);
+}
+
+/* Columns m0 + 2 s and the next of row r0 + r: m0 a multiple of 16, r0 of 8, r < 8. */
+template <int LD> INLINE_DEVICE float2 column_pair(tile<LD> of, int r0, int r, int m0)
+{
+  int s = own_pair();
+  return *(float2 *)(of.place(r0, r, m0 / 4 & ~7, (m0 / 4 & 4) + s / 2) + s % 2 * 2);
+}
+
+/* Terms k0 to k0 + 7: columns of a from column0 on, a multiple of 16, and the first COUNT tiles. */
+template <int PRODUCTS, int M, int TILES, int LD, class B>
+INLINE_DEVICE void add_terms_across(float (&sums)[M * TILES][4], tile<LD> a, int column0, int k0,
+                                    B b, int count)
+{
+  left<PRODUCTS> terms[M];
+#pragma unroll
+  for (int m = 0; m < M; m++) {
+    float2 even = column_pair(a, k0, 2 * lane_pair(), column0 + 16 * m);
+    float2 odd = column_pair(a, k0, 2 * lane_pair() + 1, column0 + 16 * m);
+    float loaded[4] = {even.x, even.y, odd.x, odd.y};
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      if (PRODUCTS == 3)
+        terms[m].set(i, loaded[i]);
+      else
+        terms[m].big[i] = loaded[i];
+  }
+#pragma unroll
+  for (int n = 0; n < TILES; n++)
+    if (n < count) {
+      auto pair = b.template get<PRODUCTS>(n, k0);
+#pragma unroll
+      for (int m = 0; m < M; m++)
+        multiply_add(sums[TILES * m + n], terms[m], pair);
+    }
+}
+
+/* sums (PAIRED) += a' b over STEPS times 8 terms from row 0 on. */
+template <int PRODUCTS, int M, int TILES, int STEPS, int LD, class B>
+INLINE_DEVICE void multiply_across(float (&sums)[M * TILES][4], tile<LD> a, int column0, B b)
+{
+#pragma unroll
+  for (int step = 0; step < STEPS; step++)
+    add_terms_across<PRODUCTS, M, TILES>(sums, a, column0, 8 * step, b, TILES);
+}
+
+/* Right operands of it, terms k0 + 2 t and the next of column 8 n + g: rows of a tile from `first`
+ * on, a multiple of 8; the same of numbers that were rounded when they were stored; columns of a
+ * tile, rounded before. */
+template <int LD> struct right_rows {
+  tile<LD> of;
+  int first;
+  template <int PRODUCTS> INLINE_DEVICE computed_pair<PRODUCTS> get(int n, int k0) const
+  {
+    float2 two = of.two(first + 8 * n, lane_row(), k0, 2 * lane_pair());
+    return computed_pair<PRODUCTS>(two.x, two.y);
+  }
+};
+template <int LD> struct rounded_rows {
+  tile<LD> of;
+  int first;
+  template <int PRODUCTS> INLINE_DEVICE loaded_pair<PRODUCTS> get(int n, int k0) const
+  {
+    float2 two = of.two(first + 8 * n, lane_row(), k0, 2 * lane_pair());
+    return loaded_pair<PRODUCTS>(two.x, two.y);
+  }
+};
+template <int LD> struct rounded_columns {
+  tile<LD> of;
+  int first;
+  template <int PRODUCTS> INLINE_DEVICE loaded_pair<PRODUCTS> get(int n, int k0) const
+  {
+    int k = 2 * lane_pair();
+    return loaded_pair<PRODUCTS>(*of.one(k0, k, first + 8 * n, lane_row()),
+                                 *of.one(k0, k + 1, first + 8 * n, lane_row()));
+  }
+};
+template <int PRODUCTS> INLINE_DEVICE float rounded(float x)
+{
+  return PRODUCTS == 3 ? x : parts<PRODUCTS>(x).big;
+}
+
+/* sums (PAIRED) += a b': rows of a from row0 on, a multiple of 16, and columns of b. */
+template <int PRODUCTS, int TERMS, int TILES, int LD, class B>
+INLINE_DEVICE void multiply_paired_rows(float (&sums)[TILES][4], tile<LD> a, int row0, B b)
+{
+  int first = row0 + (2 * own_pair() & 8), r = 2 * own_pair() & 7;
+#pragma unroll
+  for (int step = 0; step < TERMS / 16; step++) {
+    int c0 = step / 2 * 8, c = step % 2 * 4 + lane_pair();
+    float4 even = a.four(first, r, c0, c), odd = a.four(first, r + 1, c0, c);
+    left<PRODUCTS> one, other;
+    one.set(0, even.x), one.set(1, odd.x), one.set(2, even.y), one.set(3, odd.y);
+    other.set(0, even.z), other.set(1, odd.z), other.set(2, even.w), other.set(3, odd.w);
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+      float4 right = b(n, step);
+      multiply_add(sums[n], one, loaded_pair<PRODUCTS>(right.x, right.y));
+      multiply_add(sums[n], other, loaded_pair<PRODUCTS>(right.z, right.w));
+    }
+  }
+}
+
 /* ---- global memory ---- */
 
 /* to (ROWS,LD) = from, `rows` rows of `columns` that are `ld` apart; zeros beyond.  Rows start at
@@ -375,7 +489,43 @@ INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int row
   }
 }
 
-/* Four neighbouring numbers, to which beta times what is there is added. */
+/* The same for tiles whose sources are some distance from the first one's: what of it is this
+ * thread's, rows from `row` on (none, if its columns are beyond). */
+template <int THREADS, int ROWS, int LD> struct tile_copies {
+  enum { FOURS = LD / 4, STEP = THREADS / FOURS, OFTEN = ROWS / STEP };
+  const float *from;
+  int64_t ld;
+  int row, place;
+  INLINE_DEVICE tile_copies(const float *first, int64_t apart, int columns) : ld(apart)
+  {
+    int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
+    from = first + r * ld + 4 * c;
+    row = 4 * c < columns ? r : ROWS;
+    place = r * LD + 4 * (c & ~7) + 4 * ((c & 7) ^ turn(r & 7));
+  }
+  INLINE_DEVICE void copy(tile<LD> to, int64_t distance, int rows) const
+  {
+    const float *at = from + distance;
+    int left = rows - row;
+#pragma unroll
+    for (int i = 0; i < OFTEN; i++) {
+      /* rows that are 4 apart differ in the last bit of `turn` */
+      float *here = to.at + (STEP % 8 == 0 ? place : place ^ (i % 2 * 16)) + i * STEP * LD;
+      copy_16_bytes(here, at, i * STEP < left);
+      at += STEP * ld;
+    }
+  }
+};
+
+/* Neighbouring numbers, to which beta times what is there is added. */
+INLINE_DEVICE void put_two(float2 *to, float beta, float2 two)
+{
+  if (beta != 0) {
+    float2 old = *to;
+    two.x += beta * old.x, two.y += beta * old.y;
+  }
+  *to = two;
+}
 INLINE_DEVICE void put_four(float *to, float beta, float4 four)
 {
   float4 *at = (float4 *)to;
@@ -403,6 +553,49 @@ template <class T> INLINE_DEVICE T sum_before(T x, T *all)
   }
   *all = total;
   return before;
+}
+
+/* The sums of the lanes before this one, after it, and of all, among every LANES_ of them. */
+struct sums_around {
+  float before, after, all;
+};
+template <int LANES_> INLINE_DEVICE struct sums_around sums_among(float x)
+{
+  struct sums_around s = {0, 0, x};
+#pragma unroll
+  for (int apart = 1; apart < LANES_; apart *= 2) {
+    bool second = threadIdx.x & (unsigned)apart;
+    float other = from_lane(s.all, apart);
+    s.before += second ? other : 0;
+    s.after += second ? 0 : other;
+    s.all += other;
+  }
+  return s;
+}
+
+/* v[i], summed over the 8 lanes of the same pair: lane (g,t) gets that of i = COUNT g / 8. */
+template <int COUNT> INLINE_DEVICE float sum_over_rows(const float (&v)[COUNT])
+{
+  float part[COUNT];
+#pragma unroll
+  for (int i = 0; i < COUNT; i++)
+    part[i] = v[i];
+#pragma unroll
+  for (int bit = 4, count = COUNT; bit > 0; bit /= 2) {
+    bool second = lane_row() & bit;
+    if (count == 1) {
+      part[0] += from_lane(part[0], 4 * bit);
+      continue;
+    }
+    count /= 2;
+#pragma unroll
+    for (int i = 0; i < COUNT / 2; i++)
+      if (i < count) {
+        float mine = second ? part[count + i] : part[i], other = second ? part[i] : part[count + i];
+        part[i] = mine + from_lane(other, 4 * bit);
+      }
+  }
+  return part[0];
 }
 
 /* The sum over the 4 lanes of a row. */
