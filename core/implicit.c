@@ -122,16 +122,12 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
 enum status trajectory_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
                            int64_t steps, bool from_zero, double first, double damping)
 {
-  const struct backend *be = net->m->be;
-  int64_t count = rows * net->length * net->m->dims.D;
   struct span s = whole_span(net, rows);
-  CHECK(steps >= 1 && steps <= net->steps);
+  CHECK(steps >= 1 && steps <= net->steps && (!from_zero || first == 1));
   for (int64_t k = 0; k < steps; k++) {
-    double tau = k == 0 ? first : damping;
+    s.damping = k == 0 ? first : damping;
     s.from_zero = k == 0 && from_zero;
     TRY(block_fwd(net->m, p, &s, net->z[k], &net->acts[k], net->scratch, net->z[k + 1]));
-    if (tau != 1)
-      be->axpby(be->st, count, (real)(1 - tau), net->z[k], (real)tau, net->z[k + 1]);
   }
   return OK;
 }
@@ -148,20 +144,18 @@ enum status trajectory_vjp(struct network *net, const struct parameter_set *p, i
                            double u_beta, const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
-  int64_t count = rows * net->length * net->m->dims.D;
+  int64_t count = rows * net->length * net->m->dims.d_in_proj;
   struct span s = whole_span(net, rows);
   struct block_cotangents to = {.u = s.u ? net->ub : NULL, .u_beta = (real)u_beta};
   for (int64_t k = steps - 1; k >= 0; k--) {
     if (s.u && k < steps - 1)
       to.u = cotangent_of_u(net, k), to.u_beta = 0;
-    double tau = k == 0 ? first : damping;
-    be->axpby(be->st, count, (real)tau, net->zb, 0, net->fb);
+    s.damping = k == 0 ? first : damping;
     s.from_zero = k == 0 && from_zero;
     to.z = k ? net->zb : NULL; /* z[0] is the guess's or the solver's, and constant */
-    to.z_beta = (real)(1 - tau);
-    TRY(block_vjp(net->m, p, &s, &net->acts[k], net->fb, net->scratch, &to, g));
+    to.z_beta = (real)(1 - s.damping);
+    TRY(block_vjp(net->m, p, &s, &net->acts[k], net->zb, net->scratch, &to, g));
   }
-  count = rows * net->length * net->m->dims.d_in_proj;
   for (int64_t k = steps - 2; s.u && k >= 0; k -= 3)
     be->accumulate(be->st, count, cotangent_of_u(net, k), k > 0 ? cotangent_of_u(net, k - 1) : NULL,
                    k > 1 ? cotangent_of_u(net, k - 2) : NULL, net->ub);

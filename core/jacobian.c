@@ -434,7 +434,7 @@ enum status jacobian_embed(struct jacobian_session *s, int64_t count, const int3
   for (int64_t first = 0; first < count; first += b->capacity) {
     int64_t n = least(count - first, b->capacity);
     TRY(be->upload(be->st, (size_t)n * sizeof *tokens, tokens + first, b->token));
-    embed_fwd(m, &b->w.set[0], n, b->token, b->z);
+    embed_fwd(m, &b->w.set[0], n, b->token, NULL, b->z);
     TRY(be->download(be->st, (size_t)(n * d->D) * sizeof *x, b->z, x + first * d->D));
     if (!u)
       continue;

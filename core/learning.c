@@ -42,28 +42,22 @@ static bool at_fixed_point(enum gradient_kind gradient)
 
 /* ---- before and behind f ---- */
 
-/* Draws the batch's masks, and drops embeddings, which is its own VJP. */
-static void drop(struct network *net, const struct batch *b)
+/* Draws the batch's masks. */
+static void draw_masks(struct network *net, const struct batch *b)
 {
   const struct backend *be = net->m->be;
-  int64_t D = net->m->dims.D, M = b->rows * net->length;
   net->dropped = b->dropout && net->m->config.dropout > 0 ? &net->masks : NULL;
   if (!net->dropped)
     return;
   dropout_masks_draw(net->m, b->rows, *b->dropout, &net->masks);
-  be->dropout_mask(be->st, b->rows, net->length * D, net->m->config.dropout, *b->dropout, 0,
-                   net->keep);
-  be->residual_vjp(be->st, M, 1, D, NULL, net->keep, net->e, 0, NULL, net->e);
+  be->dropout_mask(be->st, b->rows, net->length * net->m->dims.D, net->m->config.dropout,
+                   *b->dropout, 0, net->keep);
 }
 
-/* Adds to the embeddings' gradient, from the cotangent of e in net->eb. */
-static void embed_vjp(struct network *net, int64_t M, const struct parameter_set *g)
+/* Of the embeddings. */
+static const DEVICE real *kept(const struct network *net)
 {
-  const struct backend *be = net->m->be;
-  const struct model_dims *d = &net->m->dims;
-  if (net->dropped)
-    be->residual_vjp(be->st, M, 1, d->D, NULL, net->keep, net->eb, 0, NULL, net->eb);
-  be->embedding_vjp(be->st, M, d->V, d->D, net->tokens, net->eb, g->embedding);
+  return net->dropped ? net->keep : NULL;
 }
 
 /* The loss at the output z, weighed by w, into r; with g its cotangent into net->zb. */
@@ -84,8 +78,7 @@ static enum status output(const struct learning *l, const DEVICE real *z, double
   }
   if (!l->g)
     return OK;
-  be->fill(be->st, M * d->V, 0, net->logitsb);
-  be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse, (real)scale,
+  be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse, (real)scale, 0,
                         net->logitsb);
   be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, 0, net->zb, l->g->head, NULL);
   return OK;
@@ -166,11 +159,10 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   struct solve_record record = {1, uses_inverse(deq, gradient) ? &inverse : NULL};
   record.states = solve ? correction_states(deq) : 1;
   inject_fwd(m, l->p, M, net->e, net->er, net->en, net->u);
-  be->fill(be->st, M * m->dims.D, 0, net->z[0]);
-  if (solve)
+  if (solve) {
+    be->fill(be->st, M * m->dims.D, 0, net->z[0]);
     TRY(implicit_solve(net, l->p, rows, &deq->forward, &record, &l->r->forward));
-  if (l->g)
-    be->fill(be->st, M * m->dims.D, 0, net->eb);
+  }
   for (int64_t k = 0; k < record.states; k++) {
     bool last = k + 1 == record.states;
     enum gradient_kind of_k = last || gradient == GRADIENT_JFB ? gradient : GRADIENT_PHANTOM;
@@ -223,14 +215,15 @@ enum status network_learn_part(struct network *net, const struct parameter_set *
   l.labels = labels_that_count(b, M);
   l.total = b->labels_total ? b->labels_total : l.labels;
   TRY(upload_batch(net, b));
-  embed_fwd(m, p, M, net->tokens, net->e);
-  drop(net, b);
+  draw_masks(net, b);
+  embed_fwd(m, p, M, net->tokens, kept(net), net->e);
   enum status s =
       m->config.kind == MODEL_IMPLICIT ? learn_implicit(&l, gradient) : learn_explicit(&l);
   net->scratch = free;
   TRY(s);
   if (g)
-    embed_vjp(net, M, g);
+    m->be->embedding_vjp(m->be->st, M, m->dims.V, m->dims.D, net->tokens, kept(net), net->eb,
+                         g->embedding);
   return OK;
 }
 

@@ -244,29 +244,35 @@ void carried_states_clear(const struct sequence_model *m, int64_t rows,
 
 /* ---- f ---- */
 
-/* next = x + c mask out, where `out` may be overwritten */
-static void add_branch(const struct sequence_model *m, const struct span *s, int64_t which,
-                       const DEVICE real *x, DEVICE real *out, DEVICE real *next)
+/* The norm behind layer i: its weight, and where its input, scale and output are kept; the last
+ * one's output is f. */
+#define norm_place NAME(norm_place)
+struct norm_place {
+  const DEVICE real *w;
+  DEVICE real *x, *r, *xn;
+};
+
+static struct norm_place norm_behind(const struct sequence_model *m, const struct parameter_set *p,
+                                     const struct activations *a, int64_t i, DEVICE real *f)
+{
+  if (i + 1 == m->dims.layers)
+    return (struct norm_place){p->norm_f, a->x, a->r, f};
+  const struct layer_activations *l = &a->layer[i + 1];
+  return (struct norm_place){p->layer[i + 1].norm, l->x, l->r, l->xn};
+}
+
+/* The sum x + c mask out and its norm, to where `to` says; x NULL: zeros; `out` may be overwritten.
+ * z: what f is damped with, NULL: nothing. */
+static void add_and_norm(const struct sequence_model *m, const struct span *s, int64_t which,
+                         const DEVICE real *x, DEVICE real *out, struct norm_place to,
+                         const DEVICE real *z)
 {
   const struct backend *be = m->be;
   int64_t D = m->dims.D;
   if (m->config.residual != 1)
     be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, out, 0, out);
-  be->residual_fwd(be->st, s->rows, s->T, D, x, out, s->row, mask_of(m, s->masks, which), next);
-}
-
-/* The cotangent of a branch's output from that of the sum: xb itself, or c mask xb in `outb`. */
-static const DEVICE real *branch_cotangent(const struct sequence_model *m, const struct span *s,
-                                           int64_t which, const DEVICE real *xb, DEVICE real *outb)
-{
-  const struct backend *be = m->be;
-  int64_t D = m->dims.D, n = s->rows * s->T * D;
-  if (!s->masks && m->config.residual == 1)
-    return xb;
-  be->residual_vjp(be->st, s->rows, s->T, D, NULL, mask_of(m, s->masks, which), xb, 0, NULL, outb);
-  if (m->config.residual != 1)
-    be->axpby(be->st, n, (real)m->config.residual, outb, 0, outb);
-  return outb;
+  be->rmsnorm_fwd(be->st, s->rows, s->T, D, (real)m->config.norm_eps, x, out, s->row,
+                  mask_of(m, s->masks, which), to.w, z ? s->damping : 1, z, to.r, to.x, to.xn);
 }
 
 static enum status whole_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -275,30 +281,34 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  real eps = (real)m->config.norm_eps;
   int64_t M = s->rows * s->T;
+  const DEVICE real *x = s->from_zero ? NULL : z, *with = s->damping ? z : NULL;
   DEVICE real *out;
   TRY(CARVE(&scratch.device, M * d->D, &out));
-  if (!a->forgotten)
-    be->axpby(be->st, M * d->D, 1, z, 0, a->layer[0].x);
+  CHECK(a->forgotten || fz != a->layer[0].x);
+  if (!a->forgotten && x && x != a->layer[0].x)
+    be->axpby(be->st, M * d->D, 1, x, 0, a->layer[0].x);
+  if (x)
+    be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, x, NULL, NULL, NULL,
+                    p->layer[0].norm, 1, NULL, a->layer[0].r, NULL, a->layer[0].xn);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i];
-    const DEVICE real *x = i ? l->x : z;
-    DEVICE real *next = i + 1 < d->layers ? a->layer[i + 1].x : a->x;
-    if (i > 0 || !s->from_zero)
-      be->rmsnorm_fwd(be->st, M, d->D, eps, x, w->norm, l->r, l->xn);
+    bool last = i + 1 == d->layers;
+    struct norm_place next = norm_behind(m, p, a, i, fz);
+    if (last && a->forgotten)
+      next.x = NULL;
     TRY(mixer_fwd(m, w, s, i, l, scratch, out));
-    add_branch(m, s, 2 * i, x, out, d->F ? l->x2 : next);
     if (d->F) {
-      be->rmsnorm_fwd(be->st, M, d->D, eps, l->x2, w->norm2, l->r2, l->xn2);
+      add_and_norm(m, s, 2 * i, x, out, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2}, NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
-      add_branch(m, s, 2 * i + 1, l->x2, out, next);
+      x = l->x2;
     }
+    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, out, next, last ? with : NULL);
+    x = next.x;
   }
-  be->rmsnorm_fwd(be->st, M, d->D, eps, a->x, p->norm_f, a->r, fz);
   return OK;
 }
 
@@ -479,23 +489,38 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
                                           : whole_fwd(m, p, s, z, a, scratch, fz);
 }
 
-/* Adds to xb, the cotangent of the MLP's input x2, from that of its output. */
+/* The cotangent of a branch's output from that of what a norm made of the sum, a yb: adds to xb,
+ * the cotangent of the sum (beta = 0: writes it), and is xb itself, or c mask xb in `outb`. */
+static const DEVICE real *norm_vjp(const struct sequence_model *m, const struct span *s,
+                                   int64_t which, struct norm_place at, real a,
+                                   const DEVICE real *yb, real beta, DEVICE real *xb,
+                                   DEVICE real *outb, DEVICE real *wb)
+{
+  const struct backend *be = m->be;
+  int64_t D = m->dims.D;
+  outb = s->masks || m->config.residual != 1 ? outb : NULL;
+  be->rmsnorm_vjp(be->st, s->rows, s->T, D, at.x, at.w, mask_of(m, s->masks, which), at.r, a, yb,
+                  NULL, beta, xb, outb, wb);
+  if (outb && m->config.residual != 1)
+    be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, outb, 0, outb);
+  return outb ? outb : xb;
+}
+
+/* The cotangent of the MLP's normed input in xnb, from that of its output. */
 static enum status mlp_vjp(const struct sequence_model *m, const struct layer_parameters *w,
                            int64_t M, const struct layer_activations *l, const DEVICE real *outb,
-                           struct scratch scratch, DEVICE real *xb,
+                           struct scratch scratch, DEVICE real *xnb,
                            const struct layer_parameters *g)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  DEVICE real *hgb, *hb, *xnb;
+  DEVICE real *hgb, *hb;
   TRY(CARVE(&scratch.device, M * d->F, &hgb));
   TRY(CARVE(&scratch.device, M * 2 * d->F, &hb));
-  TRY(CARVE(&scratch.device, M * d->D, &xnb));
   be->fill(be->st, M * 2 * d->F, 0, hb);
   be->linear_vjp(be->st, M, d->F, d->D, l->hg, w->fc2, outb, 0, hgb, g ? g->fc2 : NULL, NULL);
   be->silu_gate_vjp(be->st, M, d->F, l->h, hgb, hb);
   be->linear_vjp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, hb, 0, xnb, g ? g->fc1 : NULL, NULL);
-  be->rmsnorm_vjp(be->st, M, d->D, l->x2, w->norm2, l->r2, xnb, xb, g ? g->norm2 : NULL);
   return OK;
 }
 
@@ -507,29 +532,34 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  int64_t M = s->rows * s->T;
-  bool adds = !to->z || to->z_beta != 0; /* else the sum runs where it goes */
-  DEVICE real *xb = to->z, *xnb, *outb;
+  int64_t M = s->rows * s->T, of_mlp = d->F ? 1 : 0;
+  bool apart = !to->z || to->z_beta != 0; /* else the sum runs where it goes */
+  DEVICE real *xb = to->z, *xnb, *outb, *wb = g ? g->norm_f : NULL;
   CHECK(!s->row && !(s->from_zero && to->z));
-  if (adds)
+  if (apart)
     TRY(CARVE(&scratch.device, M * d->D, &xb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
   TRY(CARVE(&scratch.device, M * d->D, &outb));
-  be->fill(be->st, M * d->D, 0, xb);
-  be->rmsnorm_vjp(be->st, M, d->D, a->x, p->norm_f, a->r, fb, xb, g ? g->norm_f : NULL);
+  const DEVICE real *yb = fb, *branch;
+  real beta = 0, scale = s->damping ? (real)s->damping : 1;
   for (int64_t i = d->layers - 1; i >= 0; i--) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i], *gw = g ? &g->layer[i] : NULL;
-    if (d->F)
-      TRY(mlp_vjp(m, w, M, l, branch_cotangent(m, s, 2 * i + 1, xb, outb), scratch, xb, gw));
+    branch = norm_vjp(m, s, 2 * i + of_mlp, norm_behind(m, p, a, i, NULL), scale, yb, beta, xb,
+                      outb, wb);
+    yb = xnb, beta = scale = 1;
+    if (d->F) {
+      TRY(mlp_vjp(m, w, M, l, branch, scratch, xnb, gw));
+      branch = norm_vjp(m, s, 2 * i, (struct norm_place){w->norm2, l->x2, l->r2, NULL}, 1, xnb, 1,
+                        xb, outb, gw ? gw->norm2 : NULL);
+    }
     real u_beta = i + 1 == d->layers ? to->u_beta : 1; /* every layer's comes to it */
-    TRY(mixer_vjp(m, w, s, i, l, branch_cotangent(m, s, 2 * i, xb, outb), s1b, scratch, xnb, u_beta,
-                  to->u, gw, s0b));
-    if (i > 0 || !s->from_zero)
-      be->rmsnorm_vjp(be->st, M, d->D, l->x, w->norm, l->r, xnb, xb, gw ? gw->norm : NULL);
+    TRY(mixer_vjp(m, w, s, i, l, branch, s1b, scratch, xnb, u_beta, to->u, gw, s0b));
+    wb = gw ? gw->norm : NULL;
   }
-  if (to->z && adds)
-    be->axpby(be->st, M * d->D, 1, xb, to->z_beta, to->z);
+  if (!s->from_zero)
+    be->rmsnorm_vjp(be->st, M, 1, d->D, a->layer[0].x, p->layer[0].norm, NULL, a->layer[0].r, 1,
+                    xnb, apart ? xb : NULL, apart ? to->z_beta : 1, to->z, NULL, wb);
   return OK;
 }
 
@@ -595,20 +625,27 @@ enum status block_vjp(const struct sequence_model *m, const struct parameter_set
   return block_vjp_carried(m, p, s, a, fb, NULL, scratch, to, g, NULL);
 }
 
-/* nextd (M,D) from the tangent of the MLP's input in ad->x2. */
+/* outd (M,D) from the tangent of the MLP's normed input in ad->xn2. */
 static void mlp_jvp(const struct sequence_model *m, const struct layer_parameters *w, int64_t M,
                     const struct layer_activations *l, const struct layer_activations *ad,
-                    DEVICE real *outd, DEVICE real *nextd)
+                    DEVICE real *outd)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  be->rmsnorm_jvp(be->st, M, d->D, l->x2, w->norm2, l->r2, ad->x2, NULL, ad->xn2);
   be->linear_jvp(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, ad->xn2, NULL, NULL, ad->h);
   be->silu_gate_jvp(be->st, M, d->F, l->h, ad->h, ad->hg);
   be->linear_jvp(be->st, M, d->F, d->D, l->hg, w->fc2, ad->hg, NULL, NULL, outd);
+}
+
+/* The tangents of x + c out and of its norm: see add_and_norm. */
+static void add_and_norm_jvp(const struct sequence_model *m, int64_t M, struct norm_place at,
+                             const DEVICE real *xd, DEVICE real *outd, struct norm_place to)
+{
+  const struct backend *be = m->be;
+  int64_t D = m->dims.D;
   if (m->config.residual != 1)
-    be->axpby(be->st, M * d->D, (real)m->config.residual, outd, 0, outd);
-  be->residual_jvp(be->st, M, 1, d->D, NULL, NULL, ad->x2, outd, nextd);
+    be->axpby(be->st, M * D, (real)m->config.residual, outd, 0, outd);
+  be->rmsnorm_jvp(be->st, M, 1, D, at.x, at.w, NULL, at.r, xd, outd, NULL, to.x, to.xn);
 }
 
 enum status block_jvp(const struct sequence_model *m, const struct parameter_set *p,
@@ -621,25 +658,27 @@ enum status block_jvp(const struct sequence_model *m, const struct parameter_set
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
   DEVICE real *outd;
-  CHECK(!s->row && !s->masks);
+  CHECK(!s->row && !s->masks && !s->damping);
   TRY(CARVE(&scratch.device, M * d->D, &outd));
   if (zd)
     be->axpby(be->st, M * d->D, 1, zd, 0, ad->layer[0].x);
   else
     be->fill(be->st, M * d->D, 0, ad->layer[0].x);
+  be->rmsnorm_jvp(be->st, M, 1, d->D, a->layer[0].x, p->layer[0].norm, NULL, a->layer[0].r,
+                  ad->layer[0].x, NULL, NULL, NULL, ad->layer[0].xn);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i], *ld = &ad->layer[i];
     const struct layer_parameters *w = &p->layer[i];
-    DEVICE real *nextd = i + 1 < d->layers ? ad->layer[i + 1].x : ad->x;
-    be->rmsnorm_jvp(be->st, M, d->D, l->x, w->norm, l->r, ld->x, NULL, ld->xn);
+    const DEVICE real *xd = ld->x;
     TRY(mixer_jvp(m, w, s, i, l, s0d, scratch, ld, s1d, outd));
-    if (m->config.residual != 1)
-      be->axpby(be->st, M * d->D, (real)m->config.residual, outd, 0, outd);
-    be->residual_jvp(be->st, M, 1, d->D, NULL, NULL, ld->x, outd, d->F ? ld->x2 : nextd);
-    if (d->F)
-      mlp_jvp(m, w, M, l, ld, outd, nextd);
+    if (d->F) {
+      add_and_norm_jvp(m, M, (struct norm_place){w->norm2, l->x2, l->r2, NULL}, xd, outd,
+                       (struct norm_place){NULL, ld->x2, NULL, ld->xn2});
+      mlp_jvp(m, w, M, l, ld, outd);
+      xd = ld->x2;
+    }
+    add_and_norm_jvp(m, M, norm_behind(m, p, a, i, NULL), xd, outd, norm_behind(m, p, ad, i, fzd));
   }
-  be->rmsnorm_jvp(be->st, M, d->D, a->x, p->norm_f, a->r, ad->x, NULL, fzd);
   return OK;
 }
 
@@ -662,9 +701,9 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
 /* ---- before f ---- */
 
 void embed_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
-               const DEVICE int32_t *tokens, DEVICE real *e)
+               const DEVICE int32_t *tokens, const DEVICE real *mask, DEVICE real *e)
 {
-  m->be->embedding_fwd(m->be->st, M, m->dims.V, m->dims.D, tokens, p->embedding, e);
+  m->be->embedding_fwd(m->be->st, M, m->dims.V, m->dims.D, tokens, p->embedding, mask, e);
 }
 
 void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
@@ -672,7 +711,8 @@ void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, i
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  be->rmsnorm_fwd(be->st, M, d->D, (real)m->config.norm_eps, e, p->injection_norm, r, en);
+  be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, e, NULL, NULL, NULL,
+                  p->injection_norm, 1, NULL, r, NULL, en);
   be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_weight_t,
                  p->injection_bias, 0, NULL, u);
 }
@@ -688,6 +728,7 @@ enum status inject_vjp(const struct sequence_model *m, const struct parameter_se
   TRY(CARVE(&scratch.device, M * d->D, &enb));
   be->linear_vjp(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, ub, 0, enb,
                  g->injection_weight, g->injection_bias);
-  be->rmsnorm_vjp(be->st, M, d->D, e, p->injection_norm, r, enb, eb, g->injection_norm);
+  be->rmsnorm_vjp(be->st, M, 1, d->D, e, p->injection_norm, NULL, r, 1, enb, NULL, 0, eb, NULL,
+                  g->injection_norm);
   return OK;
 }

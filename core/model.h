@@ -84,8 +84,8 @@ struct layer_activations {
 };
 struct activations {
   int64_t rows, T;
-  bool forgotten; /* a solver's: nobody differentiates them.  Layer 0's x is not filled, and
-                     segments (block_whole_tokens) share the first one's memory */
+  bool forgotten; /* a solver's: nobody differentiates them.  Layer 0's x and the last are not
+                     filled, and segments (block_whole_tokens) share the first one's memory */
   struct layer_activations *layer; /* (n_layer) */
   DEVICE real *x, *r;              /* (M,D), (M): into the final norm */
 };
@@ -113,10 +113,11 @@ struct span {
                                                 `carried`; NULL: not wanted */
   const struct relay *relay;                 /* the states come and go by it; NULL: at once */
   const struct dropout_masks *masks;         /* NULL: no dropout */
-  /* z is zeros and nobody asks for its cotangent: the first norm and in_proj's product, which are
-   * zeros too, are not computed, and of the first layer neither xn is kept nor (mixer_projected)
-   * zxbcdt, where it is u */
+  /* z is zeros and nobody asks for its cotangent: it is not read, the first norm and in_proj's
+   * product, which are zeros too, are not computed, and of the first layer neither x and xn are
+   * kept nor (mixer_projected) zxbcdt, where it is u */
   bool from_zero;
+  double damping; /* (1 - damping) z + damping f(z) in the place of f(z); 0: undamped */
 };
 
 /* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */
@@ -157,13 +158,15 @@ enum { SEGMENTS_AT_ONCE = 16 };
  * memory than this many tokens may. */
 int64_t block_whole_tokens(const struct sequence_model *m);
 
-/* fz (M,D) = f(z,u), filling a; fz may be z.  scratch.device: block_fwd carves (M,D) + SSD work. */
+/* fz (M,D) = f(z,u), filling a; fz may be z, unless that is the x into layer 0 of a, which it may
+ * be, or the span is damped.  scratch.device: block_fwd carves (M,D) + SSD work. */
 MUST_USE enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
                                DEVICE real *fz);
 /* Where df/dz' fb and df/du' fb go: z = z_beta z + df/dz' fb (M,D), and u (M,d_in_proj) likewise,
- * each unless NULL; beta = 0 does not read it.  Neither is fb. */
+ * each unless NULL; beta = 0 does not read it.  z may be fb.  Of a damped span this is damping f:
+ * what (1 - damping) z gives to z is z_beta's. */
 struct block_cotangents {
   DEVICE real *z, *u;
   real z_beta, u_beta;
@@ -221,12 +224,13 @@ MUST_USE enum status mixer_jvp(const struct sequence_model *m, const struct laye
                                const struct layer_activations *ad, const struct carried_states *s1d,
                                DEVICE real *outd);
 
-/* e (M,D) = Emb[tokens]; u (M,d_in_proj) from e, keeping en (M,D) and r (M). */
+/* e (M,D) = mask Emb[tokens], mask NULL: ones; u (M,d_in_proj) from e, keeping en (M,D) and r (M).
+ */
 void embed_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
-               const DEVICE int32_t *tokens, DEVICE real *e);
+               const DEVICE int32_t *tokens, const DEVICE real *mask, DEVICE real *e);
 void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, int64_t M,
                 const DEVICE real *e, DEVICE real *r, DEVICE real *en, DEVICE real *u);
-/* Adds to eb and g; scratch.device: (M,D). */
+/* eb is e's cotangent; adds to g; scratch.device: (M,D). */
 MUST_USE enum status inject_vjp(const struct sequence_model *m, const struct parameter_set *p,
                                 int64_t M, const DEVICE real *e, const DEVICE real *r,
                                 const DEVICE real *en, const DEVICE real *ub,

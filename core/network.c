@@ -77,14 +77,15 @@ static enum status carve(struct network *net)
   TRY(CARVE(host, net->steps + 1, &net->z));
   TRY(CARVE(host, net->steps, &net->acts));
   for (int64_t k = 0; k <= net->steps; k++) {
-    DEVICE real *z;
+    DEVICE real *z = NULL;
     struct activations a;
-    TRY(CARVE(dev, M * d->D, &z));
     if (k < net->steps)
       TRY(activations_carve(net->m, net->rows, net->length, keeps_states(net), dev, host, &a));
+    else
+      TRY(CARVE(dev, M * d->D, &z));
     if (!host->base)
       continue;
-    net->z[k] = z;
+    net->z[k] = k < net->steps ? a.layer[0].x : z;
     if (k < net->steps)
       net->acts[k] = a;
   }
@@ -380,7 +381,7 @@ enum status network_evaluate(struct network *net, const struct parameter_set *p,
   *r = (struct network_result){.forward = forward};
   net->dropped = NULL;
   TRY(upload_batch(net, b));
-  embed_fwd(m, p, M, net->tokens, net->e);
+  embed_fwd(m, p, M, net->tokens, NULL, net->e);
   if (m->config.kind == MODEL_IMPLICIT) {
     inject_fwd(m, p, M, net->e, net->er, net->en, net->u);
     be->fill(be->st, M * m->dims.D, 0, net->z[0]);

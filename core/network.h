@@ -45,7 +45,8 @@ struct network {
   const struct dropout_masks *dropped; /* those, or NULL */
   DEVICE real *keep;                   /* (M,D) dropout of the embeddings */
   DEVICE real *e, *er, *en, *u;        /* embeddings (M,D), their norm, injected (M,d_in_proj) */
-  DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's */
+  DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's, and
+                                    all but the last are the x into layer 0 of their acts */
   struct activations *acts;      /* (steps) of the trajectory */
   struct activations solving;    /* of the solver's evaluations; shares acts[0] where it can */
   DEVICE real **states;          /* (correction's states) of (M,D): iterates, the last is z* */
@@ -139,12 +140,13 @@ MUST_USE enum status implicit_solve(struct network *net, const struct parameter_
                                     int64_t rows, const struct fp_options *o,
                                     const struct solve_record *record, struct fp_result *r);
 /* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first.
- * from_zero: z[0] is zeros, so that a quarter of four evaluations' largest products is not done. */
+ * from_zero: z[0] stands for zeros, and first is 1, so that a quarter of four evaluations' largest
+ * products is not done. */
 MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, bool from_zero, double first,
                                     double damping);
-/* From the cotangent of z[steps] in net->zb: net->ub = u_beta net->ub + its cotangent, where 0 does
- * not read it; adds to g. */
+/* From the cotangent of z[steps] in net->zb, which is lost: net->ub = u_beta net->ub + its
+ * cotangent, where 0 does not read it; adds to g. */
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, bool from_zero, double first,
                                     double damping, double u_beta, const struct parameter_set *g);
@@ -156,8 +158,8 @@ MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_s
 /* ---- regularise.c ---- */
 
 /* Adds weight * ||df/dz||_F^2 / n, estimated at z (constant), to r->objective, and with g its
- * derivative to net->ub and g; of `labels` labels in the batch.  Overwrites the trajectory behind
- * z[0], which may be z. */
+ * derivative to net->ub and g; of `labels` labels in the batch.  Overwrites the trajectory, of
+ * which z may be. */
 MUST_USE enum status regularise(struct network *net, const struct parameter_set *p,
                                 const struct batch *b, int64_t labels, const DEVICE real *z,
                                 const struct parameter_set *g, struct network_result *r);

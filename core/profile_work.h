@@ -24,10 +24,18 @@
 #define WORK_dropout_mask WORK(0, rows *n)
 #define WORK_weight_norm_fwd WORK(3 * rows * n, 2 * rows * n)
 #define WORK_weight_norm_vjp WORK(8 * rows * n, 4 * rows * n)
-#define WORK_embedding_fwd WORK(0, 2 * M * D)
-#define WORK_embedding_vjp WORK(M *D, 3 * M * D)
-#define WORK_rmsnorm_fwd WORK(4 * M * D, 2 * M * D)
-#define WORK_rmsnorm_vjp WORK((7 * IF(xb) + 3 * IF(wb)) * M * D, (2 + 2 * IF(xb)) * M * D)
+#define WORK_embedding_fwd WORK(IF(mask) * M * D, (2 + IF(mask)) * M * D)
+#define WORK_embedding_vjp WORK((1 + IF(mask)) * M * D, (3 + IF(mask)) * M * D)
+/* a mask is read once a sequence; an array that is two arguments is read once */
+#define WORK_rmsnorm_fwd                                                                \
+  WORK((4 + IF(out) * (IF(x) + IF(mask)) + 3 * (damping != 1)) * B * T * D,             \
+       (1 + IF(x) + IF(out) + IF(out) * IF(h) + (damping != 1 && z != x)) * B * T * D + \
+           IF(mask) * B * D)
+#define WORK_rmsnorm_vjp                                                                          \
+  WORK((7 * IF(xb) + 3 * IF(wb) + IF(sum) + 2 * IF(xb) * (beta != 0) + IF(outb) * IF(mask)) * B * \
+           T * D,                                                                                 \
+       (2 + IF(sum) + (beta == 0 || xb == yb ? 1 : 2) * IF(xb) + IF(outb)) * B * T * D +          \
+           IF(mask) * B * D)
 #define WORK_gated_rmsnorm_fwd WORK(9 * d.rows * d.E, 3 * d.rows * d.E)
 #define WORK_gated_rmsnorm_vjp                    \
   WORK((20 * IF(yb) + 9 * IF(wb)) * d.rows * d.E, \
@@ -64,11 +72,8 @@
        3 * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * ssd_chunks(d) * SSD_STATES)
 #define WORK_silu_gate_fwd WORK(5 * M * F, 3 * M * F)
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
-#define WORK_residual_fwd WORK((1 + IF(mask)) * B * T * D, 3 * B * T * D)
-#define WORK_residual_vjp \
-  WORK((IF(xb) + IF(outb)) * B * T * D, (1 + (beta == 0 ? 1 : 2) * (IF(xb) + IF(outb))) * B * T * D)
 #define WORK_cross_entropy_fwd WORK(3 * M * V, M * V)
-#define WORK_cross_entropy_vjp WORK(4 * M * V, 3 * M * V)
+#define WORK_cross_entropy_vjp WORK(4 * M * V, (beta == 0 ? 2 : 3) * M * V)
 #define WORK_argmax WORK(M *V, M *V)
 #define WORK_adamw WORK(14 * n, 7 * n)
 
@@ -83,6 +88,5 @@
 #define WORK_ssd_jvp WORK_NONE
 #define WORK_ssd_chunked_jvp WORK_NONE
 #define WORK_silu_gate_jvp WORK_NONE
-#define WORK_residual_jvp WORK_NONE
 #define WORK_cross_entropy_jvp WORK_NONE
 #endif

@@ -51,25 +51,26 @@ static enum status upload_counts(struct network *net, int64_t rows, int64_t *tok
   return be->upload(be->st, (size_t)rows * sizeof(int32_t), net->lengths, net->count);
 }
 
-/* z[1] = f(z + e w), z[2] = f(z - e w), activations in acts[0] and acts[1]; q into net->fb. */
+/* z[0] = z + e w, z[1] = z - e w, activations of f there in acts[0] and acts[1]; q into net->fb. */
 static enum status quotient(struct network *net, const struct parameter_set *p, int64_t rows,
                             const DEVICE real *z, double e, struct dropout_draw d, uint32_t which)
 {
   const struct backend *be = net->m->be;
   int64_t width = net->length * net->m->dims.D, n = rows * width;
+  DEVICE real *const fz[] = {net->zb, net->fb};
   struct span s = whole_span(net, rows);
   be->dropout_mask(be->st, rows, width, 0.5, d, which, net->fb); /* 0 or 2 */
   be->fill(be->st, n, -1, net->zb);
   be->axpby(be->st, n, 1, net->fb, 1, net->zb);
   counted(net, rows, net->zb, net->fb);
   for (int side = 0; side < 2; side++) {
-    DEVICE real *at = net->z[1 + side];
-    be->axpby(be->st, n, 1, z, 0, at);
-    be->axpby(be->st, n, (real)(side ? -e : e), net->fb, 1, at);
-    TRY(block_fwd(net->m, p, &s, at, &net->acts[side], net->scratch, at));
+    be->axpby(be->st, n, 1, z, 0, net->z[side]);
+    be->axpby(be->st, n, (real)(side ? -e : e), net->fb, 1, net->z[side]);
   }
-  be->axpby(be->st, n, (real)(0.5 / e), net->z[1], 0, net->zb);
-  be->axpby(be->st, n, (real)(-0.5 / e), net->z[2], 1, net->zb);
+  for (int side = 0; side < 2; side++)
+    TRY(block_fwd(net->m, p, &s, net->z[side], &net->acts[side], net->scratch, fz[side]));
+  be->axpby(be->st, n, (real)(0.5 / e), net->zb, 0, net->zb);
+  be->axpby(be->st, n, (real)(-0.5 / e), net->fb, 1, net->zb);
   counted(net, rows, net->zb, net->fb);
   return OK;
 }
@@ -92,11 +93,11 @@ enum status regularise(struct network *net, const struct parameter_set *p, const
   if (b->labels_total) /* of a step's batches together */
     share = (double)labels / (double)b->labels_total;
   share /= (double)(c->vectors * tokens * net->m->dims.D);
-  if (z != net->z[0])
-    be->axpby(be->st, n, 1, z, 0, net->z[0]);
+  if (z != net->z[2])
+    be->axpby(be->st, n, 1, z, 0, net->z[2]);
   for (int64_t k = 0; k < c->vectors; k++) {
     wide square;
-    TRY(quotient(net, p, rows, net->z[0], e, d, (uint32_t)(FIRST_MASK + k)));
+    TRY(quotient(net, p, rows, net->z[2], e, d, (uint32_t)(FIRST_MASK + k)));
     be->dot(be->st, n, net->fb, net->fb, net->sum);
     TRY(be->download(be->st, sizeof square, net->sum, &square));
     estimate += share * square;

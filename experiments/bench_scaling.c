@@ -37,7 +37,7 @@ double bench_memory_formula(const struct config *c)
     return (double)NAN;
   double block = (double)list.block;
   tensor_list_free(&list);
-  double token = (2 * k + 9) * D + 2 * V + 4 * E + 4 * G * N + 2 * H +
+  double token = (k + 9) * D + 2 * V + 4 * E + 4 * G * N + 2 * H +
                  k * layers * (2 * D + 5 * E + 4 * G * N + 2 * H + kept);
   double scratch =
       3 * D + 5 * E + 4 * G * N + 10 * H + 2 * G * Q + (E * N + 2 * E * t + 128 * G * E / H) / Q;

@@ -1,8 +1,9 @@
 /* cross_entropy: loss_m = lse_m - x_m[label_m],  lse_m = log sum_v exp x_mv, a row of logits at a
- * time. x (M,V)  labels (M)  lse (M), kept for the derivatives  loss (M) xb += scale (softmax(x) -
- * onehot(label))     lossd = sum_v softmax(x)_v xd_v - xd[label] Rows with IGNORED_LABEL have loss
- * and derivatives 0; a label outside 0..V-1 gives NaN. argmax: the first index of the largest
- * logit, -1 where one is NaN.
+ * time.   x (M,V)  labels (M)  lse (M), kept for the derivatives  loss (M)
+ *   xb = beta xb + scale (softmax(x) - onehot(label))
+ *   lossd = sum_v softmax(x)_v xd_v - xd[label]
+ * Rows with IGNORED_LABEL have loss and derivatives 0; a label outside 0..V-1 gives NaN.  argmax:
+ * the first index of the largest logit, -1 where one is NaN.
  */
 #include "kernels/elementary.h"
 #include "kernels/operations.h"
@@ -64,17 +65,22 @@ KERNEL fwd(int64_t M, int64_t V, const real *x, const int32_t *labels, real *lse
 }
 
 KERNEL vjp(int64_t M, int64_t V, const real *x, const int32_t *labels, const real *lse, real scale,
-           real *xb)
+           real beta, real *xb)
 {
+  bool reads = beta != 0;
   FOR_EACH_ROW (m, M, 16 * V) {
     int64_t label = labels[m];
-    if (label == IGNORED_LABEL)
-      continue;
     const real *xm = x + m * V;
     real *xbm = xb + m * V, top = lse[m], factor = is_label(label, V) ? scale : (real)NAN;
+    if (label == IGNORED_LABEL) {
+      SIMD
+      FOR_COLUMNS (v, 0, V)
+        xbm[v] = reads ? beta * xbm[v] : 0;
+      continue;
+    }
     SIMD
     FOR_COLUMNS (v, 0, V)
-      xbm[v] += factor * exp_falling(xm[v] - top);
+      xbm[v] = (reads ? beta * xbm[v] : 0) + factor * exp_falling(xm[v] - top);
     if (is_label(label, V) && OWNS_COLUMN(label))
       xbm[label] -= scale;
   }
@@ -121,10 +127,10 @@ void OP(cross_entropy_fwd)(stream st, int64_t M, int64_t V, const DEVICE real *x
 
 void OP(cross_entropy_vjp)(stream st, int64_t M, int64_t V, const DEVICE real *x,
                            const DEVICE int32_t *labels, const DEVICE real *lse, real scale,
-                           DEVICE real *xb)
+                           real beta, DEVICE real *xb)
 {
   if (xb)
-    LAUNCH_ROWS(st, M, vjp, M, V, x, labels, lse, scale, xb);
+    LAUNCH_ROWS(st, M, vjp, M, V, x, labels, lse, scale, beta, xb);
 }
 
 void OP(cross_entropy_jvp)(stream st, int64_t M, int64_t V, const DEVICE real *x,

@@ -1,68 +1,158 @@
-/* rmsnorm: y = w x r,  r = (mean(x^2) + eps)^(-1/2), per row.
- * x, y (M,D)  w (D)  r (M), kept for the derivatives.
- *   rd  = -r^3/D sum_j x_j xd_j               yd  = wd x r + w (xd r + x rd)
- *   xb += r (w yb - x r^2/D sum_j w_j yb_j x_j)       wb += sum_rows yb x r
+/* rmsnorm: of rows, and of what a residual branch makes of them.   x, out, z, h, y (B,T,D)  w (D)
+ *   h = x + mask out        r = (mean(h^2) + eps)^(-1/2)        y = (1 - damping) z + damping w h r
+ * mask (.,D): row[b] of it for sequence b, or NULL: ones   r (B,T), kept for the derivatives
+ *   g = r (w a yb - h r^2/D sum_j w_j a yb_j h_j)                with a yb the cotangent of w h r
+ *   xb = sum + beta xb + g      outb = mask xb                   wb += sum_rows a yb h r
+ *   hd = xd + mask outd         rd = -r^3/D sum_j h_j hd_j       yd = wd h r + w (hd r + h rd)
+ * y may be x or out, and xb may be yb: each element is read before it is written.
  * Reference: Zhang & Sennrich 2019, arXiv:1910.07467, eq. (4).
  */
 #include "kernels/operations.h"
 #include "kernels/rows.h"
 
-KERNEL fwd(int64_t M, int64_t D, real eps, const real *x, const real *w, real *r, real *y)
+struct shape {
+  int64_t B, T, D;
+};
+
+/* y = (1 - damping) z + damping times the norm; 1: z is not read */
+struct damped {
+  real kept, damping;
+  const real *z;
+};
+
+/* What a VJP adds up in xb. */
+struct addends {
+  real a, beta;
+  const real *sum;
+};
+
+INLINE const real *mask_row(struct shape d, const int32_t *row, const real *mask, int64_t bt)
 {
-  FOR_EACH_ROW (m, M, D) {
-    const real *xm = x + m * D;
-    real *ym = y + m * D;
+  int64_t b = d.T == 1 ? bt : bt / d.T;
+  return mask ? mask + (row ? row[b] : b) * d.D : NULL;
+}
+
+/* h = x + keep out; x NULL: zeros, keep NULL: ones */
+INLINE void add_branch(int64_t D, const real *x, const real *keep, const real *out, real *h)
+{
+  if (x && keep) {
+    SIMD
+    FOR_COLUMNS (j, 0, D)
+      h[j] = x[j] + keep[j] * out[j];
+  } else if (x) {
+    SIMD
+    FOR_COLUMNS (j, 0, D)
+      h[j] = x[j] + out[j];
+  } else if (keep) {
+    SIMD
+    FOR_COLUMNS (j, 0, D)
+      h[j] = keep[j] * out[j];
+  } else {
+    SIMD
+    FOR_COLUMNS (j, 0, D)
+      h[j] = out[j];
+  }
+}
+
+/* Where nobody wants h, y holds it. */
+KERNEL fwd(struct shape d, real eps, const real *x, const real *out, const int32_t *row,
+           const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
+{
+  FOR_EACH_ROW (m, d.B * d.T, d.D) {
+    const real *from = x ? x + m * d.D : NULL, *hm = from;
+    real *ym = y + m * d.D;
+    if (out) {
+      real *sum = h ? h + m * d.D : ym;
+      add_branch(d.D, from, mask_row(d, row, mask, m), out + m * d.D, sum);
+      hm = sum;
+    }
     wide squares = 0;
-    ADD_ROW_SUM(squares, D, j, xm[j] * xm[j]);
-    real scale = (real)(1 / sqrt(squares / (wide)D + (wide)eps));
+    ADD_ROW_SUM(squares, d.D, j, hm[j] * hm[j]);
+    real scale = (real)(1 / sqrt(squares / (wide)d.D + (wide)eps));
     if (OWNS_COLUMN(0))
       r[m] = scale;
-    SIMD
-    FOR_COLUMNS (j, 0, D)
-      ym[j] = w[j] * (xm[j] * scale);
+    if (by.z) {
+      const real *zm = by.z + m * d.D;
+      SIMD
+      FOR_COLUMNS (j, 0, d.D)
+        ym[j] = by.kept * zm[j] + by.damping * (w[j] * (hm[j] * scale));
+    } else {
+      SIMD
+      FOR_COLUMNS (j, 0, d.D)
+        ym[j] = w[j] * (hm[j] * scale);
+    }
   }
 }
 
-KERNEL vjp_x(int64_t M, int64_t D, const real *x, const real *w, const real *r, const real *yb,
-             real *xb)
+/* g of a column. */
+INLINE real norm_slope(real w, real yb, real h, real scale, real along)
 {
-  FOR_EACH_ROW (m, M, D) {
-    const real *xm = x + m * D, *ybm = yb + m * D;
-    real *xbm = xb + m * D;
+  return scale * (w * yb - h * along);
+}
+
+KERNEL vjp_x(struct shape d, const real *h, const real *w, const real *mask, const real *r,
+             const real *yb, struct addends to, real *xb, real *outb)
+{
+  FOR_EACH_ROW (m, d.B * d.T, d.D) {
+    const real *hm = h + m * d.D, *ybm = yb + m * d.D, *keep = mask_row(d, NULL, mask, m);
+    const real *sum = to.sum ? to.sum + m * d.D : NULL;
+    real *xbm = xb + m * d.D, a = to.a, beta = to.beta;
     wide dot = 0;
-    ADD_ROW_SUM(dot, D, j, w[j] * ybm[j] * xm[j]);
-    real scale = r[m], along = scale * scale * (real)(dot / (wide)D);
-    SIMD
-    FOR_COLUMNS (j, 0, D)
-      xbm[j] += scale * (w[j] * ybm[j] - xm[j] * along);
+    ADD_ROW_SUM(dot, d.D, j, w[j] * (a * ybm[j]) * hm[j]);
+    real scale = r[m], along = scale * scale * (real)(dot / (wide)d.D);
+    if (sum) {
+      bool reads = beta != 0;
+      SIMD
+      FOR_COLUMNS (j, 0, d.D) {
+        real g = sum[j] + norm_slope(w[j], a * ybm[j], hm[j], scale, along);
+        xbm[j] = reads ? g + beta * xbm[j] : g;
+      }
+    } else if (beta != 0) {
+      SIMD
+      FOR_COLUMNS (j, 0, d.D)
+        xbm[j] = beta * xbm[j] + norm_slope(w[j], a * ybm[j], hm[j], scale, along);
+    } else {
+      SIMD
+      FOR_COLUMNS (j, 0, d.D)
+        xbm[j] = norm_slope(w[j], a * ybm[j], hm[j], scale, along);
+    }
+    if (outb)
+      add_branch(d.D, NULL, keep, xbm, outb + m * d.D);
   }
 }
 
-BLOCK_KERNEL vjp_w(int64_t M, int64_t D, const real *x, const real *r, const real *yb, real *wb)
+BLOCK_KERNEL vjp_w(int64_t M, int64_t D, const real *h, const real *r, const real *yb, real a,
+                   real *wb)
 {
   FOR_EACH_BLOCK (strip, strips(D), M * STRIP)
-    ADD_COLUMN_SUMS(strip, M, D, wb, m, j, yb[m * D + j] * (x[m * D + j] * r[m]));
+    ADD_COLUMN_SUMS(strip, M, D, wb, m, j, a * yb[m * D + j] * (h[m * D + j] * r[m]));
 }
 
-KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, const real *xd,
+KERNEL add(struct shape d, const real *x, const real *out, const real *mask, real *h)
+{
+  FOR_EACH_ROW (m, d.B * d.T, d.D)
+    add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, NULL, mask, m), out + m * d.D, h + m * d.D);
+}
+
+KERNEL jvp(int64_t M, int64_t D, const real *h, const real *w, const real *r, const real *hd,
            const real *wd, real *yd)
 {
   FOR_EACH_ROW (m, M, D) {
-    const real *xm = x + m * D;
+    const real *hm = h + m * D;
     real *ydm = yd + m * D, scale = r[m];
     const real *tangent = wd ? wd : w;
     real wanted = wd ? scale : 0; /* no masked accesses to NULL, which are slow */
     SIMD
     FOR_COLUMNS (j, 0, D)
-      ydm[j] = tangent[j] * (xm[j] * wanted);
-    if (xd) {
-      const real *xdm = xd + m * D;
+      ydm[j] = tangent[j] * (hm[j] * wanted);
+    if (hd) {
+      const real *hdm = hd + m * D;
       wide dot = 0;
-      ADD_ROW_SUM(dot, D, j, xm[j] * xdm[j]);
+      ADD_ROW_SUM(dot, D, j, hm[j] * hdm[j]);
       real along = scale * scale * (real)(dot / (wide)D);
       SIMD
       FOR_COLUMNS (j, 0, D)
-        ydm[j] += w[j] * (scale * (xdm[j] - xm[j] * along));
+        ydm[j] += w[j] * (scale * (hdm[j] - hm[j] * along));
     }
   }
 }
@@ -71,32 +161,44 @@ KERNEL jvp(int64_t M, int64_t D, const real *x, const real *w, const real *r, co
 #include "kernels/rmsnorm_cuda.h"
 #endif
 
-void OP(rmsnorm_fwd)(stream st, int64_t M, int64_t D, real eps, const DEVICE real *x,
-                     const DEVICE real *w, DEVICE real *r, DEVICE real *y)
+void OP(rmsnorm_fwd)(stream st, int64_t B, int64_t T, int64_t D, real eps, const DEVICE real *x,
+                     const DEVICE real *out, const DEVICE int32_t *row, const DEVICE real *mask,
+                     const DEVICE real *w, double damping, const DEVICE real *z, DEVICE real *r,
+                     DEVICE real *h, DEVICE real *y)
 {
+  struct shape d = {B, T, D};
+  struct damped by = {(real)(1 - damping), (real)damping, damping == 1 ? NULL : z};
 #ifdef __CUDACC__
-  if (fwd_by_teams(st, M, D, eps, x, w, r, y))
+  if (fwd_by_teams(st, d, eps, x, out, row, mask, w, by, r, h, y))
     return;
 #endif
-  LAUNCH_ROWS(st, M, fwd, M, D, eps, x, w, r, y);
+  LAUNCH_ROWS(st, B * T, fwd, d, eps, x, out, row, mask, w, by, r, h, y);
 }
 
-void OP(rmsnorm_vjp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
-                     const DEVICE real *r, const DEVICE real *yb, DEVICE real *xb, DEVICE real *wb)
+void OP(rmsnorm_vjp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE real *h,
+                     const DEVICE real *w, const DEVICE real *mask, const DEVICE real *r, real a,
+                     const DEVICE real *yb, const DEVICE real *sum, real beta, DEVICE real *xb,
+                     DEVICE real *outb, DEVICE real *wb)
 {
+  struct shape d = {B, T, D};
+  struct addends to = {a, beta, sum};
 #ifdef __CUDACC__
-  if (vjp_by_teams(st, M, D, x, w, r, yb, xb, wb))
+  if (vjp_by_teams(st, d, h, w, mask, r, yb, to, xb, outb, wb))
     return;
 #endif
+  if (wb) /* before yb may be overwritten */
+    LAUNCH_SUMS(st, strips(D), B * T, vjp_w, B * T, D, h, r, yb, a, wb);
   if (xb)
-    LAUNCH_ROWS(st, M, vjp_x, M, D, x, w, r, yb, xb);
-  if (wb)
-    LAUNCH_SUMS(st, strips(D), M, vjp_w, M, D, x, r, yb, wb);
+    LAUNCH_ROWS(st, B * T, vjp_x, d, h, w, mask, r, yb, to, xb, outb);
 }
 
-void OP(rmsnorm_jvp)(stream st, int64_t M, int64_t D, const DEVICE real *x, const DEVICE real *w,
-                     const DEVICE real *r, const DEVICE real *xd, const DEVICE real *wd,
-                     DEVICE real *yd)
+void OP(rmsnorm_jvp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE real *h,
+                     const DEVICE real *w, const DEVICE real *mask, const DEVICE real *r,
+                     const DEVICE real *xd, const DEVICE real *outd, const DEVICE real *wd,
+                     DEVICE real *hd, DEVICE real *yd)
 {
-  LAUNCH_ROWS(st, M, jvp, M, D, x, w, r, xd, wd, yd);
+  struct shape d = {B, T, D};
+  if (outd)
+    LAUNCH_ROWS(st, B * T, add, d, xd, outd, mask, hd);
+  LAUNCH_ROWS(st, B * T, jvp, B * T, D, h, w, r, outd ? hd : xd, wd, yd);
 }

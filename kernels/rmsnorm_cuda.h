@@ -6,92 +6,147 @@
 
 enum { RESIDENT = 64 * 32 / REAL_BITS };
 
+/* Where row m has its mask: the teams' rows are fewer than 2^32. */
+static __device__ inline const real *team_mask(struct shape d, const int32_t *row, const real *mask,
+                                               int64_t m)
+{
+  unsigned b = (unsigned)m / (unsigned)d.T;
+  return mask + (row ? row[b] : (int64_t)b) * d.D;
+}
+
 template <int HELD>
 TEAM_KERNEL(RESIDENT)
-fwd_team(int64_t M, int64_t D, int warps, real eps, const real *x, const real *w, real *r, real *y)
+fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, const int32_t *row,
+         const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
 {
-  struct team t = own_team(warps, D);
-  wide inverse_D = 1 / (wide)D;
+  struct team t = own_team(warps, d.D);
+  wide inverse_D = 1 / (wide)d.D;
   struct held<HELD> wh = held_at<HELD>(t, w);
+  int64_t M = d.B * d.T;
   for (int64_t m = t.walker; m - t.place < M; m += t.walkers) {
-    struct held<HELD> xh = held_at<HELD>(t, m < M ? x + m * D : NULL);
+    bool inside = m < M;
+    int64_t at = m * d.D;
+    struct held<HELD> xh = held_at<HELD>(t, inside && x ? x + at : NULL), zh = xh;
+    if (by.z != x)
+      zh = held_at<HELD>(t, inside && by.z ? by.z + at : NULL);
+    if (out) {
+      struct held<HELD> branch = held_at<HELD>(t, inside ? out + at : NULL);
+      if (mask) {
+        struct held<HELD> keep = held_at<HELD>(t, inside ? team_mask(d, row, mask, m) : NULL);
+#pragma unroll
+        for (int k = 0; k < HELD; k++)
+          branch.at[k] *= keep.at[k];
+      }
+#pragma unroll
+      for (int k = 0; k < HELD; k++)
+        xh.at[k] += branch.at[k];
+      if (inside && h)
+        put_held(t, xh, h + at);
+    }
     real squares = 0;
 #pragma unroll
     for (int k = 0; k < HELD; k++)
       squares += xh.at[k] * xh.at[k];
     real mean = (real)(team_sum(&t, squares) * inverse_D + (wide)eps), scale = 1 / sqrt(mean);
-    if (m < M && t.lane == 0)
+    if (inside && t.lane == 0)
       r[m] = scale;
 #pragma unroll
-    for (int k = 0; k < HELD; k++)
+    for (int k = 0; k < HELD; k++) {
       xh.at[k] = wh.at[k] * (xh.at[k] * scale);
-    if (m < M)
-      put_held(t, xh, y + m * D);
+      if (by.z)
+        xh.at[k] = by.kept * zh.at[k] + by.damping * xh.at[k];
+    }
+    if (inside)
+      put_held(t, xh, y + at);
   }
 }
 
 /* walker_sums are written where `sums` */
 template <int HELD>
 TEAM_KERNEL(RESIDENT)
-vjp_team(int64_t M, int64_t D, int warps, const real *x, const real *w, const real *r,
-         const real *yb, real *xb, bool sums)
+vjp_team(struct shape d, int warps, const real *h, const real *w, const real *mask, const real *r,
+         const real *yb, struct addends to, real *xb, real *outb, bool sums)
 {
-  struct team t = own_team(warps, D);
-  wide inverse_D = 1 / (wide)D;
+  struct team t = own_team(warps, d.D);
+  wide inverse_D = 1 / (wide)d.D;
   struct held<HELD> wh = held_at<HELD>(t, w);
   struct column_sums<HELD> wb;
+  int64_t M = d.B * d.T;
   sums_begin(&wb);
   for (int64_t m = t.walker; m - t.place < M; m += t.walkers) {
     bool inside = m < M;
-    struct held<HELD> xh = held_at<HELD>(t, inside ? x + m * D : NULL);
-    struct held<HELD> h = held_at<HELD>(t, inside ? yb + m * D : NULL);
+    int64_t at = m * d.D;
+    struct held<HELD> hh = held_at<HELD>(t, inside ? h + at : NULL);
+    struct held<HELD> g = held_at<HELD>(t, inside ? yb + at : NULL);
     real scale = inside ? r[m] : 0, dot = 0;
 #pragma unroll
     for (int k = 0; k < HELD; k++) {
-      wb.part.at[k] += h.at[k] * (xh.at[k] * scale);
-      h.at[k] *= wh.at[k];
-      dot += h.at[k] * xh.at[k];
+      g.at[k] *= to.a;
+      wb.part.at[k] += g.at[k] * (hh.at[k] * scale);
+      g.at[k] *= wh.at[k];
+      dot += g.at[k] * hh.at[k];
     }
     sums_went_on(&wb);
     real along = scale * scale * (real)(team_sum(&t, dot) * inverse_D);
 #pragma unroll
     for (int k = 0; k < HELD; k++)
-      h.at[k] = scale * (h.at[k] - xh.at[k] * along);
-    if (inside && xb)
-      add_held(t, 1, h, xb + m * D);
+      g.at[k] = scale * (g.at[k] - hh.at[k] * along);
+    if (!inside || !xb)
+      continue;
+    if (to.sum)
+      sum_held(t, 1, &g, to.sum + at);
+    sum_held(t, to.beta, &g, xb + at);
+    put_held(t, g, xb + at);
+    if (!outb)
+      continue;
+    if (mask) {
+      struct held<HELD> keep = held_at<HELD>(t, team_mask(d, NULL, mask, m));
+#pragma unroll
+      for (int k = 0; k < HELD; k++)
+        g.at[k] *= keep.at[k];
+    }
+    put_held(t, g, outb + at);
   }
   if (sums)
-    sums_keep(t, &wb, D, 0);
+    sums_keep(t, &wb, d.D, 0);
 }
 
 /* false, and nothing is done: not for such rows */
-static bool fwd_by_teams(stream st, int64_t M, int64_t D, real eps, const real *x, const real *w,
-                         real *r, real *y)
+static bool fwd_by_teams(stream st, struct shape d, real eps, const real *x, const real *out,
+                         const int32_t *row, const real *mask, const real *w, struct damped by,
+                         real *r, real *h, real *y)
 {
-  struct team_form form = team_form_of(D);
-  if (!form.held || !in_packs(D, x) || !in_packs(D, w) || !in_packs(D, y))
+  struct team_form form = team_form_of(d.D);
+  int64_t M = d.B * d.T;
+  if (!form.held || M > UINT32_MAX || !in_packs(d.D, x) || !in_packs(d.D, out) ||
+      !in_packs(d.D, mask) || !in_packs(d.D, w) || !in_packs(d.D, by.z) || !in_packs(d.D, h) ||
+      !in_packs(d.D, y))
     return false;
   auto fwd_by = form.held == SHORT ? fwd_team<SHORT> : fwd_team<LONG>;
   if (M)
-    LAUNCH_GRID_(LAUNCH_ROW_KERNEL, team_grid(form, RESIDENT, M, 1, D), TEAM_THREADS, st, fwd_by, M,
-                 D, form.warps, eps, x, w, r, y);
+    LAUNCH_GRID_(LAUNCH_ROW_KERNEL, team_grid(form, RESIDENT, M, 1, d.D), TEAM_THREADS, st, fwd_by,
+                 d, form.warps, eps, x, out, row, mask, w, by, r, h, y);
   return true;
 }
 
-static bool vjp_by_teams(stream st, int64_t M, int64_t D, const real *x, const real *w,
-                         const real *r, const real *yb, real *xb, real *wb)
+static bool vjp_by_teams(stream st, struct shape d, const real *h, const real *w, const real *mask,
+                         const real *r, const real *yb, struct addends to, real *xb, real *outb,
+                         real *wb)
 {
-  struct team_form form = team_form_of(D);
-  if (!form.held || !in_packs(D, x) || !in_packs(D, w) || !in_packs(D, yb) || !in_packs(D, xb))
+  struct team_form form = team_form_of(d.D);
+  int64_t M = d.B * d.T;
+  if (!form.held || M > UINT32_MAX || !in_packs(d.D, h) || !in_packs(d.D, w) ||
+      !in_packs(d.D, mask) || !in_packs(d.D, yb) || !in_packs(d.D, to.sum) || !in_packs(d.D, xb) ||
+      !in_packs(d.D, outb))
     return false;
-  dim3 grid = team_grid(form, RESIDENT, M, 1, D);
+  dim3 grid = team_grid(form, RESIDENT, M, 1, d.D);
   auto vjp_by = form.held == SHORT ? vjp_team<SHORT> : vjp_team<LONG>;
   if (M && (xb || wb))
-    LAUNCH_GRID_(LAUNCH_ROW_KERNEL, grid, TEAM_THREADS, st, vjp_by, M, D, form.warps, x, w, r, yb,
-                 xb, wb != NULL);
+    LAUNCH_GRID_(LAUNCH_ROW_KERNEL, grid, TEAM_THREADS, st, vjp_by, d, form.warps, h, w, mask, r,
+                 yb, to, xb, outb, wb != NULL);
   if (M && wb)
-    LAUNCH_SUMS(st, strips(D), team_walkers(form, grid), add_walkers, team_walkers(form, grid), D,
-                wb);
+    LAUNCH_SUMS(st, strips(d.D), team_walkers(form, grid), add_walkers, team_walkers(form, grid),
+                d.D, wb);
   return true;
 }
 #endif

@@ -128,14 +128,22 @@ static __device__ inline struct held<HELD> held_at(struct team t, const real *ro
   return h;
 }
 
-/* row = beta row + h; beta = 0 does not read it */
+/* h += beta row; beta = 0 does not read it */
 template <int HELD>
-static __device__ inline void add_held(struct team t, real beta, struct held<HELD> h, real *row)
+static __device__ inline void sum_held(struct team t, real beta, struct held<HELD> *h,
+                                       const real *row)
 {
   struct held<HELD> old = held_at<HELD>(t, beta == 0 ? NULL : row);
 #pragma unroll
   for (int q = 0; q < HELD; q++)
-    h.at[q] += beta * old.at[q];
+    h->at[q] += beta * old.at[q];
+}
+
+/* row = beta row + h */
+template <int HELD>
+static __device__ inline void add_held(struct team t, real beta, struct held<HELD> h, real *row)
+{
+  sum_held(t, beta, &h, row);
   put_held(t, h, row);
 }
 

@@ -216,40 +216,70 @@ void device_blocks(const void *cpu, const void *device, uint64_t seed)
     move_blocks(begin(cpu, device, seed), sizes[i]);
 }
 
-/* Masks by row or not; what was there is kept, halved or not read; in place. */
-#define device_residuals NAME(device_residuals)
-void device_residuals(const void *cpu, const void *device, uint64_t seed)
+/* Norms of what a branch is added to, masks by row or not, damped or not; what was there is kept,
+ * halved or not read; in place.  Rows that fit registers, or do not, or whose addresses are odd. */
+static void branches(struct both b, int64_t D, int64_t B, int64_t T, int64_t odd)
 {
-  static const int64_t widths[] = {7, 64, 1028};
-  enum { B = 5, T = 9 };
-  const int32_t row[B] = {4, 0, 3, 1, 2};
-  for (int i = 0; i < 3; i++) {
-    int64_t D = widths[i], n = B * T * D;
-    struct both b = begin(cpu, device, seed);
-    struct array *x = reals(&b, n, -1, 1), *out = reals(&b, n, -1, 1),
-                 *mask = reals(&b, B * D, 0, 2);
-    struct array *r = integers(&b, B, row), *y = poison(&b, n, sizeof(real));
-    struct array *none = poison(&b, n, sizeof(real)), *only = poison(&b, n, sizeof(real));
-    struct array *xb = poison(&b, n, sizeof(real)), *half = reals(&b, n, -1, 1);
-    struct array *place = reals(&b, n, -1, 1);
-    ON_BOTH(b)
-    {
-      be->residual_fwd(be->st, B, T, D, x->at[k], out->at[k], r->at[k], mask->at[k], y->at[k]);
-      be->residual_fwd(be->st, B, T, D, x->at[k], out->at[k], NULL, NULL, none->at[k]);
-      be->residual_vjp(be->st, B, T, D, NULL, mask->at[k], x->at[k], 0, xb->at[k], only->at[k]);
-      be->residual_vjp(be->st, B, T, D, r->at[k], mask->at[k], x->at[k], (real)0.5, NULL,
-                       half->at[k]);
-      be->residual_vjp(be->st, B, T, D, r->at[k], mask->at[k], place->at[k], 0, NULL, place->at[k]);
-    }
-    same(&b, y, TOLERANCE, "residual");
-    same(&b, none, TOLERANCE, "residual without mask");
-    same(&b, xb, 0, "cotangent of x");
-    same(&b, only, TOLERANCE, "cotangent of out alone");
-    same(&b, half, TOLERANCE, "half a cotangent and another");
-    same(&b, place, TOLERANCE, "cotangent in place");
-    end(&b);
+  int64_t n = B * T * D;
+  int32_t row[16];
+  for (int64_t i = 0; i < B; i++)
+    row[i] = (int32_t)(B - 1 - i);
+  struct array *x = reals(&b, n + odd, -1, 1), *out = reals(&b, n, -1, 1);
+  struct array *mask = reals(&b, B * D, 0, 2), *w = reals(&b, D, 0.5, 2), *z = reals(&b, n, -1, 1);
+  struct array *index = integers(&b, B, row), *r = poison(&b, B * T, sizeof(real));
+  struct array *y[4], *h = poison(&b, n, sizeof(real)), *sum = reals(&b, n + odd, -1, 1);
+  struct array *yb = reals(&b, n, -1, 1), *xb = poison(&b, n, sizeof(real));
+  struct array *outb = poison(&b, n, sizeof(real)), *wb = reals(&b, D, -1, 1);
+  struct array *half = reals(&b, n, -1, 1), *masked = poison(&b, n, sizeof(real));
+  for (int q = 0; q < 4; q++)
+    y[q] = poison(&b, n, sizeof(real));
+  ON_BOTH(b)
+  {
+    real *xk = (real *)x->at[k] + odd, *sumk = (real *)sum->at[k] + odd;
+    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], index->at[k], mask->at[k],
+                    w->at[k], 1, NULL, r->at[k], NULL, y[0]->at[k]);
+    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, NULL, out->at[k], NULL, mask->at[k], w->at[k], 1,
+                    NULL, r->at[k], h->at[k], y[1]->at[k]);
+    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], NULL, NULL, w->at[k], 0.75,
+                    z->at[k], r->at[k], h->at[k], y[2]->at[k]);
+    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], NULL, mask->at[k], w->at[k], 0.5,
+                    xk, r->at[k], h->at[k], y[3]->at[k]);
+    be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], mask->at[k], r->at[k], (real)0.75,
+                    yb->at[k], NULL, 0, xb->at[k], outb->at[k], wb->at[k]);
+    be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+                    xb->at[k], masked->at[k], NULL);
+    be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], sumk,
+                    (real)0.5, half->at[k], NULL, wb->at[k]);
+    be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], mask->at[k], r->at[k], (real)0.5,
+                    yb->at[k], NULL, 0, yb->at[k], sumk, wb->at[k]);
+    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], index->at[k], mask->at[k],
+                    w->at[k], 1, NULL, r->at[k], NULL, xk);
   }
+  for (int q = 0; q < 4; q++)
+    same(&b, y[q], TOLERANCE, "rmsnorm of a branch");
+  same(&b, h, TOLERANCE, "sum with a branch");
+  same(&b, x, TOLERANCE, "rmsnorm of a branch in place");
+  same(&b, r, TOLERANCE, "rmsnorm's scale");
+  same(&b, xb, TOLERANCE, "cotangent of the sum");
+  same(&b, outb, TOLERANCE, "cotangent of the branch");
+  same(&b, masked, TOLERANCE, "cotangent of the branch without mask");
+  same(&b, half, TOLERANCE, "half a cotangent and others");
+  same(&b, yb, TOLERANCE, "cotangent in place");
+  same(&b, sum, TOLERANCE, "cotangent in place, masked");
+  same(&b, wb, TOLERANCE, "cotangent of rmsnorm's weight");
+  end(&b);
 }
+
+#define device_branches NAME(device_branches)
+void device_branches(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t shapes[][4] = {{7, 5, 9, 0},    {64, 5, 9, 0},  {256, 3, 343, 0},
+                                      {1028, 2, 3, 0}, {256, 5, 9, 1}, {2500, 2, 3, 0},
+                                      {400, 16, 1, 0}};
+  for (int i = 0; i < 7; i++)
+    branches(begin(cpu, device, seed), shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
+}
+
 #define device_argmax NAME(device_argmax)
 void device_argmax(const void *cpu, const void *device, uint64_t seed)
 {
@@ -367,10 +397,12 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
   struct gated_rmsnorm_shape d = {M, D, G, D, false};
   ON_BOTH(b)
   {
-    be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x->at[k], w->at[k], r->at[k], y->at[k]);
+    be->rmsnorm_fwd(be->st, M, 1, D, (real)1e-5, x->at[k], NULL, NULL, NULL, w->at[k], 1, NULL,
+                    r->at[k], NULL, y->at[k]);
     for (int again = 0; again < 2; again++) /* what the first call leaves, the second begins with */
-      be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k], xb->at[k], wb->at[k]);
-    be->embedding_vjp(be->st, M, V, D, t->at[k], yb->at[k], Eb->at[k]);
+      be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+                      xb->at[k], NULL, wb->at[k]);
+    be->embedding_vjp(be->st, M, V, D, t->at[k], NULL, yb->at[k], Eb->at[k]);
     be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, x->at[k], yb->at[k], w->at[k], gr->at[k],
                           out->at[k]);
     be->gated_rmsnorm_vjp(be->st, d, x->at[k], yb->at[k], w->at[k], gr->at[k], y->at[k], 1,
@@ -397,10 +429,12 @@ static void plain_norms(struct both b, int64_t M, int64_t D, bool w_alone)
   struct array *wb = reals(&b, D, -1, 1);
   ON_BOTH(b)
   {
-    be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x->at[k], w->at[k], r->at[k], y->at[k]);
-    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k],
-                    w_alone ? NULL : xb->at[k], wb->at[k]);
-    be->rmsnorm_vjp(be->st, M, D, x->at[k], w->at[k], r->at[k], yb->at[k], xb->at[k], NULL);
+    be->rmsnorm_fwd(be->st, M, 1, D, (real)1e-5, x->at[k], NULL, NULL, NULL, w->at[k], 1, NULL,
+                    r->at[k], NULL, y->at[k]);
+    be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+                    w_alone ? NULL : xb->at[k], NULL, wb->at[k]);
+    be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+                    xb->at[k], NULL, NULL);
   }
   same(&b, r, TOLERANCE, "rmsnorm's scale");
   same(&b, y, TOLERANCE, "rmsnorm");
@@ -478,19 +512,24 @@ void device_embedding(const void *cpu, const void *device, uint64_t seed)
     struct array *t = integers(&b, M, tokens), *W = reals(&b, V * D, -1, 1);
     struct array *y = poison(&b, M * D, sizeof(real)), *odd = poison(&b, M * D + 1, sizeof(real));
     struct array *yb = reals(&b, M * D, -1, 1), *Wb = reals(&b, V * D, -1, 1);
+    struct array *mask = reals(&b, M * D, 0, 2), *dropped = poison(&b, M * D, sizeof(real));
     ON_BOTH(b)
     {
-      be->embedding_vjp(be->st, M, V, D, t->at[k], yb->at[k], Wb->at[k]);
-      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], (real *)odd->at[k] + 1);
+      for (int masked = 0; masked < 2; masked++)
+        be->embedding_vjp(be->st, M, V, D, t->at[k], masked ? mask->at[k] : NULL, yb->at[k],
+                          Wb->at[k]);
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], mask->at[k], (real *)odd->at[k] + 1);
       for (int64_t m = 0; k == 0 && m < M; m++) /* NaN is the same as nothing: none to compare */
         tokens[m] = tokens[m] < 0 || tokens[m] >= V ? 0 : tokens[m];
       check_ok(be->upload(be->st, (size_t)M * sizeof *tokens, tokens, t->at[k]));
-      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], y->at[k]);
-      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], (real *)odd->at[k] + 1);
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], NULL, y->at[k]);
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], mask->at[k], dropped->at[k]);
+      be->embedding_fwd(be->st, M, V, D, t->at[k], W->at[k], mask->at[k], (real *)odd->at[k] + 1);
       be->fill(be->st, 1, 0, odd->at[k]);
     }
     same(&b, Wb, TOLERANCE, "cotangent of the embedding");
     same(&b, y, 0, "embedding");
+    same(&b, dropped, 0, "embedding with a mask");
     same(&b, odd, 0, "embedding at an odd place");
     free(tokens);
     end(&b);

@@ -14,7 +14,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_adamw)        \
   TEST(device_masks)        \
   TEST(device_products)     \
-  TEST(device_residuals)    \
+  TEST(device_branches)     \
   TEST(device_reductions)   \
   TEST(device_norms)        \
   TEST(device_embedding)    \

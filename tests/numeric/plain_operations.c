@@ -198,8 +198,8 @@ void embedding_marks_unknown_tokens(const void *table)
   enum { M = 3, V = 2, D = 5 };
   const int32_t tokens[M] = {-1, 1, 2};
   real *W = reals(V * D, 0), y[M * D], *yb = reals(M * D, 1), Wb[V * D] = {0};
-  be->embedding_fwd(be->st, M, V, D, tokens, W, y);
-  be->embedding_vjp(be->st, M, V, D, tokens, yb, Wb);
+  be->embedding_fwd(be->st, M, V, D, tokens, W, NULL, y);
+  be->embedding_vjp(be->st, M, V, D, tokens, NULL, yb, Wb);
   for (int j = 0; j < D; j++) {
     assert_true(isnan(re(y[j])) && y[D + j] == W[D + j] && isnan(re(y[2 * D + j])));
     assert_true(Wb[j] == 0 && Wb[D + j] == yb[D + j]);
@@ -352,7 +352,7 @@ void norms_match(const void *table)
     for (int j = 0; j < D; j++)
       want[m * D + j] = value(1, j) * value(0, m * D + j) / sqrt(squares / D + 1e-5);
   }
-  be->rmsnorm_fwd(be->st, M, D, (real)1e-5, x, w, r, y);
+  be->rmsnorm_fwd(be->st, M, 1, D, (real)1e-5, x, NULL, NULL, NULL, w, 1, NULL, r, NULL, y);
   check_reals(M * D, y, want, TOLERANCE, "rmsnorm");
   free(x), free(w), free(y);
   for (int norm_first = 0; norm_first < 2; norm_first++) {
@@ -407,28 +407,90 @@ void norms_accumulate(const void *be)
   }
 }
 
-#define residual_matches NAME(residual_matches)
-void residual_matches(const void *table)
+/* h = x + mask out and y = (1 - damping) z + damping w h r(h), whichever of these there are. */
+static void check_branch(const struct backend *be, bool with_x, bool masked, bool mapped, bool kept,
+                         double damping)
 {
-  const struct backend *be = table;
-  enum { B = 2, T = 3, D = 7, ROWS = 4 };
+  enum { B = 2, T = 3, D = 71, ROWS = 4, N = B * T * D };
   const int32_t row[B] = {3, 1};
-  real *x = reals(B * T * D, 0), *out = reals(B * T * D, 1), *mask = reals(ROWS * D, 2),
-       y[B * T * D];
-  double plain[B * T * D], masked[B * T * D], mapped[B * T * D];
-  for (int i = 0; i < B * T * D; i++) {
-    int b = i / (T * D), j = i % D;
-    plain[i] = value(0, i) + value(1, i);
-    masked[i] = value(0, i) + value(1, i) * value(2, b * D + j);
-    mapped[i] = value(0, i) + value(1, i) * value(2, row[b] * D + j);
+  real *x = reals(N, 0), *out = reals(N, 1), *mask = reals(ROWS * D, 2), *w = reals(D, 3);
+  real *z = reals(N, 4), *h = items(N, sizeof *h), *y = items(N, sizeof *y), r[B * T];
+  double sum[N], want[N];
+  for (int m = 0; m < B * T; m++) {
+    double squares = 0;
+    for (int j = 0; j < D; j++) {
+      int i = m * D + j, b = mapped ? row[m / T] : m / T;
+      sum[i] = (with_x ? value(0, i) : 0) + value(1, i) * (masked ? value(2, b * D + j) : 1);
+      squares += sum[i] * sum[i];
+    }
+    for (int i = m * D; i < m * D + D; i++)
+      want[i] = (1 - damping) * value(4, i) +
+                damping * value(3, i - m * D) * sum[i] / sqrt(squares / D + 1e-5);
   }
-  be->residual_fwd(be->st, B, T, D, x, out, NULL, NULL, y);
-  check_reals(B * T * D, y, plain, TOLERANCE, "residual");
-  be->residual_fwd(be->st, B, T, D, x, out, NULL, mask, y);
-  check_reals(B * T * D, y, masked, TOLERANCE, "residual with a mask");
-  be->residual_fwd(be->st, B, T, D, x, out, row, mask, x);
-  check_reals(B * T * D, x, mapped, TOLERANCE, "residual in place, mask by row");
-  free(x), free(out), free(mask);
+  be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, with_x ? x : NULL, out, mapped ? row : NULL,
+                  masked ? mask : NULL, w, damping, damping == 1 ? NULL : z, r, kept ? h : NULL, y);
+  check_reals(N, y, want, TOLERANCE, "rmsnorm of a branch");
+  if (kept)
+    check_reals(N, h, sum, TOLERANCE, "sum with a branch");
+  be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, with_x ? x : NULL, out, mapped ? row : NULL,
+                  masked ? mask : NULL, w, damping, damping == 1 ? NULL : z, r, kept ? h : NULL,
+                  with_x ? x : out);
+  check_reals(N, with_x ? x : out, want, TOLERANCE, "rmsnorm of a branch in place");
+  free(x), free(out), free(mask), free(w), free(z), free(h), free(y);
+}
+
+#define branches_match NAME(branches_match)
+void branches_match(const void *be)
+{
+  for (int i = 0; i < 32; i++)
+    check_branch(be, i & 1, i & 2, i & 4 && i & 2, i & 8, i & 16 ? 0.75 : 1);
+}
+
+/* xb = sum + beta xb + a times what a = beta = 1 adds to zeros, and outb = mask xb; NaN is there
+ * for beta = 0.  yb may be xb. */
+static void check_branch_cotangents(const struct backend *be, int64_t D, double beta, double a,
+                                    bool more, bool masked)
+{
+  enum { B = 2, T = 5 };
+  int64_t n = B * T * D;
+  real *h = reals(n, 0), *w = reals(D, 1), *mask = reals(B * D, 2), *yb = reals(n, 3);
+  real *sum = reals(n, 4), *xb = reals(n, 5), *wb = reals(D, 6), r[B * T];
+  real *g = items(n, sizeof *g), *outb = items(n, sizeof *outb), *gw = items(D, sizeof *gw);
+  real *y = items(n, sizeof *y);
+  double *want = items(n, sizeof *want), *wantb = items(n, sizeof *wantb);
+  double *wantw = items(D, sizeof *wantw);
+  be->rmsnorm_fwd(be->st, B * T, 1, D, (real)1e-5, h, NULL, NULL, NULL, w, 1, NULL, r, NULL, y);
+  be->rmsnorm_vjp(be->st, B * T, 1, D, h, w, NULL, r, 1, yb, NULL, 1, g, NULL, gw);
+  for (int64_t i = 0; i < n; i++) {
+    want[i] = (more ? value(4, i) : 0) + beta * value(5, i) + a * (double)re(g[i]);
+    wantb[i] = want[i] * (masked ? value(2, i / (T * D) * D + i % D) : 1);
+    xb[i] = beta == 0 ? (real)NAN : xb[i];
+  }
+  for (int64_t j = 0; j < D; j++)
+    wantw[j] = value(6, j) + a * (double)re(gw[j]);
+  be->rmsnorm_vjp(be->st, B, T, D, h, w, masked ? mask : NULL, r, (real)a, yb, more ? sum : NULL,
+                  (real)beta, xb, outb, wb);
+  check_reals(n, xb, want, TOLERANCE, "cotangent of the sum");
+  check_reals(n, outb, wantb, TOLERANCE, "cotangent of the branch");
+  check_reals(D, wb, wantw, TOLERANCE, "cotangent of w");
+  for (int64_t i = 0; i < n; i++)
+    want[i] += beta * ((double)re(yb[i]) - value(5, i));
+  be->rmsnorm_vjp(be->st, B, T, D, h, w, NULL, r, (real)a, yb, more ? sum : NULL, (real)beta, yb,
+                  NULL, wb);
+  for (int64_t j = 0; j < D; j++)
+    wantw[j] += a * (double)re(gw[j]);
+  check_reals(n, yb, want, TOLERANCE, "cotangent in place");
+  check_reals(D, wb, wantw, TOLERANCE, "cotangent of w again");
+  free(h), free(w), free(mask), free(yb), free(sum), free(xb), free(wb), free(g), free(outb);
+  free(gw), free(y), free(want), free(wantb), free(wantw);
+}
+
+#define branches_accumulate NAME(branches_accumulate)
+void branches_accumulate(const void *be)
+{
+  for (int i = 0; i < 48; i++)
+    check_branch_cotangents(be, i % 2 ? 129 : 1100, i / 2 % 3 * 0.5, i / 6 % 2 ? 0.75 : 1,
+                            i / 12 % 2, i / 24);
 }
 
 #define softplus_clamps NAME(softplus_clamps)
@@ -483,7 +545,7 @@ void losses_match(const void *table)
   const struct backend *be = table;
   enum { M = 6, V = 7 };
   const int32_t labels[M] = {3, IGNORED_LABEL, 0, 6, V, -1};
-  real *x = reals(M * V, 0), lse[M], xb[M * V] = {0};
+  real *x = reals(M * V, 0), lse[M], xb[M * V], twice[M * V];
   wide loss[M];
   double want[M] = {0};
   for (int v = 0; v < V; v++)
@@ -502,7 +564,9 @@ void losses_match(const void *table)
     check_close((double)re(loss[m]), want[m], TOLERANCE, "loss of row %d", m);
   assert_true(re(loss[1]) == 0);
   assert_true(isnan(re(loss[4])) && isnan(re(loss[5])));
-  be->cross_entropy_vjp(be->st, 4, V, x, labels, lse, 1, xb);
+  for (int i = 0; i < M * V; i++)
+    xb[i] = (real)NAN;
+  be->cross_entropy_vjp(be->st, 4, V, x, labels, lse, 1, 0, xb);
   for (int m = 0; m < 4; m++) { /* softmax and one-hot both sum to 1 */
     double sum = 0, label_gradient = m == 1 ? -1 : (double)re(xb[m * V + labels[m]]);
     for (int v = 0; v < V; v++)
@@ -510,6 +574,10 @@ void losses_match(const void *table)
     assert_true(sum > -1e-2 * (double)EPSILON * 1e4 && sum < 1e-2 * (double)EPSILON * 1e4);
     assert_true(label_gradient < 0 || re(loss[m]) == 0);
   }
+  memcpy(twice, xb, sizeof twice);
+  be->cross_entropy_vjp(be->st, 4, V, x, labels, lse, 1, (real)-0.5, twice);
+  for (int i = 0; i < 4 * V; i++)
+    check_close((double)re(twice[i]), 0.5 * (double)re(xb[i]), TOLERANCE, "half of it, %d", i);
   free(x);
 }
 

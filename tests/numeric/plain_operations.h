@@ -15,7 +15,8 @@ typedef void plain_test(const void *be);
   TEST(linear_rows_alone)              \
   TEST(norms_match)                    \
   TEST(norms_accumulate)               \
-  TEST(residual_matches)               \
+  TEST(branches_match)                 \
+  TEST(branches_accumulate)            \
   TEST(softplus_clamps)                \
   TEST(softplus_adds_or_not)           \
   TEST(losses_match)                   \

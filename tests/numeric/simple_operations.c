@@ -4,40 +4,44 @@
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 
-/* ---- embedding: n = M, V, D ---- */
+/* ---- embedding: n = M, V, D; there may be a mask ---- */
 static void embedding_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->embedding_fwd(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->in[0], a->out[0]);
+  be->embedding_fwd(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->in[0], a->in[1], a->out[0]);
 }
 
 static void embedding_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->embedding_vjp(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->outb[0], a->inb[0]);
+  be->embedding_vjp(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->in[1], a->outb[0],
+                    a->inb[0]);
 }
 
 static void embedding_jvp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->embedding_jvp(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->ind[0], a->outd[0]);
+  be->embedding_jvp(be->st, c->n[0], c->n[1], c->n[2], a->integers, a->in[1], a->ind[0],
+                    a->outd[0]);
 }
 
 static bool embedding_case(int index, struct operation_case *c)
 {
   static const int64_t shapes[][3] = {
       {1, 1, 1}, {7, 6, 64}, {129, 6, 7}, {129, 60, 129}, {257, 6, 300}};
-  if (index >= COUNT(shapes))
+  if (index >= 2 * COUNT(shapes))
     return false;
-  int64_t M = shapes[index][0], V = shapes[index][1], D = shapes[index][2];
+  const int64_t *s = shapes[index / 2], M = s[0], V = s[1], D = s[2];
   *c = (struct operation_case){.n = {M, V, D},
                                .in = {{"W", V * D}},
                                .out = {{"y", M * D}},
                                .float_bound = 1e-6,
                                CASE_ADAPTORS(embedding)};
+  if (index % 2)
+    c->in[1] = (struct case_tensor){"mask", M * D, .constant = true};
   for (int64_t m = 0; m < M; m++)
     c->integers[m] = (int32_t)(m * m * 31 % V); /* some repeat, some never occur */
-  case_name(c, "embedding M %d V %d D %d", (int)M, (int)V, (int)D);
+  case_name(c, "embedding M %d V %d D %d%s", (int)M, (int)V, (int)D, index % 2 ? " mask" : "");
   return true;
 }
 
@@ -45,21 +49,22 @@ static bool embedding_case(int index, struct operation_case *c)
 static void rmsnorm_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->rmsnorm_fwd(be->st, c->n[0], c->n[1], (real)c->s[0], a->in[0], a->in[1], a->kept, a->out[0]);
+  be->rmsnorm_fwd(be->st, c->n[0], 1, c->n[1], (real)c->s[0], a->in[0], NULL, NULL, NULL, a->in[1],
+                  1, NULL, a->kept, NULL, a->out[0]);
 }
 
 static void rmsnorm_vjp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->rmsnorm_vjp(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->kept, a->outb[0], a->inb[0],
-                  a->inb[1]);
+  be->rmsnorm_vjp(be->st, c->n[0], 1, c->n[1], a->in[0], a->in[1], NULL, a->kept, 1, a->outb[0],
+                  NULL, 1, a->inb[0], NULL, a->inb[1]);
 }
 
 static void rmsnorm_jvp(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->rmsnorm_jvp(be->st, c->n[0], c->n[1], a->in[0], a->in[1], a->kept, a->ind[0], a->ind[1],
-                  a->outd[0]);
+  be->rmsnorm_jvp(be->st, c->n[0], 1, c->n[1], a->in[0], a->in[1], NULL, a->kept, a->ind[0], NULL,
+                  a->ind[1], NULL, a->outd[0]);
 }
 
 static bool rmsnorm_case(int index, struct operation_case *c)
@@ -76,6 +81,77 @@ static bool rmsnorm_case(int index, struct operation_case *c)
                                .float_bound = 2e-6,
                                CASE_ADAPTORS(rmsnorm)};
   case_name(c, "rmsnorm M %d D %d", (int)M, (int)D);
+  return true;
+}
+
+/* ---- rmsnorm behind a residual branch: n = B, T, D; s = eps; in = x, w, out, mask; out = y, h;
+ * kept = r, h for the derivatives, outb ---- */
+static real *kept_h(const struct operation_case *c, const struct case_arrays *a)
+{
+  return (real *)a->kept + c->n[0] * c->n[1];
+}
+
+static void branch_fwd(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  int64_t B = c->n[0], T = c->n[1], D = c->n[2];
+  be->rmsnorm_fwd(be->st, B, T, D, (real)c->s[0], a->in[0], a->in[2], NULL, a->in[3], a->in[1], 1,
+                  NULL, a->kept, kept_h(c, a), a->out[0]);
+  if (a->out[1])
+    be->axpby(be->st, B * T * D, 1, kept_h(c, a), 0, a->out[1]);
+}
+
+/* The cotangents of x and out are h's, and masked. */
+static void branch_vjp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  int64_t B = c->n[0], T = c->n[1], D = c->n[2], n = B * T * D;
+  real *hb = kept_h(c, a) + n, *outb = hb + n;
+  be->fill(be->st, n, 0, hb);
+  if (a->outb[1])
+    be->axpby(be->st, n, 1, a->outb[1], 0, hb);
+  if (a->outb[0])
+    be->rmsnorm_vjp(be->st, B, T, D, kept_h(c, a), a->in[1], a->in[3], a->kept, 1, a->outb[0], NULL,
+                    1, hb, outb, a->inb[1]);
+  if (a->inb[0])
+    be->axpby(be->st, n, 1, hb, 1, a->inb[0]);
+  if (a->inb[2])
+    be->axpby(be->st, n, 1, outb, 1, a->inb[2]);
+}
+
+static void branch_jvp(const struct operation_case *c, const struct case_arrays *a)
+{
+  const struct backend *be = a->be;
+  int64_t B = c->n[0], T = c->n[1], D = c->n[2], n = B * T * D;
+  real *hd = kept_h(c, a) + n;
+  be->rmsnorm_jvp(be->st, B, T, D, kept_h(c, a), a->in[1], a->in[3], a->kept, a->ind[0], a->ind[2],
+                  a->ind[1], hd, a->outd[0]);
+  if (!a->outd[1])
+    return;
+  if (a->ind[2] || a->ind[0])
+    be->axpby(be->st, n, 1, a->ind[2] ? hd : a->ind[0], 0, a->outd[1]);
+  else
+    be->fill(be->st, n, 0, a->outd[1]);
+}
+
+static bool branch_case(int index, struct operation_case *c)
+{
+  static const int64_t shapes[][3] = {{1, 1, 1},    {3, 7, 64},   {2, 129, 7},
+                                      {1, 2, 1100}, {4, 43, 129}, {3, 5, 256}};
+  if (index >= 2 * COUNT(shapes))
+    return false;
+  const int64_t *s = shapes[index / 2], B = s[0], T = s[1], D = s[2], n = B * T * D;
+  bool mask = index % 2;
+  *c = (struct operation_case){.n = {B, T, D},
+                               .s = {D == 1 ? 0.5 : 1e-5},
+                               .in = {{"x", n}, {"w", D, .lo = 0.5, .hi = 2}, {"out", n}},
+                               .out = {{"y", n}, {"h", n}},
+                               .kept = B * T + 3 * n,
+                               .float_bound = 4e-6,
+                               CASE_ADAPTORS(branch)};
+  if (mask)
+    c->in[3] = (struct case_tensor){"mask", B * D, .constant = true};
+  case_name(c, "rmsnorm of a branch B %d T %d D %d%s", (int)B, (int)T, (int)D, mask ? " mask" : "");
   return true;
 }
 
@@ -258,53 +334,6 @@ static bool silu_gate_case(int index, struct operation_case *c)
   return true;
 }
 
-/* ---- residual: n = B, T, D, whether there is a row map; the mask may be absent ---- */
-static void residual_fwd(const struct operation_case *c, const struct case_arrays *a)
-{
-  const struct backend *be = a->be;
-  be->residual_fwd(be->st, c->n[0], c->n[1], c->n[2], a->in[0], a->in[1],
-                   c->n[3] ? a->integers : NULL, a->in[2], a->out[0]);
-}
-
-static void residual_vjp(const struct operation_case *c, const struct case_arrays *a)
-{
-  const struct backend *be = a->be;
-  be->residual_vjp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? a->integers : NULL, a->in[2],
-                   a->outb[0], 1, a->inb[0], a->inb[1]);
-}
-
-static void residual_jvp(const struct operation_case *c, const struct case_arrays *a)
-{
-  const struct backend *be = a->be;
-  be->residual_jvp(be->st, c->n[0], c->n[1], c->n[2], c->n[3] ? a->integers : NULL, a->in[2],
-                   a->ind[0], a->ind[1], a->outd[0]);
-}
-
-static bool residual_case(int index, struct operation_case *c)
-{
-  static const int64_t shapes[][3] = {
-      {1, 1, 1}, {3, 7, 64}, {2, 129, 7}, {1, 2, 1100}, {4, 129, 129}};
-  enum { NO_MASK, MASK, MASK_BY_ROW, KINDS };
-  if (index >= KINDS * COUNT(shapes))
-    return false;
-  const int64_t *s = shapes[index / KINDS], B = s[0], T = s[1], D = s[2];
-  int kind = index % KINDS;
-  *c = (struct operation_case){.n = {B, T, D, kind == MASK_BY_ROW},
-                               .in = {{"x", B * T * D}, {"out", B * T * D}},
-                               .out = {{"y", B * T * D}},
-                               .float_bound = 1e-6,
-                               CASE_ADAPTORS(residual)};
-  if (kind != NO_MASK)
-    c->in[2] = (struct case_tensor){"mask", (B + 2) * D, .constant = true};
-  for (int64_t b = 0; b < B; b++)
-    c->integers[b] = (int32_t)(B + 1 - b);
-  case_name(c, "residual B %d T %d D %d%s", (int)B, (int)T, (int)D,
-            kind == NO_MASK ? ""
-            : kind == MASK  ? " mask"
-                            : " mask by row");
-  return true;
-}
-
 /* ---- cross_entropy: n = M, V; the case's output is the sum of the losses ---- */
 static void sum_of_wides(const struct operation_case *c, const struct case_arrays *a, void *out)
 {
@@ -329,7 +358,8 @@ static void cross_entropy_vjp(const struct operation_case *c, const struct case_
   const struct backend *be = a->be;
   real scale;
   case_get(be, sizeof scale, a->outb[0], &scale);
-  be->cross_entropy_vjp(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, scale, a->inb[0]);
+  be->cross_entropy_vjp(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, scale, 1,
+                        a->inb[0]);
 }
 
 static void cross_entropy_jvp(const struct operation_case *c, const struct case_arrays *a)
@@ -405,9 +435,9 @@ static bool weight_norm_case(int index, struct operation_case *c)
 case_list NAME(simple_operations);
 bool NAME(simple_operations)(int index, struct operation_case *c)
 {
-  static case_list *const lists[] = {embedding_case, rmsnorm_case,        gated_rmsnorm_case,
-                                     linear_case,    softplus_clamp_case, silu_gate_case,
-                                     residual_case,  cross_entropy_case,  weight_norm_case};
+  static case_list *const lists[] = {embedding_case,     rmsnorm_case,       branch_case,
+                                     gated_rmsnorm_case, linear_case,        softplus_clamp_case,
+                                     silu_gate_case,     cross_entropy_case, weight_norm_case};
   for (int l = 0; l < COUNT(lists); l++) {
     int cases = 0;
     while (lists[l](cases, c))
