@@ -9,7 +9,7 @@
  * x, B, C are read once, y is written once, and S where it is kept.
  *
  * VJP: chunk_state_cotangents goes through the chunks backwards, keeping every chunk's Rb:
- *   Rb <- e_{q-1} Rb + (e yb)' C
+ *   Rb <- e_{q-1} Rb + (e yb)' C          transposed, as all of the VJP: see PAIRED
  * Then a block of eight warps has one chunk of a group.  It computes scores once and goes through
  * the group's heads, copying meanwhile what the next one needs.  With z_ij = yb_i . x_j:
  *   Cb += (e yb) S                               at last  Cb += pairs B
@@ -617,24 +617,27 @@ enum { GROUP_WARPS = (int)GROUP_THREADS / WARP_LANES };
 enum { QUARTERS = 4, QUARTER = TENSOR_TOKENS / QUARTERS }; /* of the tokens, or the columns */
 enum { PAIR_TILES = 4, PANEL_TILES = 8 }; /* columns of a warp: 32 tokens; 32 by 32 of a panel */
 
-/* Of a head's tokens.  L is in two floats, and `reference` of a token is the first of its quarter:
- * m_ij = since_i before_j where that lies between, which leaves no exponential to a pair. */
+/* Of a head's tokens.  Where a quarter begins between j and i, at f, m_ij = m_if m_fj: two numbers
+ * below 1, and no exponential is left to a pair. */
 struct head_times {
-  float2 sum[TENSOR_TOKENS]; /* L */
+  float2 sum[TENSOR_TOKENS]; /* L, in two floats */
   float dt[TENSOR_TOKENS], leave[TENSOR_TOKENS], until[TENSOR_TOKENS], scaled[TENSOR_TOKENS];
-  float since[TENSOR_TOKENS];                /* the quarter's first token */
-  float before[QUARTERS - 1][TENSOR_TOKENS]; /* the first token of quarters 1, 2, 3 */
+  float since[TENSOR_TOKENS];                /* m_if, f the first of i's quarter */
+  float before[QUARTERS - 1][TENSOR_TOKENS]; /* m_fj, f the first of quarters 1, 2, 3 */
   float A, last;                             /* e_{q-1} */
 };
 
-/* Of a head, what lb is made of, by quarter: of tokens i, of tokens j, or of the state's columns.
- * Of pairs of quarters, those with i not before j. */
+/* Of a head, what lb is made of.  For k in quarter c, across_k is what pairs have
+ *   i in a later quarter, j in c    sum_{j<k} dt_j direct_j, by the quarter of i
+ *   i in a later, j in an earlier   the same, over whole quarters
+ *   i in c, j in an earlier         sum_{i>=k} rows_i
+ *   i and j in c                    within_k */
 struct head_sums {
-  float direct[QUARTERS][TENSOR_TOKENS];   /* [i] */
-  float rows[QUARTERS - 1][TENSOR_TOKENS]; /* [j] of K_i, j in an earlier quarter than i */
-  float within[TENSOR_TOKENS];             /* across_k, i and j in k's quarter */
-  float own[TENSOR_TOKENS];                /* z_ii */
-  float a[QUARTERS][TENSOR_TOKENS];        /* [columns] */
+  float direct[QUARTERS][TENSOR_TOKENS];   /* by the quarter of i */
+  float rows[QUARTERS - 1][TENSOR_TOKENS]; /* by the quarter of j: sum_j K_ij */
+  float within[TENSOR_TOKENS];
+  float own[TENSOR_TOKENS];         /* z_ii */
+  float a[QUARTERS][TENSOR_TOKENS]; /* by the quarter of the state's columns */
 };
 
 /* Of the shared memory. */
@@ -684,13 +687,13 @@ INLINE_DEVICE narrow_tile yb_tile(struct group_memory m, int h)
   return {m.tokens.at + (h % 2 * 2 + 1) * NARROW};
 }
 
-/* A warp's place.  Of pairs (z, scores, w transposed): rows j from j0 on and half i0 of columns i;
- * two warps would have none with i >= j, and see to the times.  Of panels: half i0 of the tokens,
- * columns from n0 on.  Of xb: half i0, channels from p0 on. */
+/* A warp's part.  Of pairs (z, scores, w, all transposed): a quarter of j, half of i; where i < j
+ * for all of them, the warp sees to the times instead.  Of a panel: half of the tokens, a quarter
+ * of the columns; of xb: of the channels. */
 struct place {
   int warp;
   struct {
-    int quarter, half; /* of j, of i */
+    int quarter, half;
   } pair;
   int half, quarter;
 };
