@@ -38,56 +38,30 @@ typedef tile<TENSOR_STATE> wide_tile;      /* B, C (tokens,N), S, Rb (P,N) */
 typedef tile<TENSOR_CHANNELS> narrow_tile; /* x, yb (tokens,P), pairs of tokens */
 
 INLINE_DEVICE int own_warp(void) { return (int)threadIdx.x / WARP_LANES; }
-INLINE_DEVICE bool first_warp(void) { return threadIdx.x < WARP_LANES; }
 
 /* ---- decays of a chunk ---- */
 
-/* Of a token, for all: L = high + low; dt (0 beyond the chunk), and r_j. */
-struct moment {
-  float high, low, dt, leave;
-};
-
-/* What every warp knows of a chunk: lane l of tokens 2 l and 2 l + 1. */
-struct chunk_times {
-  float dt[2], last; /* e_{q-1} */
-};
-
-/* All threads of a block call it; warp 0 writes. */
-INLINE_DEVICE struct chunk_times read_times(struct ssd_shape d, struct chunk k, const real *dt,
-                                            float A, struct moment *to)
+/* dt of tokens 2 l and 2 l + 1, l this lane, of q; 0 beyond. */
+INLINE_DEVICE float2 own_times(const real *dt, int64_t H, int q)
 {
-  struct chunk_times c;
   int first = (int)threadIdx.x % WARP_LANES * 2;
-  double l[2], all;
-  for (int i = 0; i < 2; i++) {
-    c.dt[i] = first + i < k.q ? dt[(k.token + first + i) * d.H + k.h] : 0;
-    l[i] = (double)A * (double)c.dt[i] * 1.4426950408889634;
-  }
-  double before = sum_before(l[0] + l[1], &all), last = l[1];
+  float2 two;
+  two.x = first < q ? dt[first * H] : 0, two.y = first + 1 < q ? dt[(first + 1) * H] : 0;
+  return two;
+}
+
+/* L of them; and of the last token */
+INLINE_DEVICE void add_up_times(float2 dt, float A, double (&l)[2], double *all)
+{
+  double rate = (double)A * 1.4426950408889634;
+  l[0] = rate * (double)dt.x, l[1] = rate * (double)dt.y;
+  double before = sum_before(l[0] + l[1], all), last = l[1];
   l[0] += before;
   l[1] = l[0] + last;
-  c.last = power_of_2((float)all);
-  for (int i = 0; i < 2; i++) {
-    struct moment m;
-    m.high = (float)l[i];
-    m.low = (float)(l[i] - (double)m.high);
-    m.dt = c.dt[i];
-    m.leave = power_of_2((float)(all - l[i]));
-    if (first_warp())
-      to[first + i] = m;
-  }
-  return c;
 }
 
-INLINE_DEVICE float decay_between(struct moment i, struct moment j)
-{
-  return power_of_2((i.high - j.high) + (i.low - j.low));
-}
-
+/* 2^(i - j) of sums in two floats. */
 INLINE_DEVICE float decay_over(float2 i, float2 j) { return power_of_2((i.x - j.x) + (i.y - j.y)); }
-
-/* e_i */
-INLINE_DEVICE float decay_until(struct moment i) { return power_of_2(i.high + i.low); }
 
 /* e, or r dt, of tokens k and k + 1 */
 struct entering {
@@ -95,30 +69,14 @@ struct entering {
   INLINE_DEVICE float2 operator()(int k) const { return *(const float2 *)(until + k); }
 };
 
-/* Four channels of D from p on, of a head; 0 from P on. */
-struct skips {
-  const real *channels; /* NULL: all have the same */
-  float same;
-  int P;
-  INLINE_DEVICE float4 operator()(int p) const
-  {
-    float4 four;
-    four.x = four.y = four.z = four.w = same;
-    if (channels)
-      four.x = of(p), four.y = of(p + 1), four.z = of(p + 2), four.w = of(p + 3);
-    return four;
-  }
-  INLINE_DEVICE float of(int p) const { return p < P ? channels[p] : 0; }
-};
-INLINE_DEVICE struct skips skips_of(struct ssd_shape d, const real *D, int64_t h)
+/* D of channels p and p + 1 of a head; 0 from P on. */
+INLINE_DEVICE float2 skips_of(struct ssd_shape d, const real *D, int64_t h, int p)
 {
-  struct skips s = {d.D_has_hdim ? D + h * d.P : NULL, d.D_has_hdim ? 0 : D[h], (int)d.P};
-  return s;
-}
-INLINE_DEVICE float4 add_skip(float4 sum, float4 D, float4 x)
-{
-  sum.x += D.x * x.x, sum.y += D.y * x.y, sum.z += D.z * x.z, sum.w += D.w * x.w;
-  return sum;
+  const real *at = d.D_has_hdim ? D + h * d.P + p : D + h;
+  float2 two = {};
+  if (p < d.P)
+    two.x = at[0], two.y = d.D_has_hdim ? at[1] : at[0];
+  return two;
 }
 
 /* ---- states: GROUPED sums, 16 rows p of a warp as left_pairs has them, all columns ---- */
@@ -127,47 +85,44 @@ enum { STATE_TILES = TENSOR_STATE / 8, HEAD_WARPS = TENSOR_CHANNELS / 16 };
 
 INLINE_DEVICE int own_channel(void) { return own_warp() % HEAD_WARPS * 16 + 2 * lane_row(); }
 
-/* f(J, half, o, at): a four of a state (P,N) at `states`; those that are there. */
+/* f(half, o, at): the fours of 32 columns J of a state (P,N) at `states`; those that are there. */
 template <class T, class F>
-INLINE_DEVICE void for_fours_of_state(struct ssd_shape d, T *states, F f)
+INLINE_DEVICE void for_fours_of_columns(struct ssd_shape d, T *states, int J, F f)
 {
-  T *row[2] = {states + own_channel() * d.N, states + (own_channel() + 1) * d.N};
-  bool whole = d.P == TENSOR_CHANNELS && d.N == TENSOR_STATE; /* fewer instructions */
+  T *row = states + own_channel() * d.N + 32 * J;
+  int left = own_channel() < d.P ? (int)d.N : 0;
 #pragma unroll
-  for (int half = 0; half < 2; half++)
+  for (int half = 0; half < 2; half++, row += d.N)
 #pragma unroll
-    for (int o = 0; o < 2; o++) {
-      T *at = row[half] + 4 * own_four(o);
-      int left = own_channel() < d.P ? (int)d.N - 4 * own_four(o) : 0;
-      if (whole) {
-#pragma unroll
-        for (int J = 0; J < STATE_TILES / 4; J++)
-          f(J, half, o, at + 32 * J);
-      } else {
-#pragma unroll
-        for (int J = 0; J < STATE_TILES / 4; J++)
-          if (32 * J < left)
-            f(J, half, o, at + 32 * J);
-      }
-    }
+    for (int o = 0; o < 2; o++)
+      if (32 * J + 4 * own_four(o) < left)
+        f(half, o, row + 4 * own_four(o));
 }
 
 /* state = from (P,N); NULL: zeros */
 INLINE_DEVICE void load_state(struct ssd_shape d, const real *from, float (&state)[STATE_TILES][4])
 {
   clear_sums(state);
-  if (from)
-    for_fours_of_state(d, from, [&](int J, int half, int o, const real *at) {
-      set_four(state, J, half, o, *(const float4 *)at);
-    });
+#pragma unroll
+  for (int J = 0; J < STATE_TILES / 4; J++)
+    if (from)
+      for_fours_of_columns(d, from, J, [&](int half, int o, const real *at) {
+        set_four(state, J, half, o, *(const float4 *)at);
+      });
 }
 
-INLINE_DEVICE void store_state(struct ssd_shape d, const float (&state)[STATE_TILES][4], float beta,
-                               real *to)
+INLINE_DEVICE void store_columns(struct ssd_shape d, const float (&state)[STATE_TILES][4], int J,
+                                 real *to)
 {
-  for_fours_of_state(d, to, [&](int J, int half, int o, real *at) {
-    put_four(at, beta, four_of(state, J, half, o));
-  });
+  for_fours_of_columns(
+      d, to, J, [&](int half, int o, real *at) { put_four(at, 0, four_of(state, J, half, o)); });
+}
+
+INLINE_DEVICE void store_state(struct ssd_shape d, const float (&state)[STATE_TILES][4], real *to)
+{
+#pragma unroll
+  for (int J = 0; J < STATE_TILES / 4; J++)
+    store_columns(d, state, J, to);
 }
 
 /* ---- forward ---- */
@@ -214,27 +169,18 @@ struct forward_memory {
 
 INLINE_DEVICE float2 &pair_at(float *from, int i) { return *(float2 *)(from + i); } /* i even */
 
-/* dt of tokens 2 l and 2 l + 1, l this lane, of q; 0 beyond. */
-INLINE_DEVICE float2 own_times(const real *dt, int64_t H, int q)
-{
-  int first = (int)threadIdx.x % WARP_LANES * 2;
-  float2 two;
-  two.x = first < q ? dt[first * H] : 0, two.y = first + 1 < q ? dt[(first + 1) * H] : 0;
-  return two;
-}
-
 /* A warp fills in a head's times. */
 INLINE_DEVICE void put_times(struct forward_memory m, int head, float2 dt, float A)
 {
   int first = (int)threadIdx.x % WARP_LANES * 2;
-  double rate = (double)A * 1.4426950408889634, all;
-  double x = rate * (double)dt.x, y = rate * (double)dt.y, before = sum_before(x + y, &all);
-  x += before, y += x;
+  double l[2], all;
   float2 high, low, until, gain;
-  high.x = (float)x, high.y = (float)y;
-  low.x = (float)(x - (double)high.x), low.y = (float)(y - (double)high.y);
+  add_up_times(dt, A, l, &all);
+  high.x = (float)l[0], high.y = (float)l[1];
+  low.x = (float)(l[0] - (double)high.x), low.y = (float)(l[1] - (double)high.y);
   until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
-  gain.x = power_of_2((float)(all - x)) * dt.x, gain.y = power_of_2((float)(all - y)) * dt.y;
+  gain.x = power_of_2((float)(all - l[0])) * dt.x;
+  gain.y = power_of_2((float)(all - l[1])) * dt.y;
   pair_at(m.high(head), first) = high, pair_at(m.low(head), first) = low;
   pair_at(m.dt(head), first) = dt;
   pair_at(m.until(head), first) = until, pair_at(m.gain(head), first) = gain;
@@ -290,13 +236,16 @@ template <int PRODUCTS> INLINE_DEVICE void weigh_all_scores(struct forward_memor
 /* y' of a chunk: rows are channels, as of a state, and columns tokens. */
 enum { TOKEN_TILES = TENSOR_TOKENS / 8 };
 
-/* y' = (S C') e */
-template <int PRODUCTS>
-INLINE_DEVICE void from_state(float (&y)[TOKEN_TILES][4], const float (&state)[STATE_TILES][4],
-                              wide_tile C, float *until)
+/* y' = (S C') e; S is stored meanwhile where it is kept: all at once would wait for each other. */
+template <int PRODUCTS, bool KEEPS>
+INLINE_DEVICE void from_state(struct ssd_shape d, float (&y)[TOKEN_TILES][4],
+                              const float (&state)[STATE_TILES][4], wide_tile C, float *until,
+                              real *keep)
 {
 #pragma unroll
-  for (int J = 0; J < STATE_TILES / 4; J++)
+  for (int J = 0; J < STATE_TILES / 4; J++) {
+    if (KEEPS)
+      store_columns(d, state, J, keep);
 #pragma unroll
     for (int o = 0; o < 2; o++) {
       left<PRODUCTS> one, other;
@@ -313,6 +262,7 @@ INLINE_DEVICE void from_state(float (&y)[TOKEN_TILES][4], const float (&state)[S
         multiply_add(y[n], other, loaded_pair<PRODUCTS>(right.z, right.w));
       }
     }
+  }
 #pragma unroll
   for (int n = 0; n < TOKEN_TILES; n++) {
     float2 e = pair_at(until, 8 * n + 2 * lane_pair());
@@ -356,16 +306,11 @@ INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_mem
 }
 
 /* y + D x of a head, in two channels of 16 tokens; q tokens are there. */
-INLINE_DEVICE void put_outputs(struct ssd_shape d, const real *D, int64_t h, narrow_tile x, int q,
+INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int q,
                                const float (&y)[TOKEN_TILES][4], real *to)
 {
   int p = own_channel(), p0 = p & ~15, left = q - 2 * lane_pair();
   int64_t ld = d.H * d.P;
-  struct skips skip = skips_of(d, D, h);
-  float2 own_skip;
-  own_skip.x = own_skip.y = skip.same;
-  if (skip.channels)
-    own_skip.x = skip.of(p), own_skip.y = skip.of(p + 1);
   if (p >= d.P)
     return;
   to += 2 * lane_pair() * ld + p;
@@ -374,7 +319,7 @@ INLINE_DEVICE void put_outputs(struct ssd_shape d, const real *D, int64_t h, nar
 #pragma unroll
     for (int e = 0; e < 2; e++) {
       float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
-      own.x = y[n][e] + own_skip.x * own.x, own.y = y[n][2 + e] + own_skip.y * own.y;
+      own.x = y[n][e] + D.x * own.x, own.y = y[n][2 + e] + D.y * own.y;
       if (8 * n + e < left)
         *(float2 *)(to + e * ld) = own;
     }
@@ -396,7 +341,7 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
     int64_t h0 = g * heads + first, h = there ? h0 + own : h0;
     int64_t carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
     float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
-    float2 dt = {};
+    float2 dt = {}, D = skips_of(d, f.D, h, own_channel());
     auto tokens = [&](int64_t c) { return at_most(d.T - c * d.chunk, TENSOR_TOKENS); };
     auto copy = [&](int64_t c) {
       int64_t row = (b * d.T + c * d.chunk) * d.ld;
@@ -423,8 +368,9 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       if (f.buffers == 2 && c + 1 < chunks)
         copy(c + 1);
       end_batch();
-      if (f.S && there)
-        store_state(d, state, 0, f.S + ((b * chunks + c) * d.H + h) * PN);
+      real *keep = f.S && there ? f.S + ((b * chunks + c) * d.H + h) * PN : NULL;
+      if (keep && !(enters && f.y))
+        store_state(d, state, keep);
       if (f.buffers == 2)
         await_batches<1>();
       else
@@ -434,12 +380,14 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       clear_sums(y);
       if (f.y) {
         weigh_all_scores<PRODUCTS>(m);
-        if (enters)
-          from_state<PRODUCTS>(y, state, m.C(), m.until(own));
+        if (enters && keep)
+          from_state<PRODUCTS, true>(d, y, state, m.C(), m.until(own), keep);
+        else if (enters)
+          from_state<PRODUCTS, false>(d, y, state, m.C(), m.until(own), NULL);
         __syncthreads();
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
         if (there)
-          put_outputs(d, f.D, h, m.x(own), tokens(c), y, f.y + (token * d.H + h) * d.P);
+          put_outputs(d, D, m.x(own), tokens(c), y, f.y + (token * d.H + h) * d.P);
       }
       if (leaves)
         next_state<PRODUCTS>(state, m, own);
@@ -448,7 +396,7 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
         copy(c + 1);
     }
     if (f.S1 && there)
-      store_state(d, state, 0, f.S1 + carried);
+      store_state(d, state, f.S1 + carried);
     await_batches<0>();
   }
 }
@@ -469,33 +417,12 @@ INLINE_DEVICE const real *cotangent_tokens(struct ssd_shape d, struct chunk k, c
   return yb + (k.token * d.H + k.h) * d.P;
 }
 
-/* dt of this lane's two tokens of a chunk: 2 l and 2 l + 1 */
-INLINE_DEVICE float2 own_times(struct ssd_shape d, struct chunk k, const real *dt)
-{
-  int first = (int)threadIdx.x % WARP_LANES * 2;
-  const real *from = dt + (k.token + first) * d.H + k.h;
-  float2 two;
-  two.x = first < k.q ? from[0] : 0;
-  two.y = first + 1 < k.q ? from[d.H] : 0;
-  return two;
-}
-
-/* L of them; and of the last token */
-INLINE_DEVICE void add_up_times(float2 dt, float A, double (&l)[2], double *all)
-{
-  double rate = (double)A * 1.4426950408889634;
-  l[0] = rate * (double)dt.x, l[1] = rate * (double)dt.y;
-  double before = sum_before(l[0] + l[1], all), last = l[1];
-  l[0] += before;
-  l[1] = l[0] + last;
-}
-
 /* e of a chunk's tokens and, behind them, of its last; by one warp. */
 INLINE_DEVICE void prepare_entering(struct ssd_shape d, struct chunk k, const real *dt, float A,
                                     float *until, float *last)
 {
   double l[2], all;
-  add_up_times(own_times(d, k, dt), A, l, &all);
+  add_up_times(own_times(dt + k.token * d.H + k.h, d.H, k.q), A, l, &all);
   for (int i = 0; i < 2; i++)
     until[(int)threadIdx.x % WARP_LANES * 2 + i] = power_of_2((float)l[i]);
   *last = power_of_2((float)all);
@@ -959,14 +886,10 @@ INLINE_DEVICE void leaving_tokens(struct group_memory m, struct place at,
 /* xb += w' yb + D yb, and out with it. */
 template <int PRODUCTS>
 INLINE_DEVICE void finish_tokens(struct ssd_shape d, struct tensor_backward f, struct chunk k,
-                                 struct group_memory m, struct place at, narrow_tile yb,
+                                 struct group_memory m, struct place at, narrow_tile yb, float2 D,
                                  float (&xb)[PAIR_TILES][4])
 {
   int p0 = 16 * at.quarter, p = p0 + 2 * own_pair(), j0 = 32 * at.half;
-  struct skips skip = skips_of(d, f.D, k.h);
-  float D[2] = {skip.same, skip.same};
-  if (skip.channels)
-    D[0] = skip.of(p), D[1] = skip.of(p + 1);
   struct rounded_rows<TENSOR_CHANNELS> w = {
     m.w, j0
   };
@@ -988,7 +911,7 @@ INLINE_DEVICE void finish_tokens(struct ssd_shape d, struct tensor_backward f, s
     });
   for_rows_of_half(at, [&](int n, int o, int j) {
     float2 own = own_pair_of(yb, at, n, o, p0), two;
-    two.x = xb[n][o] + D[0] * own.x, two.y = xb[n][2 + o] + D[1] * own.y;
+    two.x = xb[n][o] + D.x * own.x, two.y = xb[n][2 + o] + D.y * own.y;
     if (j < rows)
       *(float2 *)(first + (8 * n + o) * d.ld) = two;
   });
@@ -1175,7 +1098,8 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     };
     auto read_times_of = [&](int h) {
       if (h < heads)
-        dt = own_times(d, head(h), f.dt), A_log = f.A_log[first_head + h];
+        dt = own_times(f.dt + group.token * d.H + first_head + h, d.H, group.q),
+        A_log = f.A_log[first_head + h];
     };
     auto end_head = [&](int h) {
       time_cotangents(d, f, head(h), m, m.times + h % 3, m.sums + h % 2, enters, leaves);
@@ -1208,6 +1132,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
       narrow_tile x = x_tile(m, h), yb = yb_tile(m, h);
       const struct head_times *times = m.times + h % 3;
       struct head_sums *sums = m.sums + h % 2;
+      float2 D = skips_of(d, f.D, first_head + h, 16 * at.quarter + 2 * own_pair());
       copy_Rb(h);
       copy_tokens(h + 1);
       if (weighs) {
@@ -1242,7 +1167,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
       __syncthreads();
       copy_S(h + 1);
       if (f.xb)
-        finish_tokens<PRODUCTS>(d, f, head(h), m, at, yb, xb);
+        finish_tokens<PRODUCTS>(d, f, head(h), m, at, yb, D, xb);
       if (leaves && f.Bb)
         leaving_panel<PRODUCTS>(m, at, times, x, Bb);
       await_batches<0>();

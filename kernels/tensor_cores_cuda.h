@@ -59,19 +59,9 @@ template <int LD> struct tile {
   }
 };
 
-/* Columns of sums that are GROUPED: the four from 32 J + 4 own_four(o) on of row g + 8 half. */
-template <int TILES>
-INLINE_DEVICE float4 terms_of(const float (&sums)[TILES][4], int J, int half, int o)
-{
-  int e = 2 * half + o;
-  float4 four;
-  four.x = sums[4 * J][e], four.y = sums[4 * J + 1][e];
-  four.z = sums[4 * J + 2][e], four.w = sums[4 * J + 3][e];
-  return four;
-}
-
-/* The same for what is stored or was loaded side by side: not where mma has it.  ptxas would move
- * it at every use, if it were not computed anew. */
+/* Columns of sums that are GROUPED: the four from 32 J + 4 own_four(o) on of row g + 8 half, for
+ * what is stored or was loaded side by side: not where mma has it.  ptxas would move it at every
+ * use, if it were not computed anew. */
 template <int TILES>
 INLINE_DEVICE float4 four_of(const float (&sums)[TILES][4], int J, int half, int o)
 {
@@ -89,10 +79,6 @@ INLINE_DEVICE void set_four(float (&sums)[TILES][4], int J, int half, int o, flo
   sums[4 * J + 2][e] = four.z + 0.0f, sums[4 * J + 3][e] = four.w + 0.0f;
 }
 
-INLINE_DEVICE float dot_fours(float4 a, float4 b)
-{
-  return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w);
-}
 INLINE_DEVICE float4 add_fours(float4 a, float s, float4 b) /* a + s b */
 {
   a.x += s * b.x, a.y += s * b.y, a.z += s * b.z, a.w += s * b.w;
@@ -234,7 +220,7 @@ INLINE_DEVICE void multiply_add(float (&sums)[4], const left<PRODUCTS> &a, const
 /* ---- products of tiles ---- */
 
 /* Rows of a tile from `first` on, a multiple of 8, as columns of the right operand: those of tile
- * n, PLAIN or GROUPED.  Four terms from 16 step + 4 t on. */
+ * n, PLAIN.  Four terms from 16 step + 4 t on. */
 template <int LD> struct plain_rows {
   tile<LD> of;
   int first;
@@ -243,16 +229,6 @@ template <int LD> struct plain_rows {
     return of.four(first + 8 * n, lane_row(), step / 2 * 8, step % 2 * 4 + lane_pair());
   }
 };
-template <int LD> struct grouped_rows {
-  tile<LD> of;
-  int first;
-  INLINE_DEVICE float4 operator()(int n, int step) const
-  {
-    int c = four_of_slot(lane_row()), r = c % 2 * 4 + n % 4;
-    return of.four(first + n / 4 * 32 + c / 2 * 8, r, step / 2 * 8, step % 2 * 4 + lane_pair());
-  }
-};
-
 /* sums += a b over TERMS terms, a multiple of 16: rows of a from row0 on, columns of b. */
 template <int PRODUCTS, int TERMS, int TILES, int LD, class B>
 INLINE_DEVICE void multiply_rows(float (&sums)[TILES][4], tile<LD> a, int row0, B b)
@@ -273,32 +249,6 @@ INLINE_DEVICE void multiply_rows(float (&sums)[TILES][4], tile<LD> a, int row0, 
   }
 }
 
-/* The left operand of multiply_columns, terms k0 + 2 t and k0 + 2 t + 1: rows of a tile, each times
- * a factor; or its columns, terms k and k + 1 times what factors(k) gives. */
-template <int LD> struct left_rows {
-  tile<LD> of;
-  int row0;
-  float upper, lower;
-  template <int PRODUCTS> INLINE_DEVICE void get(int k0, left<PRODUCTS> &a) const
-  {
-    float2 u = of.two(row0, lane_row(), k0, 2 * lane_pair());
-    float2 l = of.two(row0 + 8, lane_row(), k0, 2 * lane_pair());
-    a.set(0, u.x * upper), a.set(1, l.x * lower), a.set(2, u.y * upper), a.set(3, l.y * lower);
-  }
-};
-template <int LD, class F> struct left_columns {
-  tile<LD> of;
-  int column0;
-  F factors;
-  template <int PRODUCTS> INLINE_DEVICE void get(int k0, left<PRODUCTS> &a) const
-  {
-    int g = lane_row(), k = 2 * lane_pair();
-    float2 f = factors(k0 + k);
-    a.set(0, *of.one(k0, k, column0, g) * f.x), a.set(1, *of.one(k0, k, column0 + 8, g) * f.x);
-    a.set(2, *of.one(k0, k + 1, column0, g) * f.y);
-    a.set(3, *of.one(k0, k + 1, column0 + 8, g) * f.y);
-  }
-};
 struct no_factors {
   INLINE_DEVICE float2 operator()(int) const
   {
@@ -308,7 +258,8 @@ struct no_factors {
   }
 };
 
-/* Columns column0 + 2 g and column0 + 2 g + 1 as rows g and g + 8, column0 a multiple of 16. */
+/* A left operand whose terms k0 + 2 t and k0 + 2 t + 1 are rows of a tile, each times its factor;
+ * columns column0 + 2 g and column0 + 2 g + 1 are rows g and g + 8; column0 is a multiple of 16. */
 template <int LD, class F> struct left_pairs {
   tile<LD> of;
   int column0;
@@ -336,19 +287,6 @@ INLINE_DEVICE void add_terms(float (&sums)[TILES][4], const left<PRODUCTS> &a, i
     multiply_add(sums[4 * J + 1], a, computed_pair<PRODUCTS>(even.y, odd.y));
     multiply_add(sums[4 * J + 2], a, computed_pair<PRODUCTS>(even.z, odd.z));
     multiply_add(sums[4 * J + 3], a, computed_pair<PRODUCTS>(even.w, odd.w));
-  }
-}
-
-/* The same over terms `first` to `end`, multiples of 8. */
-template <int PRODUCTS, int TILES, int LD, class A>
-INLINE_DEVICE void multiply_columns(float (&sums)[TILES][4], int first, int end, A a, tile<LD> b,
-                                    int column0)
-{
-#pragma unroll(TILES < 8 ? 4 : 2)
-  for (int k0 = first; k0 < end; k0 += 8) {
-    left<PRODUCTS> terms;
-    a.get(k0, terms);
-    add_terms(sums, terms, k0, b, column0);
   }
 }
 
@@ -598,10 +536,4 @@ template <int COUNT> INLINE_DEVICE float sum_over_rows(const float (&v)[COUNT])
   return part[0];
 }
 
-/* The sum over the 4 lanes of a row. */
-INLINE_DEVICE float sum_of_row(float x)
-{
-  x += from_lane(x, 1);
-  return x + from_lane(x, 2);
-}
 #endif
