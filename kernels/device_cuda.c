@@ -203,7 +203,7 @@ static enum status open_blas(struct device *d)
 static enum status open_device(struct device *d)
 {
   const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS");
-  d->graphs = graphs && *graphs && strcmp(graphs, "0") != 0;
+  d->graphs = !graphs || strcmp(graphs, "0") != 0;
   TRY(find_device(d));
   TRY_CUDA(cudaStreamCreateWithFlags(&d->queue, cudaStreamNonBlocking), "a stream");
   return open_blas(d);

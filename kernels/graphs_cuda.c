@@ -1,5 +1,5 @@
 /* graphs_cuda.c: work that is enqueued again and again, as CUDA graphs: one launch for dozens;
- * where DEQMAMBA_CUDA_GRAPHS=1 asks for it.
+ * DEQMAMBA_CUDA_GRAPHS=0 does without.
  *
  * To make a graph executable costs as much as many launches, so executables are kept from solve to
  * solve: a graph that was captured becomes an update of one of them, the same nodes with other

@@ -20,16 +20,28 @@ INLINE void step_columns(const struct fp_samples *s, const struct fp_tile *t, st
   const real *fz = s->fz;
 #ifdef __CUDACC__
   if (in_packs(t->first | t->end, z) && in_packs(0, fz) && in_packs(0, best)) {
-    FOR_COLUMNS (k, t->first / PACK, t->end / PACK) {
-      pack<PACK> p = pack_at(z, k), f = {};
-      if (turn.steps)
-        f = pack_at(fz, k);
-      if (turn.keeps)
-        put_pack(p, best, k);
-      for (int q = 0; q < PACK; q++)
-        p.at[q] = mixed(turn.damping, p.at[q], f.at[q]);
-      if (turn.steps)
-        put_pack(p, z, k);
+    enum { FLIGHT = 4 }; /* loads on their way together */
+    int64_t packs = t->end / PACK;
+    for (int64_t k = t->first / PACK + lane(); k < packs; k += FLIGHT * WARP) {
+      pack<PACK> p[FLIGHT], f[FLIGHT] = {};
+#pragma unroll
+      for (int i = 0; i < FLIGHT; i++)
+        if (k + i * WARP < packs) {
+          p[i] = pack_at(z, k + i * WARP);
+          if (turn.steps)
+            f[i] = pack_at(fz, k + i * WARP);
+        }
+#pragma unroll
+      for (int i = 0; i < FLIGHT; i++) {
+        if (k + i * WARP >= packs)
+          break;
+        if (turn.keeps)
+          put_pack(p[i], best, k + i * WARP);
+        for (int q = 0; q < PACK; q++)
+          p[i].at[q] = mixed(turn.damping, p[i].at[q], f[i].at[q]);
+        if (turn.steps)
+          put_pack(p[i], z, k + i * WARP);
+      }
     }
     return;
   }

@@ -319,9 +319,9 @@ static void evaluating_without_graphs(void **state)
   check_spawned(&want, 0, "simultaneous");
   assert_null(strstr(want.output, "graphs are off"));
   const char *table = strstr(want.output, "sequential");
-  assert_int_equal(unsetenv("DEQMAMBA_CUDA_GRAPHS"), 0);
+  assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", "0", 1), 0);
   SPAWN(&got, "evaluate", scratch("gpu64"), "device=cuda");
-  assert_int_equal(setenv("DEQMAMBA_CUDA_GRAPHS", "1", 1), 0);
+  assert_int_equal(unsetenv("DEQMAMBA_CUDA_GRAPHS"), 0);
   check_spawned(&got, 0, table);
   assert_null(strstr(got.output, "graphs are off"));
   for (int i = 0; i < 2 && emulated; i++) {
@@ -458,7 +458,7 @@ int main(int argc, char **argv)
         "skipped: no C++ compiler made the stand-in, and DEQMAMBA_CUDA names no plug-in\n");
     return 0;
   }
-  (void)setenv("DEQMAMBA_CUDA_GRAPHS", "1", 1);
+  (void)unsetenv("DEQMAMBA_CUDA_GRAPHS");
   if (backend_cpu_select(&cpu) != OK || backend_cuda_open(PLUGIN_IEEE, &gpu) != OK) {
     (void)fprintf(stderr, "%s\n", last_error());
     return exit_code(ERR_DEVICE);
