@@ -76,19 +76,18 @@ static enum status carve(struct network *net)
   TRY(CARVE(dev, M * d->d_in_proj, &net->u));
   TRY(CARVE(host, net->steps + 1, &net->z));
   TRY(CARVE(host, net->steps, &net->acts));
-  for (int64_t k = 0; k <= net->steps; k++) {
-    DEVICE real *z = NULL;
+  for (int64_t k = 0; k < net->steps; k++) {
     struct activations a;
-    if (k < net->steps)
-      TRY(activations_carve(net->m, net->rows, net->length, keeps_states(net), dev, host, &a));
-    else
-      TRY(CARVE(dev, M * d->D, &z));
+    TRY(activations_carve(net->m, net->rows, net->length, keeps_states(net), dev, host, &a));
     if (!host->base)
       continue;
-    net->z[k] = k < net->steps ? a.layer[0].x : z;
-    if (k < net->steps)
-      net->acts[k] = a;
+    net->acts[k] = a;
+    net->z[k] = net->acts[k].layer[0].x;
   }
+  DEVICE real *last;
+  TRY(CARVE(dev, M * d->D, &last));
+  if (host->base)
+    net->z[net->steps] = last;
   /* the solver's evaluations keep nothing: they may use the first step's memory */
   TRY(CARVE(host, d->layers, &net->solving.layer));
   if (host->base) {

@@ -59,13 +59,10 @@ KERNEL fwd(struct shape d, real eps, const real *x, const real *out, const int32
            const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
 {
   FOR_EACH_ROW (m, d.B * d.T, d.D) {
-    const real *from = x ? x + m * d.D : NULL, *hm = from;
-    real *ym = y + m * d.D;
-    if (out) {
-      real *sum = h ? h + m * d.D : ym;
-      add_branch(d.D, from, mask_row(d, row, mask, m), out + m * d.D, sum);
-      hm = sum;
-    }
+    real *ym = y + m * d.D, *sum = h ? h + m * d.D : ym;
+    if (out)
+      add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, row, mask, m), out + m * d.D, sum);
+    const real *hm = out ? sum : x + m * d.D;
     wide squares = 0;
     ADD_ROW_SUM(squares, d.D, j, hm[j] * hm[j]);
     real scale = (real)(1 / sqrt(squares / (wide)d.D + (wide)eps));
