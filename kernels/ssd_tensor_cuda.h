@@ -137,7 +137,10 @@ struct tensor_forward {
   const int32_t *row;
   const real *S0;
   real *S, *y, *S1;
-  int buffers; /* of a chunk's tiles: 1, or 2 where there is room */
+  const real *z; /* NULL, or y is gated by rows of z that are ldz apart, and their squares kept */
+  int64_t ldz;
+  real *squares; /* (B,T,H,HEAD_WARPS): sums over a warp's channels */
+  int buffers;   /* of a chunk's tiles: 1, or 2 where there is room */
 };
 
 enum {
@@ -305,6 +308,50 @@ INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_mem
   }
 }
 
+/* f(n, e, i): this lane's tokens of a chunk, i = 8 n + 2 t + e. */
+template <class F> INLINE_DEVICE void for_own_tokens(F f)
+{
+#pragma unroll
+  for (int n = 0; n < TOKEN_TILES; n++)
+#pragma unroll
+    for (int e = 0; e < 2; e++)
+      f(n, e, 8 * n + 2 * lane_pair() + e);
+}
+
+/* What gates this lane's two channels of its tokens: rows of z from the chunk's and head's on. */
+typedef float2 own_gates[TOKEN_TILES][2];
+INLINE_DEVICE void read_gates(struct ssd_shape d, const real *z, int64_t ldz, int q, own_gates &to)
+{
+  int p = own_channel(), there = p < d.P ? q : 0;
+  for_own_tokens([&](int n, int e, int i) {
+    float2 none = {};
+    to[n][e] = i < there ? *(const float2 *)(z + i * ldz + p) : none;
+  });
+}
+
+/* y silu(z), and its squares over a warp's channels. */
+INLINE_DEVICE void put_gated(struct ssd_shape d, float2 D, narrow_tile x, int q,
+                             const float (&y)[TOKEN_TILES][4], const own_gates &z, real *to,
+                             real *squares)
+{
+  int p = own_channel(), p0 = p & ~15, there = p < d.P ? q : 0;
+  float sums[2][TOKEN_TILES];
+  for_own_tokens([&](int n, int e, int i) {
+    float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
+    own.x = (y[n][e] + D.x * own.x) * silu(z[n][e].x);
+    own.y = (y[n][2 + e] + D.y * own.y) * silu(z[n][e].y);
+    sums[e][n] = own.x * own.x + own.y * own.y;
+    if (i < there)
+      *(float2 *)(to + i * d.H * d.P + p) = own;
+  });
+  for (int e = 0; e < 2; e++) {
+    float sum = sum_over_rows(sums[e]);
+    int i = 8 * lane_row() + 2 * lane_pair() + e;
+    if (i < q)
+      squares[i * d.H * HEAD_WARPS + own_warp() % HEAD_WARPS] = sum;
+  }
+}
+
 /* y + D x of a head, in two channels of 16 tokens; q tokens are there. */
 INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int q,
                                const float (&y)[TOKEN_TILES][4], real *to)
@@ -326,11 +373,9 @@ INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int 
 }
 
 /* Index u of (b,g, two heads); of an odd number of heads the last is alone. */
-template <int PRODUCTS>
-static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
-    tensor_forward_all(struct ssd_shape d, struct tensor_forward f)
+template <int PRODUCTS, bool GATED>
+INLINE_DEVICE void forward_all(struct ssd_shape d, struct tensor_forward f, float *memory)
 {
-  SHARED_FLOATS(memory);
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N, heads = d.H / d.G, blocks = forward_blocks(d);
   int own = own_warp() / HEAD_WARPS;
   bool leads = own_warp() % HEAD_WARPS == 0;
@@ -342,7 +387,7 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
     int64_t carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
     float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
     float2 dt = {}, D = skips_of(d, f.D, h, own_channel());
-    auto tokens = [&](int64_t c) { return at_most(d.T - c * d.chunk, TENSOR_TOKENS); };
+    auto tokens = [&](int64_t c) { return at_most(d.T - c * d.chunk, (int)ssd_chunk_length(d)); };
     auto copy = [&](int64_t c) {
       int64_t row = (b * d.T + c * d.chunk) * d.ld;
       int q = tokens(c);
@@ -385,9 +430,16 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
         else if (enters)
           from_state<PRODUCTS, false>(d, y, state, m.C(), m.until(own), NULL);
         __syncthreads();
+        own_gates z;
+        if (GATED)
+          read_gates(d, f.z + token * f.ldz + h * d.P, f.ldz, tokens(c), z);
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
-        if (there)
-          put_outputs(d, D, m.x(own), tokens(c), y, f.y + (token * d.H + h) * d.P);
+        real *to = f.y + (token * d.H + h) * d.P;
+        if (GATED && there)
+          put_gated(d, D, m.x(own), tokens(c), y, z, to,
+                    f.squares + (token * d.H + h) * HEAD_WARPS);
+        else if (there)
+          put_outputs(d, D, m.x(own), tokens(c), y, to);
       }
       if (leaves)
         next_state<PRODUCTS>(state, m, own);
@@ -399,6 +451,21 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       store_state(d, state, f.S1 + carried);
     await_batches<0>();
   }
+}
+
+template <int PRODUCTS>
+static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
+    tensor_forward_all(struct ssd_shape d, struct tensor_forward f)
+{
+  SHARED_FLOATS(memory);
+  forward_all<PRODUCTS, false>(d, f, memory);
+}
+template <int PRODUCTS>
+static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
+    tensor_gated_all(struct ssd_shape d, struct tensor_forward f)
+{
+  SHARED_FLOATS(memory);
+  forward_all<PRODUCTS, true>(d, f, memory);
 }
 
 /* ---- VJP: the cotangents of states ---- */
@@ -1210,7 +1277,8 @@ static bool on_tensor_cores(stream st, struct ssd_shape d, int needed)
 static bool takes_forward(stream st, struct ssd_shape d, struct tensor_forward f)
 {
   return on_tensor_cores(st, d, FORWARD_FLOATS) && aligned_rows(d, f.x, f.B, f.C) &&
-         aligned(f.S0) && aligned(f.S) && aligned(f.y) && aligned(f.S1);
+         aligned(f.S0) && aligned(f.S) && aligned(f.y) && aligned(f.S1) && aligned(f.z) &&
+         f.ldz % 4 == 0;
 }
 
 static bool takes_backward(stream st, struct ssd_shape d, struct tensor_backward f)
@@ -1234,8 +1302,12 @@ static void tensor_fwd(stream st, struct ssd_shape d, struct tensor_forward f)
   int one = FORWARD_FLOATS, both = one + CHUNK_FLOATS;
   bool two = ssd_chunks(d) > 1 && floats(both) <= device_of(st)->shared_bytes;
   f.buffers = two ? 2 : 1;
-  LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
-                tensor_forward_all, d, f);
+  if (f.z)
+    LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
+                  tensor_gated_all, d, f);
+  else
+    LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
+                  tensor_forward_all, d, f);
 }
 
 static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, real *A_logb,
