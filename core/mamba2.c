@@ -230,6 +230,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
   /* a single chunk that nothing enters needs no states */
   const DEVICE real *S = s->carried || ssd_chunks(ssd) > 1 ? a->S : NULL;
+  ssd.from_zero = !s->carried;
   struct arena *dev = &scratch.device;
   g = g ? g : &none;
   TRY(CARVE(dev, M * d->E, &ynb));

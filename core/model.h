@@ -241,8 +241,8 @@ MUST_USE enum status inject_vjp(const struct sequence_model *m, const struct par
 INLINE struct ssd_shape ssd_shape_of(const struct sequence_model *m, int64_t rows, int64_t T)
 {
   const struct model_dims *d = &m->dims;
-  struct ssd_shape s = {rows,        T,        d->H,  d->P,  d->N, d->G,
-                        d->conv_dim, d->chunk, false, false, false};
+  struct ssd_shape s = {.B = rows, .T = T, .H = d->H, .P = d->P, .N = d->N, .G = d->G};
+  s.ld = d->conv_dim, s.chunk = d->chunk;
   s.D_has_hdim = m->config.mamba2.D_has_hdim;
   s.A_negative = m->config.mamba2.A_negative;
   s.by_blocks = m->be->ssd_by_blocks && !s.A_negative;

@@ -329,7 +329,14 @@ INLINE_DEVICE void read_gates(struct ssd_shape d, const real *z, int64_t ldz, in
   });
 }
 
+/* silu(z); where products are rounded, by the hardware's exponential and reciprocal. */
+template <int PRODUCTS> INLINE_DEVICE float gate_of(float z)
+{
+  return PRODUCTS == 3 ? silu(z) : z * rough_reciprocal(1 + power_of_2(z * -1.44269504f));
+}
+
 /* y silu(z), and its squares over a warp's channels. */
+template <int PRODUCTS>
 INLINE_DEVICE void put_gated(struct ssd_shape d, float2 D, narrow_tile x, int q,
                              const float (&y)[TOKEN_TILES][4], const own_gates &z, real *to,
                              real *squares)
@@ -338,8 +345,8 @@ INLINE_DEVICE void put_gated(struct ssd_shape d, float2 D, narrow_tile x, int q,
   float sums[2][TOKEN_TILES];
   for_own_tokens([&](int n, int e, int i) {
     float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
-    own.x = (y[n][e] + D.x * own.x) * silu(z[n][e].x);
-    own.y = (y[n][2 + e] + D.y * own.y) * silu(z[n][e].y);
+    own.x = (y[n][e] + D.x * own.x) * gate_of<PRODUCTS>(z[n][e].x);
+    own.y = (y[n][2 + e] + D.y * own.y) * gate_of<PRODUCTS>(z[n][e].y);
     sums[e][n] = own.x * own.x + own.y * own.y;
     if (i < there)
       *(float2 *)(to + i * d.H * d.P + p) = own;
@@ -436,8 +443,8 @@ INLINE_DEVICE void forward_all(struct ssd_shape d, struct tensor_forward f, floa
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
         real *to = f.y + (token * d.H + h) * d.P;
         if (GATED && there)
-          put_gated(d, D, m.x(own), tokens(c), y, z, to,
-                    f.squares + (token * d.H + h) * HEAD_WARPS);
+          put_gated<PRODUCTS>(d, D, m.x(own), tokens(c), y, z, to,
+                              f.squares + (token * d.H + h) * HEAD_WARPS);
         else if (there)
           put_outputs(d, D, m.x(own), tokens(c), y, to);
       }
@@ -1126,7 +1133,8 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
   FOR_EACH_BLOCK (v, d.B * ssd_chunks(d) * d.G, 0) {
     struct chunk group = chunk_of(d, v, d.G);
     int64_t first_head = group.h * heads, first_u = v / d.G * d.H + first_head;
-    bool enters = f.S != NULL, leaves = group.c < ssd_chunks(d) - 1 || f.S1b;
+    bool enters = f.S && !(d.from_zero && group.c == 0),
+         leaves = group.c < ssd_chunks(d) - 1 || f.S1b;
     float scores[PAIR_TILES][4], pairs[PAIR_TILES][4], Bb[PANEL_TILES][4], Cb[PANEL_TILES][4];
     float2 dt = {}; /* of the head whose times this warp prepares next */
     float A_log = 0;

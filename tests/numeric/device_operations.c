@@ -681,6 +681,38 @@ void device_gated_outputs(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
+/* The cotangents of whole sequences: nothing enters, and the first chunk's states are not read. */
+#define device_whole_sequences NAME(device_whole_sequences)
+void device_whole_sequences(const void *cpu, const void *device, uint64_t seed)
+{
+  enum { B = 2, T = 150, H = 3, P = 20, N = 36, E = H * P, LD = E + 2 * N, M = B * T };
+  struct ssd_shape d = {.B = B, .T = T, .H = H, .P = P, .N = N, .G = 1, .ld = LD, .chunk = 64};
+  struct both b = begin(cpu, device, seed);
+  struct array *x = reals(&b, M * LD, -1, 1), *dt = reals(&b, M * H, 0.01, 0.5);
+  struct array *A = reals(&b, H, 0, 2), *D = reals(&b, H, -1, 1), *yb = reals(&b, M * E, -1, 1);
+  struct array *S = poison(&b, B * ssd_chunks(d) * E * N, sizeof(real));
+  struct array *work = poison(&b, ssd_chunked_work(d), sizeof(real));
+  struct array *y = poison(&b, M * E, sizeof(real)), *xb = poison(&b, M * LD, sizeof(real));
+  struct array *dtb = poison(&b, M * H, sizeof(real)), *Ab = reals(&b, H, -1, 1);
+  struct array *Db = reals(&b, H, -1, 1);
+  d.from_zero = true;
+  ON_BOTH(b)
+  {
+    real *v = x->at[k], *vb = xb->at[k];
+    be->ssd_chunked_fwd(be->st, d, v, v + E, v + E + N, dt->at[k], A->at[k], D->at[k], NULL, NULL,
+                        S->at[k], work->at[k], y->at[k], NULL);
+    be->ssd_chunked_vjp(be->st, d, v, v + E, v + E + N, dt->at[k], A->at[k], D->at[k], S->at[k],
+                        yb->at[k], NULL, work->at[k], 0, vb, vb + E, vb + E + N, dtb->at[k],
+                        Ab->at[k], Db->at[k], NULL);
+  }
+  same(&b, y, TOLERANCE, "y of whole sequences");
+  same(&b, xb, TOLERANCE, "cotangents of x, B, C");
+  same(&b, dtb, 4 * TOLERANCE, "cotangent of dt");
+  same(&b, Ab, 4 * TOLERANCE, "cotangent of A_log");
+  same(&b, Db, TOLERANCE, "cotangent of D");
+  end(&b);
+}
+
 /* A window's step: states of rows of a larger array, spans that move on unequally. */
 #define device_carried_states NAME(device_carried_states)
 void device_carried_states(const void *cpu, const void *device, uint64_t seed)
@@ -688,7 +720,7 @@ void device_carried_states(const void *cpu, const void *device, uint64_t seed)
   enum { B = 3, ROWS = 5, T = 6, H = 2, P = 5, N = 7, G = 1, W = 4 };
   enum { C = H * P + 2 * G * N, LD = C + 3 };
   const int32_t row[] = {4, 0, 2}, count[] = {0, 6, 3};
-  struct ssd_shape d = {B, T, H, P, N, G, C, 4, false, false, false};
+  struct ssd_shape d = {B, T, H, P, N, G, C, 4, false, false, false, false};
   struct conv1d_shape conv = {B, T, C, W, LD};
   struct both b = begin(cpu, device, seed);
   struct array *x = reals(&b, B * T * LD, -1, 1), *w = reals(&b, C * W, -1, 1);

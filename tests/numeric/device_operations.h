@@ -6,22 +6,23 @@
 #include <stdint.h>
 
 typedef void device_test(const void *cpu, const void *device, uint64_t seed);
-#define DEVICE_TESTS(TEST)   \
-  TEST(device_holds_memory)  \
-  TEST(device_vectors)       \
-  TEST(device_blocks)        \
-  TEST(device_argmax)        \
-  TEST(device_adamw)         \
-  TEST(device_masks)         \
-  TEST(device_products)      \
-  TEST(device_branches)      \
-  TEST(device_reductions)    \
-  TEST(device_norms)         \
-  TEST(device_embedding)     \
-  TEST(device_columns)       \
-  TEST(device_softplus)      \
-  TEST(device_convolutions)  \
-  TEST(device_gated_outputs) \
+#define DEVICE_TESTS(TEST)     \
+  TEST(device_holds_memory)    \
+  TEST(device_vectors)         \
+  TEST(device_blocks)          \
+  TEST(device_argmax)          \
+  TEST(device_adamw)           \
+  TEST(device_masks)           \
+  TEST(device_products)        \
+  TEST(device_branches)        \
+  TEST(device_reductions)      \
+  TEST(device_norms)           \
+  TEST(device_embedding)       \
+  TEST(device_columns)         \
+  TEST(device_softplus)        \
+  TEST(device_convolutions)    \
+  TEST(device_gated_outputs)   \
+  TEST(device_whole_sequences) \
   TEST(device_carried_states)
 
 #define DECLARE_DEVICE(name) extern device_test name##_f32, name##_f64;

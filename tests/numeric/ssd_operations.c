@@ -10,8 +10,8 @@ static struct ssd_shape ssd_shape_of(const struct operation_case *c)
 {
   const int64_t *n = c->n;
   return (struct ssd_shape){
-      n[0],           n[1], n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0,
-      (n[7] & 4) != 0};
+      n[0],  n[1],           n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0,
+      false, (n[7] & 4) != 0};
 }
 
 /* By blocks where the backend does. */
