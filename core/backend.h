@@ -17,7 +17,6 @@ struct backend {
   stream st;
   bool transposes;    /* a transpose of every weight is kept: its products are faster by it */
   bool ssd_by_blocks; /* struct ssd_shape's by_blocks */
-  bool gates_in_ssd;  /* ssd_gated_fwd gains by what ssd_chunked_fwd and gated_rmsnorm_fwd repeat */
   bool concurrent;    /* operations may be called by several threads at a time (core/shards.h) */
   const struct dense_library *dense; /* core/dense.h: for host matrices; NULL: LAPACKE */
   enum status (*memory_alloc)(size_t bytes, void *out); /* into *(DEVICE void **)out; ERR_MEMORY */

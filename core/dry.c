@@ -18,7 +18,6 @@ struct backend backend_dry_of(const struct backend *be)
 {
   struct backend dry = backend_dry;
   dry.ssd_by_blocks = be->ssd_by_blocks;
-  dry.gates_in_ssd = be->gates_in_ssd;
   dry.concurrent = be->concurrent;
   return dry;
 }

@@ -74,29 +74,6 @@ static void project_in(const struct sequence_model *m, const struct layer_parame
                  p->in_proj_t, p->in_proj_bias, s->u ? 1 : 0, s->row ? NULL : s->u, a->zxbcdt);
 }
 
-/* Whether y is gated as it is made, its rows scaled and its norm's weight left to W_out: where
- * nothing of it is kept for derivatives. */
-static bool gates_in_ssd(const struct sequence_model *m, const struct layer_parameters *p,
-                         const struct span *s, const struct layer_activations *a)
-{
-  return m->be->gates_in_ssd && !a->S && s->T >= RECURRENT_TOKENS && m->dims.G == 1 &&
-         m->dims.d_mlp == 0 && !m->config.mamba2.norm_before_gate && !p->out_proj_bias;
-}
-
-/* out = W_out diag(w) g, but for the gain of its rows */
-static enum status project_gated(const struct sequence_model *m, const struct layer_parameters *p,
-                                 int64_t M, const DEVICE real *g, struct scratch scratch,
-                                 DEVICE real *out)
-{
-  const struct backend *be = m->be;
-  const struct model_dims *d = &m->dims;
-  DEVICE real *W;
-  TRY(CARVE(&scratch.device, d->D * d->E, &W));
-  be->scale_columns(be->st, d->D, d->E, p->out_proj, p->gate_norm, W);
-  be->linear_fwd(be->st, M, d->E, d->D, g, W, NULL, NULL, 0, NULL, out);
-  return OK;
-}
-
 /* out = W_out yn, or of [x0 silu(z0), yn] */
 static void project_out(const struct sequence_model *m, const struct layer_parameters *p, int64_t M,
                         const DEVICE real *zxbcdt, const struct layer_activations *a,
@@ -169,7 +146,7 @@ static void project_out_jvp(const struct sequence_model *m, const struct layer_p
 
 enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                       const struct span *s, int64_t l, const struct layer_activations *a,
-                      struct scratch scratch, DEVICE real *out, const DEVICE real **gain)
+                      struct scratch scratch, DEVICE real *out)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -177,7 +154,6 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   struct columns at = columns_of(d);
   struct ssd_shape ssd = span_ssd(m, s, a);
   int64_t M = s->rows * s->T;
-  bool gated = gates_in_ssd(m, p, s, a);
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
@@ -188,13 +164,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
                  conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
   be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, zxbcdt + at.dt, p->dt_bias, c->dt_limit[0],
                          c->dt_limit[1], a->dt);
-  *gain = gated ? a->gr : NULL;
-  if (gated) {
-    TRY(CARVE(&scratch.device, ssd_chunked_work(ssd), &work));
-    be->ssd_gated_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
-                      p->D, s->row, ssm0, zxbcdt + at.z, d->d_in_proj, (real)m->config.norm_eps,
-                      work, a->y, a->gr, ssm1);
-  } else if (!a->S && s->T < RECURRENT_TOKENS) {
+  if (!a->S && s->T < RECURRENT_TOKENS) {
     be->ssd_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log, p->D,
                 s->row, ssm0, NULL, a->y, ssm1);
   } else {
@@ -203,8 +173,6 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
                         p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
   relay_pass(s->relay, l);
-  if (gated)
-    return project_gated(m, p, M, a->y, scratch, out);
   be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, zxbcdt + at.z,
                         p->gate_norm, a->gr, a->yn);
   project_out(m, p, M, zxbcdt, a, out);

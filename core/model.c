@@ -261,18 +261,17 @@ static struct norm_place norm_behind(const struct sequence_model *m, const struc
   return (struct norm_place){p->layer[i + 1].norm, l->x, l->r, l->xn};
 }
 
-/* The sum x + c mask gain out and its norm, to where `to` says; x NULL: zeros; `out` may be
- * overwritten.
+/* The sum x + c mask out and its norm, to where `to` says; x NULL: zeros; `out` may be overwritten.
  * z: what f is damped with, NULL: nothing. */
 static void add_and_norm(const struct sequence_model *m, const struct span *s, int64_t which,
-                         const DEVICE real *x, DEVICE real *out, const DEVICE real *gain,
-                         struct norm_place to, const DEVICE real *z)
+                         const DEVICE real *x, DEVICE real *out, struct norm_place to,
+                         const DEVICE real *z)
 {
   const struct backend *be = m->be;
   int64_t D = m->dims.D;
   if (m->config.residual != 1)
     be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, out, 0, out);
-  be->rmsnorm_fwd(be->st, s->rows, s->T, D, (real)m->config.norm_eps, x, out, gain, s->row,
+  be->rmsnorm_fwd(be->st, s->rows, s->T, D, (real)m->config.norm_eps, x, out, s->row,
                   mask_of(m, s->masks, which), to.w, z ? s->damping : 1, z, to.r, to.x, to.xn);
 }
 
@@ -284,14 +283,13 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
   const DEVICE real *x = s->from_zero ? NULL : z, *with = s->damping ? z : NULL;
-  const DEVICE real *gain;
   DEVICE real *out;
   TRY(CARVE(&scratch.device, M * d->D, &out));
   CHECK(a->forgotten || fz != a->layer[0].x);
   if (!a->forgotten && x && x != a->layer[0].x)
     be->axpby(be->st, M * d->D, 1, x, 0, a->layer[0].x);
   if (x)
-    be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, x, NULL, NULL, NULL, NULL,
+    be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, x, NULL, NULL, NULL,
                     p->layer[0].norm, 1, NULL, a->layer[0].r, NULL, a->layer[0].xn);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
@@ -300,16 +298,15 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     struct norm_place next = norm_behind(m, p, a, i, fz);
     if (last && a->forgotten)
       next.x = NULL;
-    TRY(mixer_fwd(m, w, s, i, l, scratch, out, &gain));
+    TRY(mixer_fwd(m, w, s, i, l, scratch, out));
     if (d->F) {
-      add_and_norm(m, s, 2 * i, x, out, gain, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2},
-                   NULL);
+      add_and_norm(m, s, 2 * i, x, out, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2}, NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
-      x = l->x2, gain = NULL;
+      x = l->x2;
     }
-    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, out, gain, next, last ? with : NULL);
+    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, out, next, last ? with : NULL);
     x = next.x;
   }
   return OK;
@@ -714,7 +711,7 @@ void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, i
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, e, NULL, NULL, NULL, NULL,
+  be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, e, NULL, NULL, NULL,
                   p->injection_norm, 1, NULL, r, NULL, en);
   be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_weight_t,
                  p->injection_bias, 0, NULL, u);

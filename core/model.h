@@ -205,11 +205,10 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
 const DEVICE real *mixer_projected(const struct sequence_model *m, const struct layer_parameters *p,
                                    const struct span *s, int64_t l,
                                    const struct layer_activations *a);
-/* One mixer, of layer l: from xn (M,D), which is a's, out (M,D) but for the gain (M) of its rows,
- * where that is not NULL; see mamba2.c. */
+/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
-                               struct scratch scratch, DEVICE real *out, const DEVICE real **gain);
+                               struct scratch scratch, DEVICE real *out);
 /* xnb (M,D), and ub = u_beta ub + ..., from outb (M,D) and s1b; adds to g and s0b; see
  * block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,

@@ -21,7 +21,6 @@
 #define WORK_scatter_blocks WORK(0, 2 * rows * blocks * n)
 #define WORK_transpose WORK(0, 2 * rows * n)
 #define WORK_columns WORK(b == 0 ? M * n : 3 * M * n, (b == 0 ? 2 : 3) * M * n)
-#define WORK_scale_columns WORK(rows *n, 2 * rows * n)
 #define WORK_dropout_mask WORK(0, rows *n)
 #define WORK_weight_norm_fwd WORK(3 * rows * n, 2 * rows * n)
 #define WORK_weight_norm_vjp WORK(8 * rows * n, 4 * rows * n)
@@ -67,10 +66,6 @@
   WORK(SSD_PAIRS *(d.H * d.P + d.G * d.N) + SSD_TOKENS * d.H * d.P * 2 + \
            SSD_PASSES(S0 || S1) * 4 * SSD_TOKENS * d.H * d.P * d.N,      \
        SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * ssd_chunks(d) * SSD_STATES)
-#define WORK_ssd_gated_fwd                                               \
-  WORK(SSD_PAIRS *(d.H * d.P + d.G * d.N) + SSD_TOKENS * d.H * d.P * 9 + \
-           SSD_PASSES(S0 || S1) * 4 * SSD_TOKENS * d.H * d.P * d.N,      \
-       SSD_INPUTS + 2 * SSD_TOKENS * d.H * d.P)
 #define WORK_ssd_chunked_vjp                                                     \
   WORK(SSD_PAIRS *(2 * d.H * d.P + 3 * d.G * d.N) + SSD_TOKENS * d.H * d.P * 4 + \
            SSD_PASSES(S || S1b) * 8 * SSD_TOKENS * d.H * d.P * d.N,              \

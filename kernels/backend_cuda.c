@@ -7,7 +7,6 @@
 static struct backend table = {
     .name = NULL,
     .st = NULL,
-    .gates_in_ssd = true,
     .dense = NULL,
     .memory_alloc = device_alloc,
     .memory_free = device_free,

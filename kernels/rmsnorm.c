@@ -1,7 +1,6 @@
 /* rmsnorm: of rows, and of what a residual branch makes of them.   x, out, z, h, y (B,T,D)  w (D)
- *   h = x + mask gain out   r = (mean(h^2) + eps)^(-1/2)        y = (1 - damping) z + damping w h r
- * mask (.,D): row[b] of it for sequence b, or NULL: ones   r, gain (B,T); r is kept for the
- * derivatives, which have no gain
+ *   h = x + mask out        r = (mean(h^2) + eps)^(-1/2)        y = (1 - damping) z + damping w h r
+ * mask (.,D): row[b] of it for sequence b, or NULL: ones   r (B,T), kept for the derivatives
  *   g = r (w a yb - h r^2/D sum_j w_j a yb_j h_j)                with a yb the cotangent of w h r
  *   xb = sum + beta xb + g      outb = mask xb                   wb += sum_rows a yb h r
  *   hd = xd + mask outd         rd = -r^3/D sum_j h_j hd_j       yd = wd h r + w (hd r + h rd)
@@ -33,39 +32,36 @@ INLINE const real *mask_row(struct shape d, const int32_t *row, const real *mask
   return mask ? mask + (row ? row[b] : b) * d.D : NULL;
 }
 
-/* h = x + keep gain out; x NULL: zeros, keep NULL: ones */
-INLINE void add_branch(int64_t D, const real *x, const real *keep, real gain, const real *out,
-                       real *h)
+/* h = x + keep out; x NULL: zeros, keep NULL: ones */
+INLINE void add_branch(int64_t D, const real *x, const real *keep, const real *out, real *h)
 {
   if (x && keep) {
     SIMD
     FOR_COLUMNS (j, 0, D)
-      h[j] = x[j] + keep[j] * (gain * out[j]);
+      h[j] = x[j] + keep[j] * out[j];
   } else if (x) {
     SIMD
     FOR_COLUMNS (j, 0, D)
-      h[j] = x[j] + gain * out[j];
+      h[j] = x[j] + out[j];
   } else if (keep) {
     SIMD
     FOR_COLUMNS (j, 0, D)
-      h[j] = keep[j] * (gain * out[j]);
+      h[j] = keep[j] * out[j];
   } else {
     SIMD
     FOR_COLUMNS (j, 0, D)
-      h[j] = gain * out[j];
+      h[j] = out[j];
   }
 }
 
 /* Where nobody wants h, y holds it. */
-KERNEL fwd(struct shape d, real eps, const real *x, const real *out, const real *gain,
-           const int32_t *row, const real *mask, const real *w, struct damped by, real *r, real *h,
-           real *y)
+KERNEL fwd(struct shape d, real eps, const real *x, const real *out, const int32_t *row,
+           const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
 {
   FOR_EACH_ROW (m, d.B * d.T, d.D) {
     real *ym = y + m * d.D, *sum = h ? h + m * d.D : ym;
     if (out)
-      add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, row, mask, m), gain ? gain[m] : 1,
-                 out + m * d.D, sum);
+      add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, row, mask, m), out + m * d.D, sum);
     const real *hm = out ? sum : x + m * d.D;
     wide squares = 0;
     ADD_ROW_SUM(squares, d.D, j, hm[j] * hm[j]);
@@ -118,7 +114,7 @@ KERNEL vjp_x(struct shape d, const real *h, const real *w, const real *mask, con
         xbm[j] = norm_slope(w[j], a * ybm[j], hm[j], scale, along);
     }
     if (outb)
-      add_branch(d.D, NULL, keep, 1, xbm, outb + m * d.D);
+      add_branch(d.D, NULL, keep, xbm, outb + m * d.D);
   }
 }
 
@@ -132,8 +128,7 @@ BLOCK_KERNEL vjp_w(int64_t M, int64_t D, const real *h, const real *r, const rea
 KERNEL add(struct shape d, const real *x, const real *out, const real *mask, real *h)
 {
   FOR_EACH_ROW (m, d.B * d.T, d.D)
-    add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, NULL, mask, m), 1, out + m * d.D,
-               h + m * d.D);
+    add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, NULL, mask, m), out + m * d.D, h + m * d.D);
 }
 
 KERNEL jvp(int64_t M, int64_t D, const real *h, const real *w, const real *r, const real *hd,
@@ -164,17 +159,17 @@ KERNEL jvp(int64_t M, int64_t D, const real *h, const real *w, const real *r, co
 #endif
 
 void OP(rmsnorm_fwd)(stream st, int64_t B, int64_t T, int64_t D, real eps, const DEVICE real *x,
-                     const DEVICE real *out, const DEVICE real *gain, const DEVICE int32_t *row,
-                     const DEVICE real *mask, const DEVICE real *w, double damping,
-                     const DEVICE real *z, DEVICE real *r, DEVICE real *h, DEVICE real *y)
+                     const DEVICE real *out, const DEVICE int32_t *row, const DEVICE real *mask,
+                     const DEVICE real *w, double damping, const DEVICE real *z, DEVICE real *r,
+                     DEVICE real *h, DEVICE real *y)
 {
   struct shape d = {B, T, D};
   struct damped by = {(real)(1 - damping), (real)damping, damping == 1 ? NULL : z};
 #ifdef __CUDACC__
-  if (fwd_by_teams(st, d, eps, x, out, gain, row, mask, w, by, r, h, y))
+  if (fwd_by_teams(st, d, eps, x, out, row, mask, w, by, r, h, y))
     return;
 #endif
-  LAUNCH_ROWS(st, B * T, fwd, d, eps, x, out, gain, row, mask, w, by, r, h, y);
+  LAUNCH_ROWS(st, B * T, fwd, d, eps, x, out, row, mask, w, by, r, h, y);
 }
 
 void OP(rmsnorm_vjp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE real *h,

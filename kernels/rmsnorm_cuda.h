@@ -16,9 +16,8 @@ static __device__ inline const real *team_mask(struct shape d, const int32_t *ro
 
 template <int HELD>
 TEAM_KERNEL(RESIDENT)
-fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, const real *gain,
-         const int32_t *row, const real *mask, const real *w, struct damped by, real *r, real *h,
-         real *y)
+fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, const int32_t *row,
+         const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
 {
   struct team t = own_team(warps, d.D);
   wide inverse_D = 1 / (wide)d.D;
@@ -38,10 +37,9 @@ fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, co
         for (int k = 0; k < HELD; k++)
           branch.at[k] *= keep.at[k];
       }
-      real gained = inside && gain ? gain[m] : 1;
 #pragma unroll
       for (int k = 0; k < HELD; k++)
-        xh.at[k] += gained * branch.at[k];
+        xh.at[k] += branch.at[k];
       if (inside && h)
         put_held(t, xh, h + at);
     }
@@ -115,8 +113,8 @@ vjp_team(struct shape d, int warps, const real *h, const real *w, const real *ma
 
 /* false, and nothing is done: not for such rows */
 static bool fwd_by_teams(stream st, struct shape d, real eps, const real *x, const real *out,
-                         const real *gain, const int32_t *row, const real *mask, const real *w,
-                         struct damped by, real *r, real *h, real *y)
+                         const int32_t *row, const real *mask, const real *w, struct damped by,
+                         real *r, real *h, real *y)
 {
   struct team_form form = team_form_of(d.D);
   int64_t M = d.B * d.T;
@@ -127,7 +125,7 @@ static bool fwd_by_teams(stream st, struct shape d, real eps, const real *x, con
   auto fwd_by = form.held == SHORT ? fwd_team<SHORT> : fwd_team<LONG>;
   if (M)
     LAUNCH_GRID_(LAUNCH_ROW_KERNEL, team_grid(form, RESIDENT, M, 1, d.D), TEAM_THREADS, st, fwd_by,
-                 d, form.warps, eps, x, out, gain, row, mask, w, by, r, h, y);
+                 d, form.warps, eps, x, out, row, mask, w, by, r, h, y);
   return true;
 }
 

@@ -27,7 +27,6 @@
  * Reference: Dao & Gu 2024, arXiv:2405.21060, section 6.
  */
 #include "kernels/operations.h"
-#include "kernels/rows.h"
 #include "kernels/ssd_heads.h"
 #include "kernels/ssd_products.h"
 
@@ -416,7 +415,7 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
   }
 #endif
 #ifdef ON_TENSOR_CORES
-  struct tensor_forward f = {x, Bm, C, dt, A_log, D, row, S0, S, y, S1, NULL, 0, NULL};
+  struct tensor_forward f = {x, Bm, C, dt, A_log, D, row, S0, S, y, S1};
   if (takes_forward(st, d, f)) {
     tensor_fwd(st, d, f);
     return;
@@ -458,55 +457,6 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
     LAUNCH(st, heads * lane_blocks(Q), weigh_pairs, d, dt, A_log, work);
     LAUNCH(st, heads * lane_blocks(d.P), outputs, d, x, C, D, states, S0 != NULL, work, y);
   }
-}
-
-/* g <- g silu(z), and r of its rows */
-KERNEL gate_rows(int64_t M, int64_t E, const real *z, int64_t ldz, real eps, real *g, real *r)
-{
-  FOR_EACH_ROW (m, M, 16 * E) {
-    real *gm = g + m * E;
-    const real *zm = z + m * ldz;
-    wide squares = 0;
-    SIMD
-    FOR_COLUMNS (j, 0, E)
-      gm[j] *= silu(zm[j]);
-    ROW_SYNC;
-    ADD_ROW_SUM(squares, E, j, gm[j] * gm[j]);
-    if (OWNS_COLUMN(0))
-      r[m] = (real)(1 / sqrt(squares / (wide)E + (wide)eps));
-  }
-}
-
-#ifdef ON_TENSOR_CORES
-/* r from n sums of squares a row */
-KERNEL finish_squares(int64_t M, int64_t n, const real *squares, int64_t E, real eps, real *r)
-{
-  FOR_EACH_ROW (m, M, n) {
-    wide sum = 0;
-    ADD_ROW_SUM(sum, n, j, squares[m * n + j]);
-    if (OWNS_COLUMN(0))
-      r[m] = (real)(1 / sqrt(sum / (wide)E + (wide)eps));
-  }
-}
-#endif
-
-void OP(ssd_gated_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
-                       const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
-                       const DEVICE real *D, const DEVICE int32_t *row, const DEVICE real *S0,
-                       const DEVICE real *z, int64_t ldz, real eps, DEVICE real *work,
-                       DEVICE real *g, DEVICE real *r, DEVICE real *S1)
-{
-  int64_t M = d.B * d.T, E = d.H * d.P;
-#ifdef ON_TENSOR_CORES /* work holds states, which are larger than the squares */
-  struct tensor_forward f = {x, Bm, C, dt, A_log, D, row, S0, NULL, g, S1, z, ldz, work};
-  if (!d.A_negative && takes_forward(st, d, f)) {
-    tensor_fwd(st, d, f);
-    LAUNCH_ROWS(st, M, finish_squares, M, d.H * HEAD_WARPS, work, E, eps, r);
-    return;
-  }
-#endif
-  OP(ssd_chunked_fwd)(st, d, x, Bm, C, dt, A_log, D, row, S0, NULL, work, g, S1);
-  LAUNCH_ROWS(st, M, gate_rows, M, E, z, ldz, eps, g, r);
 }
 
 /* ---- VJP ---- */

@@ -137,10 +137,7 @@ struct tensor_forward {
   const int32_t *row;
   const real *S0;
   real *S, *y, *S1;
-  const real *z; /* NULL, or y is gated by rows of z that are ldz apart, and their squares kept */
-  int64_t ldz;
-  real *squares; /* (B,T,H,HEAD_WARPS): sums over a warp's channels */
-  int buffers;   /* of a chunk's tiles: 1, or 2 where there is room */
+  int buffers; /* of a chunk's tiles: 1, or 2 where there is room */
 };
 
 enum {
@@ -308,57 +305,6 @@ INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_mem
   }
 }
 
-/* f(n, e, i): this lane's tokens of a chunk, i = 8 n + 2 t + e. */
-template <class F> INLINE_DEVICE void for_own_tokens(F f)
-{
-#pragma unroll
-  for (int n = 0; n < TOKEN_TILES; n++)
-#pragma unroll
-    for (int e = 0; e < 2; e++)
-      f(n, e, 8 * n + 2 * lane_pair() + e);
-}
-
-/* What gates this lane's two channels of its tokens: rows of z from the chunk's and head's on. */
-typedef float2 own_gates[TOKEN_TILES][2];
-INLINE_DEVICE void read_gates(struct ssd_shape d, const real *z, int64_t ldz, int q, own_gates &to)
-{
-  int p = own_channel(), there = p < d.P ? q : 0;
-  for_own_tokens([&](int n, int e, int i) {
-    float2 none = {};
-    to[n][e] = i < there ? *(const float2 *)(z + i * ldz + p) : none;
-  });
-}
-
-/* silu(z); where products are rounded, by the hardware's exponential and reciprocal. */
-template <int PRODUCTS> INLINE_DEVICE float gate_of(float z)
-{
-  return PRODUCTS == 3 ? silu(z) : z * rough_reciprocal(1 + power_of_2(z * -1.44269504f));
-}
-
-/* y silu(z), and its squares over a warp's channels. */
-template <int PRODUCTS>
-INLINE_DEVICE void put_gated(struct ssd_shape d, float2 D, narrow_tile x, int q,
-                             const float (&y)[TOKEN_TILES][4], const own_gates &z, real *to,
-                             real *squares)
-{
-  int p = own_channel(), p0 = p & ~15, there = p < d.P ? q : 0;
-  float sums[2][TOKEN_TILES];
-  for_own_tokens([&](int n, int e, int i) {
-    float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
-    own.x = (y[n][e] + D.x * own.x) * gate_of<PRODUCTS>(z[n][e].x);
-    own.y = (y[n][2 + e] + D.y * own.y) * gate_of<PRODUCTS>(z[n][e].y);
-    sums[e][n] = own.x * own.x + own.y * own.y;
-    if (i < there)
-      *(float2 *)(to + i * d.H * d.P + p) = own;
-  });
-  for (int e = 0; e < 2; e++) {
-    float sum = sum_over_rows(sums[e]);
-    int i = 8 * lane_row() + 2 * lane_pair() + e;
-    if (i < q)
-      squares[i * d.H * HEAD_WARPS + own_warp() % HEAD_WARPS] = sum;
-  }
-}
-
 /* y + D x of a head, in two channels of 16 tokens; q tokens are there. */
 INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int q,
                                const float (&y)[TOKEN_TILES][4], real *to)
@@ -380,9 +326,11 @@ INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int 
 }
 
 /* Index u of (b,g, two heads); of an odd number of heads the last is alone. */
-template <int PRODUCTS, bool GATED>
-INLINE_DEVICE void forward_all(struct ssd_shape d, struct tensor_forward f, float *memory)
+template <int PRODUCTS>
+static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
+    tensor_forward_all(struct ssd_shape d, struct tensor_forward f)
 {
+  SHARED_FLOATS(memory);
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N, heads = d.H / d.G, blocks = forward_blocks(d);
   int own = own_warp() / HEAD_WARPS;
   bool leads = own_warp() % HEAD_WARPS == 0;
@@ -437,16 +385,9 @@ INLINE_DEVICE void forward_all(struct ssd_shape d, struct tensor_forward f, floa
         else if (enters)
           from_state<PRODUCTS, false>(d, y, state, m.C(), m.until(own), NULL);
         __syncthreads();
-        own_gates z;
-        if (GATED)
-          read_gates(d, f.z + token * f.ldz + h * d.P, f.ldz, tokens(c), z);
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
-        real *to = f.y + (token * d.H + h) * d.P;
-        if (GATED && there)
-          put_gated<PRODUCTS>(d, D, m.x(own), tokens(c), y, z, to,
-                              f.squares + (token * d.H + h) * HEAD_WARPS);
-        else if (there)
-          put_outputs(d, D, m.x(own), tokens(c), y, to);
+        if (there)
+          put_outputs(d, D, m.x(own), tokens(c), y, f.y + (token * d.H + h) * d.P);
       }
       if (leaves)
         next_state<PRODUCTS>(state, m, own);
@@ -458,21 +399,6 @@ INLINE_DEVICE void forward_all(struct ssd_shape d, struct tensor_forward f, floa
       store_state(d, state, f.S1 + carried);
     await_batches<0>();
   }
-}
-
-template <int PRODUCTS>
-static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
-    tensor_forward_all(struct ssd_shape d, struct tensor_forward f)
-{
-  SHARED_FLOATS(memory);
-  forward_all<PRODUCTS, false>(d, f, memory);
-}
-template <int PRODUCTS>
-static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
-    tensor_gated_all(struct ssd_shape d, struct tensor_forward f)
-{
-  SHARED_FLOATS(memory);
-  forward_all<PRODUCTS, true>(d, f, memory);
 }
 
 /* ---- VJP: the cotangents of states ---- */
@@ -1285,8 +1211,7 @@ static bool on_tensor_cores(stream st, struct ssd_shape d, int needed)
 static bool takes_forward(stream st, struct ssd_shape d, struct tensor_forward f)
 {
   return on_tensor_cores(st, d, FORWARD_FLOATS) && aligned_rows(d, f.x, f.B, f.C) &&
-         aligned(f.S0) && aligned(f.S) && aligned(f.y) && aligned(f.S1) && aligned(f.z) &&
-         f.ldz % 4 == 0;
+         aligned(f.S0) && aligned(f.S) && aligned(f.y) && aligned(f.S1);
 }
 
 static bool takes_backward(stream st, struct ssd_shape d, struct tensor_backward f)
@@ -1310,12 +1235,8 @@ static void tensor_fwd(stream st, struct ssd_shape d, struct tensor_forward f)
   int one = FORWARD_FLOATS, both = one + CHUNK_FLOATS;
   bool two = ssd_chunks(d) > 1 && floats(both) <= device_of(st)->shared_bytes;
   f.buffers = two ? 2 : 1;
-  if (f.z)
-    LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
-                  tensor_gated_all, d, f);
-  else
-    LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
-                  tensor_forward_all, d, f);
+  LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
+                tensor_forward_all, d, f);
 }
 
 static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, real *A_logb,

@@ -141,17 +141,11 @@ template <int LEFT> INLINE_DEVICE void await_batches(void)
 {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");
 }
-/* 2^x and 1/x to 2 units of the last place, of what is not subnormal */
+/* 2^x, x <= 0, to 2 units of the last place */
 INLINE_DEVICE float power_of_2(float x)
 {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-INLINE_DEVICE float rough_reciprocal(float x)
-{
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
 #else /* tests/emulation */
@@ -167,7 +161,6 @@ INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 INLINE_DEVICE void end_batch(void) {}
 template <int LEFT> void await_batches(void) {}
 INLINE_DEVICE float power_of_2(float x) { return exp2f(x); }
-INLINE_DEVICE float rough_reciprocal(float x) { return 1 / x; }
 #endif
 
 /* Both parts of a number; with one product its nearest tf32: computed, as above. */

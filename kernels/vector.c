@@ -271,21 +271,6 @@ KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
 }
 #endif
 
-KERNEL scale_by_column(int64_t rows, int64_t n, const real *x, const real *w, real *y)
-{
-  FOR_EACH_ROW (i, rows, n) {
-    SIMD
-    FOR_COLUMNS (j, 0, n)
-      y[i * n + j] = x[i * n + j] * w[j];
-  }
-}
-
-void OP(scale_columns)(stream st, int64_t rows, int64_t n, const DEVICE real *x,
-                       const DEVICE real *w, DEVICE real *y)
-{
-  LAUNCH_ROWS(st, rows, scale_by_column, rows, n, x, w, y);
-}
-
 void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
 {
 #ifdef __CUDACC__

@@ -21,7 +21,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_columns)         \
   TEST(device_softplus)        \
   TEST(device_convolutions)    \
-  TEST(device_gated_outputs)   \
+  TEST(device_unkept_outputs)  \
   TEST(device_whole_sequences) \
   TEST(device_carried_states)
 

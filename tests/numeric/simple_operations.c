@@ -49,8 +49,8 @@ static bool embedding_case(int index, struct operation_case *c)
 static void rmsnorm_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->rmsnorm_fwd(be->st, c->n[0], 1, c->n[1], (real)c->s[0], a->in[0], NULL, NULL, NULL, NULL,
-                  a->in[1], 1, NULL, a->kept, NULL, a->out[0]);
+  be->rmsnorm_fwd(be->st, c->n[0], 1, c->n[1], (real)c->s[0], a->in[0], NULL, NULL, NULL, a->in[1],
+                  1, NULL, a->kept, NULL, a->out[0]);
 }
 
 static void rmsnorm_vjp(const struct operation_case *c, const struct case_arrays *a)
@@ -95,8 +95,8 @@ static void branch_fwd(const struct operation_case *c, const struct case_arrays 
 {
   const struct backend *be = a->be;
   int64_t B = c->n[0], T = c->n[1], D = c->n[2];
-  be->rmsnorm_fwd(be->st, B, T, D, (real)c->s[0], a->in[0], a->in[2], NULL, NULL, a->in[3],
-                  a->in[1], 1, NULL, a->kept, kept_h(c, a), a->out[0]);
+  be->rmsnorm_fwd(be->st, B, T, D, (real)c->s[0], a->in[0], a->in[2], NULL, a->in[3], a->in[1], 1,
+                  NULL, a->kept, kept_h(c, a), a->out[0]);
   if (a->out[1])
     be->axpby(be->st, B * T * D, 1, kept_h(c, a), 0, a->out[1]);
 }

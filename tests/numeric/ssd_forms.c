@@ -493,38 +493,6 @@ static real conv_input(struct conv1d_shape d, const real *x, const real *state0,
   return t < 0 ? state0[i * d.W + d.W + t] : x[(i / d.C * d.T + t) * d.ld + i % d.C];
 }
 
-/* g = y silu(z) and r of its rows, from y; without norm's weight these are gated_rmsnorm's. */
-#define gated_is_composed NAME(gated_is_composed)
-void gated_is_composed(const void *table)
-{
-  const struct backend *be = table;
-  struct problem p = problem_new((struct ssd_shape){2, 37, 4, 17, 6, 2, .chunk = 16});
-  struct ssd_shape d = p.d;
-  int64_t M = d.B * d.T, E = d.H * d.P, ldz = E + 3;
-  struct gated_rmsnorm_shape norm = {M, E, 1, ldz, false};
-  real *r[RESULTS], *work = nans(ssd_chunked_work(d)), *state = nans(p.count[S1]);
-  real *z = reals(M * ldz, 8, -5, 5), *g = nans(M * E), *gain = nans(M), *ones = zeros(E);
-  real *scale = nans(M), *want = nans(M * E), *got = nans(M * E);
-  for (int64_t j = 0; j < E; j++)
-    ones[j] = 1;
-  results_new(&p, r);
-  be->ssd_chunked_fwd(be->st, d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, NULL, p.S0, NULL,
-                      work, r[Y], r[S1]);
-  be->gated_rmsnorm_fwd(be->st, norm, (real)1e-5, r[Y], z, ones, scale, want);
-  be->ssd_gated_fwd(be->st, d, p.xBC, B_of(&p), C_of(&p), p.dt, p.A_log, p.D, NULL, p.S0, z, ldz,
-                    (real)1e-5, work, g, gain, state);
-  for (int64_t i = 0; i < M * E; i++)
-    got[i] = g[i] * gain[i / E];
-  check_reals(M * E, got, want, TOLERANCE, "gated outputs");
-  check_reals(M, gain, scale, TOLERANCE, "their scale");
-  check_reals(p.count[S1], state, r[S1], TOLERANCE, "the state behind them");
-  real *all[] = {work, state, z, g, gain, ones, scale, want, got};
-  for (int i = 0; i < COUNT(all); i++)
-    free(all[i]);
-  results_free(r);
-  problem_free(&p);
-}
-
 #define convolution_is_definition NAME(convolution_is_definition)
 void convolution_is_definition(const void *table)
 {

@@ -13,7 +13,6 @@ typedef void forms_test(const void *be);
   TEST(steps_are_whole)           \
   TEST(advance_is_prefix)         \
   TEST(rows_carry_states)         \
-  TEST(gated_is_composed)         \
   TEST(convolution_is_definition) \
   TEST(convolution_adds_or_not)
 
