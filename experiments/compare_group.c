@@ -20,7 +20,7 @@ static void describe_data(const struct config *c, char out[COMPARE_LABEL])
                    d->monoid == MONOID_APERIODIC ? "aperiodic" : "aperiodic_alive");
   if (d->identity_probability > 0)
     (void)snprintf(identity, sizeof identity, ", identity probability %g", d->identity_probability);
-  (void)snprintf(out, COMPARE_LABEL, "word problem %s%s%s", d->group, monoid, identity);
+  (void)snprintf(out, COMPARE_LABEL, "word problem %.48s%s%s", d->group, monoid, identity);
 }
 
 static enum status section_of(struct comparison *c, const char *name,
