@@ -37,15 +37,23 @@ static void plugin_is_named(void **state)
   assert_int_equal(unsetenv("DEQMAMBA_CUDA"), 0);
 }
 
+/* Where programs look: beside themselves, or above. */
 static bool built_plugin(void)
 {
+  static const char *const places[] = {"/../libdeqmamba_cuda.so", "/../../libdeqmamba_cuda.so"};
   char path[1024];
   ssize_t n = readlink("/proc/self/exe", path, sizeof path - 64);
   assert_true(n > 0);
   path[n] = 0;
   *strrchr(path, '/') = 0;
-  (void)strcat(path, "/../libdeqmamba_cuda.so");
-  return path_exists(path);
+  bool found = false;
+  for (int i = 0; i < 2; i++) {
+    char *end = path + strlen(path);
+    (void)strcat(path, places[i]);
+    found = found || path_exists(path);
+    *end = 0;
+  }
+  return found;
 }
 
 /* Without `make cuda`: how to get one.  With it, and without a GPU: that there is none. */
