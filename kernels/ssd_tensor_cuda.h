@@ -34,6 +34,8 @@ enum { TENSOR_TOKENS = 64, TENSOR_CHANNELS = 64, TENSOR_STATE = 128 }; /* at mos
 enum { HEAD_THREADS = 128, GROUP_THREADS = 256 };
 enum { WIDE = TENSOR_TOKENS * TENSOR_STATE, NARROW = TENSOR_TOKENS * TENSOR_CHANNELS };
 
+#define FLOATS_OF(type) ((int)(sizeof(type) / sizeof(float)))
+
 typedef tile<TENSOR_STATE> wide_tile;      /* B, C (tokens,N), S, Rb (P,N) */
 typedef tile<TENSOR_CHANNELS> narrow_tile; /* x, yb (tokens,P), pairs of tokens */
 
@@ -140,37 +142,37 @@ struct tensor_forward {
   int buffers; /* of a chunk's tiles: 1, or 2 where there is room */
 };
 
+/* Of a head's tokens: L = high + low, dt, e, r dt. */
+struct forward_times {
+  float high[TENSOR_TOKENS], low[TENSOR_TOKENS], dt[TENSOR_TOKENS];
+  float until[TENSOR_TOKENS], gain[TENSOR_TOKENS];
+};
+
 enum {
   FORWARD_HEADS = 2, /* of a block */
   FORWARD_THREADS = FORWARD_HEADS * HEAD_WARPS * WARP_LANES,
   CHUNK_FLOATS = 2 * WIDE + FORWARD_HEADS * NARROW,
-  TIME_FLOATS = 5 * TENSOR_TOKENS,
-  FORWARD_FLOATS = CHUNK_FLOATS + FORWARD_HEADS * (NARROW + TIME_FLOATS) /* one buffer */
+  FORWARD_FLOATS = /* one buffer */
+  CHUNK_FLOATS + FORWARD_HEADS * (NARROW + FLOATS_OF(struct forward_times))
 };
 
-/* Of the shared memory: a chunk's tiles; of each head x, w and, by token, L = high + low, dt, e and
- * r dt. */
+/* Of the shared memory: a chunk's tiles; of each head x, w and times. */
 struct forward_memory {
   float *tiles, *heads;
   INLINE_DEVICE wide_tile C(void) const { return {tiles}; }
   INLINE_DEVICE wide_tile B(void) const { return {tiles + WIDE}; }
   INLINE_DEVICE narrow_tile x(int head) const { return {tiles + 2 * WIDE + head * NARROW}; }
   INLINE_DEVICE narrow_tile w(int head) const { return {heads + head * NARROW}; }
-  INLINE_DEVICE float *times(int head) const
+  INLINE_DEVICE struct forward_times *times(int head) const
   {
-    return heads + FORWARD_HEADS * NARROW + head * TIME_FLOATS;
+    return (struct forward_times *)(heads + FORWARD_HEADS * NARROW) + head;
   }
-  INLINE_DEVICE float *high(int head) const { return times(head); }
-  INLINE_DEVICE float *low(int head) const { return times(head) + TENSOR_TOKENS; }
-  INLINE_DEVICE float *dt(int head) const { return times(head) + 2 * TENSOR_TOKENS; }
-  INLINE_DEVICE float *until(int head) const { return times(head) + 3 * TENSOR_TOKENS; }
-  INLINE_DEVICE float *gain(int head) const { return times(head) + 4 * TENSOR_TOKENS; }
 };
 
 INLINE_DEVICE float2 &pair_at(float *from, int i) { return *(float2 *)(from + i); } /* i even */
 
 /* A warp fills in a head's times. */
-INLINE_DEVICE void put_times(struct forward_memory m, int head, float2 dt, float A)
+INLINE_DEVICE void put_times(struct forward_times *to, float2 dt, float A)
 {
   int first = (int)threadIdx.x % WARP_LANES * 2;
   double l[2], all;
@@ -181,9 +183,9 @@ INLINE_DEVICE void put_times(struct forward_memory m, int head, float2 dt, float
   until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
   gain.x = power_of_2((float)(all - l[0])) * dt.x;
   gain.y = power_of_2((float)(all - l[1])) * dt.y;
-  pair_at(m.high(head), first) = high, pair_at(m.low(head), first) = low;
-  pair_at(m.dt(head), first) = dt;
-  pair_at(m.until(head), first) = until, pair_at(m.gain(head), first) = gain;
+  pair_at(to->high, first) = high, pair_at(to->low, first) = low;
+  pair_at(to->dt, first) = dt;
+  pair_at(to->until, first) = until, pair_at(to->gain, first) = gain;
 }
 
 /* w of every head in TILES tiles of 16 rows from i0 and 8 columns from j0 on, of this warp. */
@@ -199,16 +201,16 @@ INLINE_DEVICE void weigh_scores(struct forward_memory m, int i0, int j0)
 #pragma unroll
   for (int head = 0; head < FORWARD_HEADS; head++) {
     int g = lane_row();
-    const float *high = m.high(head) + i0 + g, *low = m.low(head) + i0 + g;
+    struct forward_times *times = m.times(head);
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
       int j = j0 + 8 * n + 2 * lane_pair();
-      float2 dt = pair_at(m.dt(head), j), above = pair_at(m.high(head), j);
-      float2 below = pair_at(m.low(head), j);
+      float2 dt = pair_at(times->dt, j), above = pair_at(times->high, j);
+      float2 below = pair_at(times->low, j);
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         int i = i0 + g + 8 * half;
-        float h = high[8 * half], l = low[8 * half];
+        float h = times->high[i], l = times->low[i];
         float2 w;
         w.x = scores[n][2 * half] * power_of_2((h - above.x) + (l - below.x)) * dt.x;
         w.y = scores[n][2 * half + 1] * power_of_2((h - above.y) + (l - below.y)) * dt.y;
@@ -294,9 +296,9 @@ template <int PRODUCTS>
 INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_memory m, int head)
 {
   struct left_pairs<TENSOR_CHANNELS, entering> gained = {
-    m.x(head), own_channel() & ~15, { m.gain(head) }
+    m.x(head), own_channel() & ~15, { m.times(head)->gain }
   };
-  scale_sums(state, m.until(head)[TENSOR_TOKENS - 1]);
+  scale_sums(state, m.times(head)->until[TENSOR_TOKENS - 1]);
 #pragma unroll
   for (int k0 = 0; k0 < TENSOR_TOKENS; k0 += 8) {
     left<PRODUCTS> terms;
@@ -364,7 +366,7 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       bool enters = c > 0 || f.S0, leaves = c < chunks - 1 || f.S1;
       float y[TOKEN_TILES][4];
       if (leads)
-        put_times(m, own, dt, A);
+        put_times(m.times(own), dt, A);
       if (f.buffers == 2 && c + 1 < chunks)
         copy(c + 1);
       end_batch();
@@ -381,9 +383,9 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       if (f.y) {
         weigh_all_scores<PRODUCTS>(m);
         if (enters && keep)
-          from_state<PRODUCTS, true>(d, y, state, m.C(), m.until(own), keep);
+          from_state<PRODUCTS, true>(d, y, state, m.C(), m.times(own)->until, keep);
         else if (enters)
-          from_state<PRODUCTS, false>(d, y, state, m.C(), m.until(own), NULL);
+          from_state<PRODUCTS, false>(d, y, state, m.C(), m.times(own)->until, NULL);
         __syncthreads();
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
         if (there)
@@ -576,7 +578,6 @@ struct group_memory {
   float *b;                 /* [QUARTERS] of the channels */
   float *through;           /* [GROUP_WARPS] <Rb,S> */
 };
-#define FLOATS_OF(type) ((int)(sizeof(type) / sizeof(float)))
 enum {
   GROUP_FLOATS = 4 * WIDE + 5 * NARROW + 3 * FLOATS_OF(struct head_times) +
                  2 * FLOATS_OF(struct head_sums) + (int)QUARTERS * TENSOR_TOKENS + GROUP_WARPS
