@@ -220,7 +220,7 @@ INLINE_DEVICE void multiply_add(float (&sums)[4], const left<PRODUCTS> &a, const
 /* ---- products of tiles ---- */
 
 /* Rows of a tile from `first` on, a multiple of 8, as columns of the right operand: those of tile
- * n, PLAIN.  Four terms from 16 step + 4 t on. */
+ * n.  Four terms from 16 step + 4 t on. */
 template <int LD> struct plain_rows {
   tile<LD> of;
   int first;
@@ -229,6 +229,7 @@ template <int LD> struct plain_rows {
     return of.four(first + 8 * n, lane_row(), step / 2 * 8, step % 2 * 4 + lane_pair());
   }
 };
+
 /* sums += a b over TERMS terms, a multiple of 16: rows of a from row0 on, columns of b. */
 template <int PRODUCTS, int TERMS, int TILES, int LD, class B>
 INLINE_DEVICE void multiply_rows(float (&sums)[TILES][4], tile<LD> a, int row0, B b)
@@ -406,29 +407,10 @@ INLINE_DEVICE void multiply_paired_rows(float (&sums)[TILES][4], tile<LD> a, int
 
 /* ---- global memory ---- */
 
-/* to (ROWS,LD) = from, `rows` rows of `columns` that are `ld` apart; zeros beyond.  Rows start at
- * multiples of 16 bytes, and columns are a multiple of 4.  All THREADS of a block call. */
-template <int THREADS, int ROWS, int LD>
-INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int rows, int columns)
-{
-  enum { FOURS = LD / 4, STEP = THREADS / FOURS };
-  int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
-  int left = 4 * c < columns ? rows - r : 0; /* steps are there up to it */
-  float *at = &to.four(r, c).x;              /* of rows that are STEP apart: a multiple of 8 */
-  from += r * ld + 4 * c;
-  if (rows == ROWS && columns == LD) { /* fewer instructions */
-#pragma unroll
-    for (int i = 0; i < ROWS; i += STEP, from += STEP * ld)
-      copy_16_bytes(at + i * LD, from, true);
-  } else {
-#pragma unroll
-    for (int i = 0; i < ROWS; i += STEP, from += STEP * ld)
-      copy_16_bytes(at + i * LD, from, i < left);
-  }
-}
-
-/* The same for tiles whose sources are some distance from the first one's: what of it is this
- * thread's, rows from `row` on (none, if its columns are beyond). */
+/* Copies into tiles (ROWS,LD), from `first` or from a distance to it: rows that are `apart`, which
+ * start at multiples of 16 bytes; zeros beyond `columns`, a multiple of 4, and beyond `rows`.  All
+ * THREADS of a block have one, of what is this thread's: rows from `row` on (none, if its columns
+ * are beyond). */
 template <int THREADS, int ROWS, int LD> struct tile_copies {
   enum { FOURS = LD / 4, STEP = THREADS / FOURS, OFTEN = ROWS / STEP };
   const float *from;
@@ -441,6 +423,8 @@ template <int THREADS, int ROWS, int LD> struct tile_copies {
     row = 4 * c < columns ? r : ROWS;
     place = r * LD + 4 * (c & ~7) + 4 * ((c & 7) ^ turn(r & 7));
   }
+  /* WHOLE: all rows and columns are there, which takes fewer instructions */
+  template <bool WHOLE = false>
   INLINE_DEVICE void copy(tile<LD> to, int64_t distance, int rows) const
   {
     const float *at = from + distance;
@@ -449,11 +433,22 @@ template <int THREADS, int ROWS, int LD> struct tile_copies {
     for (int i = 0; i < OFTEN; i++) {
       /* rows that are 4 apart differ in the last bit of `turn` */
       float *here = to.at + (STEP % 8 == 0 ? place : place ^ (i % 2 * 16)) + i * STEP * LD;
-      copy_16_bytes(here, at, i * STEP < left);
+      copy_16_bytes(here, at, WHOLE || i * STEP < left);
       at += STEP * ld;
     }
   }
 };
+
+/* Once. */
+template <int THREADS, int ROWS, int LD>
+INLINE_DEVICE void copy_tile(tile<LD> to, const float *from, int64_t ld, int rows, int columns)
+{
+  struct tile_copies<THREADS, ROWS, LD> once(from, ld, columns);
+  if (rows == ROWS && columns == LD)
+    once.template copy<true>(to, 0, rows);
+  else
+    once.copy(to, 0, rows);
+}
 
 /* Neighbouring numbers, to which beta times what is there is added. */
 INLINE_DEVICE void put_two(float2 *to, float beta, float2 two)
@@ -535,5 +530,4 @@ template <int COUNT> INLINE_DEVICE float sum_over_rows(const float (&v)[COUNT])
   }
   return part[0];
 }
-
 #endif
