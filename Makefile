@@ -253,7 +253,7 @@ plugin_objects = $(CUDA_PLAIN:%.c=$(1)/plain/%.o) $(CUDA_HOST:%.c=$(1)/host/%.o)
 $(BUILD)/cuda/f32/%.o: CUDA_BITS := 32
 $(BUILD)/cuda/f64/%.o: CUDA_BITS := 64
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden \
-             $(foreach a,$(NVCC_ARCHS),-gencode arch=$(a:sm_%=compute_%),code=$(a))
+             $(foreach a,$(NVCC_ARCHS:sm_90=sm_90a),-gencode arch=$(a:sm_%=compute_%),code=$(a))
 NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
   $(NVCC) -x cu $(NVCC_FLAGS) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
 define plugin_rules

@@ -102,7 +102,7 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
 /* `n` blocks of `threads` with `bytes` of shared memory, which SHARED_FLOATS(name) names in the
  * kernel. */
 #ifndef SHARED_FLOATS
-#define SHARED_FLOATS(name) extern __shared__ __align__(16) float name[]
+#define SHARED_FLOATS(name) extern __shared__ __align__(1024) float name[]
 #define LAUNCH_SHARED_KERNEL(kernel, blocks, threads, bytes, queue) \
   kernel<<<blocks, threads, bytes, queue>>>
 #endif

@@ -180,6 +180,7 @@ static enum status find_device(struct device *d)
          p.major, p.minor);
   d->blas_bytes = (size_t)(p.major >= 9 ? 32 : 4) << 20; /* as cuBLAS's manual recommends */
   d->shared_bytes = p.sharedMemPerBlockOptin;
+  d->warpgroups = p.major == 9; /* the Makefile builds sm_90 as sm_90a */
   return OK;
 }
 

@@ -36,6 +36,7 @@ struct device {
   cudaStream_t queue;
   cublasHandle_t blas;
   size_t shared_bytes; /* shared memory that a block may have */
+  bool warpgroups;     /* whether it has what warpgroup_cuda.h needs */
   cublasLtHandle_t blas_lt;
   void *blas_space; /* of cuBLAS and cuBLASLt */
   size_t blas_bytes;

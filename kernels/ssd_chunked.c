@@ -386,7 +386,7 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
 #include "kernels/ssd_batched_cuda.h"
 #if REAL_BITS == 32
 #define ON_TENSOR_CORES
-#include "kernels/ssd_tensor_cuda.h"
+#include "kernels/ssd_warpgroup_cuda.h"
 #endif
 #elif REAL_BITS != 128
 #define BY_BLOCKS
@@ -417,7 +417,7 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
 #ifdef ON_TENSOR_CORES
   struct tensor_forward f = {x, Bm, C, dt, A_log, D, row, S0, S, y, S1};
   if (takes_forward(st, d, f)) {
-    tensor_fwd(st, d, f);
+    forward_on_tensor_cores(st, d, f);
     return;
   }
 #endif

@@ -307,11 +307,22 @@ INLINE_DEVICE void next_state(float (&state)[STATE_TILES][4], struct forward_mem
   }
 }
 
+/* x of this thread's channels, of token 8 n + 2 t + e of a tile's, for put_outputs */
+struct channels_of {
+  narrow_tile x;
+  INLINE_DEVICE float2 operator()(int n, int e) const
+  {
+    int p = own_channel(), p0 = p & ~15;
+    return x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
+  }
+};
+
 /* y + D x of a head, in two channels of 16 tokens; q tokens are there. */
-INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int q,
+template <class X>
+INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, X x, int q,
                                const float (&y)[TOKEN_TILES][4], real *to)
 {
-  int p = own_channel(), p0 = p & ~15, left = q - 2 * lane_pair();
+  int p = own_channel(), left = q - 2 * lane_pair();
   int64_t ld = d.H * d.P;
   if (p >= d.P)
     return;
@@ -320,7 +331,7 @@ INLINE_DEVICE void put_outputs(struct ssd_shape d, float2 D, narrow_tile x, int 
   for (int n = 0; n < TOKEN_TILES; n++, to += 8 * ld)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      float2 own = x.two(8 * n, 2 * lane_pair() + e, p0, p - p0);
+      float2 own = x(n, e);
       own.x = y[n][e] + D.x * own.x, own.y = y[n][2 + e] + D.y * own.y;
       if (8 * n + e < left)
         *(float2 *)(to + e * ld) = own;
@@ -389,7 +400,7 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
         __syncthreads();
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
         if (there)
-          put_outputs(d, D, m.x(own), tokens(c), y, f.y + (token * d.H + h) * d.P);
+          put_outputs(d, D, (struct channels_of){m.x(own)}, tokens(c), y, f.y + (token * d.H + h) * d.P);
       }
       if (leaves)
         next_state<PRODUCTS>(state, m, own);

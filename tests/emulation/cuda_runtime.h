@@ -59,6 +59,13 @@ struct alignas(16) float4 {
 };
 /* mma.m16n8k8 of a warp: d += a b, of which each lane holds what the PTX ISA says */
 void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1);
+/* wgmma of 64 rows and n columns by four warps: d = (adds ? d : 0) + a b, terms of the left operand
+ * in registers or, where a is NULL, in shared memory from `left` on.  Done when it is waited for. */
+void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
+                        bool adds);
+void emulated_end_products(void);
+void emulated_await_products(int batches);
+void emulated_await_group(void); /* all of these four warps */
 extern float emulated_shared[];
 #define SHARED_FLOATS(name) float *name = emulated_shared
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)

@@ -187,7 +187,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 /* ---- kernels ---- */
 
 dim3 gridDim, blockDim, blockIdx, threadIdx;
-alignas(16) float emulated_shared[232448 / sizeof(float)]; /* as a block of an H200 has */
+alignas(1024) float emulated_shared[232448 / sizeof(float)]; /* as a block of an H200 has */
 static cudaError_t failure;
 
 void emulated_alignment(const void *p, size_t bytes)
@@ -213,7 +213,7 @@ static const std::function<void()> *block_thread;
 struct barrier {
   unsigned threads, arrived, passed;
 };
-static struct barrier block_barrier, warp_barrier[THREADS_MOST];
+static struct barrier block_barrier, warp_barrier[THREADS_MOST], group_barrier[THREADS_MOST];
 static unsigned warp_lanes;
 
 /* What a thread waits for; at NULL: it has ended. */
@@ -222,7 +222,9 @@ static struct wait {
   unsigned passed;
 } waits[THREADS_MOST];
 
+enum { GROUP_LANES = 128 };
 static struct barrier *own_warp(void) { return &warp_barrier[running / warp_lanes]; }
+static struct barrier *own_group(void) { return &group_barrier[running / GROUP_LANES]; }
 
 static void open_when_all(struct barrier *b)
 {
@@ -255,7 +257,7 @@ static void fiber_main()
   for (;;) {
     (*block_thread)();
     waits[running].at = NULL;
-    for (struct barrier *b : {&block_barrier, own_warp()}) {
+    for (struct barrier *b : {&block_barrier, own_warp(), own_group()}) {
       b->threads--;
       open_when_all(b);
     }
@@ -323,11 +325,82 @@ void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
     }
 }
 
+/* Products of four warps that have been asked for: what the lane has of them, by batch. */
+struct pending_product {
+  int n, batch;
+  float *d, a[2][8];
+  const float *left, *right;
+  bool adds;
+};
+static struct {
+  std::vector<pending_product> products;
+  int batch; /* that is being filled */
+} pending[THREADS_MOST];
+
+/* Element k of row r of eight terms in shared memory: the 128-byte swizzle. */
+static float operand_element(const float *at, unsigned r, unsigned k)
+{
+  enum { PANEL = 32, BYTES = 1024 };
+  uintptr_t first = (uintptr_t)at & ~(uintptr_t)(BYTES - 1);
+  size_t term = at - (const float *)first + k;
+  size_t place = r * PANEL + 4 * (term / 4 ^ r % 8) + term % 4;
+  const float *element = (const float *)first + place;
+  if (term >= PANEL || ((uintptr_t)at & 31) || element < emulated_shared ||
+      element >= emulated_shared + sizeof emulated_shared / sizeof *emulated_shared) {
+    fprintf(stderr, "emulated device: no operand of wgmma at byte %zd of shared memory\n",
+            (const char *)at - (const char *)emulated_shared);
+    abort();
+  }
+  return tf32(*element);
+}
+
+void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
+                        bool adds)
+{
+  unsigned me = running, turn = own_warp()->passed % 2, first = me & ~3u;
+  pending_product p = {n, pending[me].batch, d, {}, left, right, adds};
+  for (int i = 0; a && i < 4; i++)
+    operands[turn][me].a[i] = tf32(a[i]);
+  __syncwarp();
+  for (unsigned half = 0; a && half < 2; half++)
+    for (unsigned k = 0; k < 8; k++)
+      p.a[half][k] = operands[turn][first + k % 4].a[half + k / 4 * 2];
+  pending[me].products.push_back(p);
+}
+
+static void run_product(const pending_product &p, unsigned thread)
+{
+  unsigned row = thread % GROUP_LANES / 32 * 16 + thread % 32 / 4;
+  for (unsigned i = 0; i < (unsigned)p.n / 2; i++) {
+    unsigned half = i / 2 % 2, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
+    float sum = p.adds ? p.d[i] : 0;
+    for (unsigned k = 0; k < 8; k++)
+      sum += (p.left ? operand_element(p.left, row + 8 * half, k) : p.a[half][k]) *
+             operand_element(p.right, column, k);
+    p.d[i] = sum;
+  }
+}
+
+void emulated_end_products(void) { pending[running].batch++; }
+
+void emulated_await_products(int batches)
+{
+  auto &own = pending[running];
+  size_t done = 0;
+  for (; done < own.products.size() && own.products[done].batch < own.batch - batches; done++)
+    run_product(own.products[done], running);
+  own.products.erase(own.products.begin(), own.products.begin() + done);
+}
+
+void emulated_await_group(void) { pass(own_group()); }
+
 static void run_block(unsigned threads)
 {
   block_barrier = {threads, 0, 0};
   for (unsigned t = 0; t < threads; t += warp_lanes)
     warp_barrier[t / warp_lanes] = {std::min(warp_lanes, threads - t), 0, 0};
+  for (unsigned t = 0; t < threads; t += GROUP_LANES)
+    group_barrier[t / GROUP_LANES] = {std::min((unsigned)GROUP_LANES, threads - t), 0, 0};
   for (unsigned t = 0; t < threads; t++)
     resume(t);
   for (unsigned left = 1, moved; left;) {
@@ -437,7 +510,7 @@ cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
   const char *shared = getenv("EMULATED_SHARED");
-  *p = {"emulated", CAPACITY, shared ? (size_t)atoll(shared) : sizeof emulated_shared, 0, 0};
+  *p = {"emulated", CAPACITY, shared ? (size_t)atoll(shared) : sizeof emulated_shared, 9, 0};
   return cudaSuccess;
 }
 

@@ -1,0 +1,164 @@
+/* warpgroup_cuda.h: products of tiles in shared memory by the tensor cores of compute capability
+ * 9.0, whose four warps of 128 neighbouring threads multiply 64 rows at a time (wgmma, tf32).
+ *
+ * Lane 4 g + t of warp w holds of sums (64,8 TILES)
+ *   sums[n][e] = element (16 w + g + 8 (e/2), 8 n + 2 t + e%2)
+ * and, where the left operand lies in registers, terms t and t + 4 of rows g and g + 8 as mma does
+ * (tensor_cores_cuda.h).  What lies in shared memory is cut off to tf32, not rounded.
+ *
+ * Operands in shared memory are rows of 32 terms, a panel, one panel behind the other; the fours of
+ * a row change places by its number (the 128-byte swizzle).  They start at multiples of 1024 bytes.
+ *
+ * A product runs on behind the threads' backs: begin_products, products, end_products, and
+ * await_products before sums or operands are touched.  What threads have stored is shown to it by
+ * show_to_products, and a barrier behind that.
+ *
+ * Reference: PTX ISA, "wgmma.mma_async", "Shared Memory Matrix Layout", "matrix-descriptor". */
+#ifndef KERNELS_WARPGROUP_CUDA_H
+#define KERNELS_WARPGROUP_CUDA_H
+#include "kernels/tensor_cores_cuda.h"
+
+enum { PANEL = 32, GROUP_LANES = 128, PANEL_ALIGNMENT = 1024 };
+
+/* Whether this compilation has the instructions: elsewhere such kernels are empty, and are not
+ * started (device.warpgroups). */
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAS_WARPGROUPS 1
+#else
+#define HAS_WARPGROUPS 0
+#endif
+
+/* (ROWS, any number of panels) */
+template <int ROWS> struct panels {
+  float *at;
+  /* Columns 4 c to 4 c + 3 of row r. */
+  INLINE_DEVICE float *place(int r, int c) const
+  {
+    return at + (c / 8 * ROWS + r) * PANEL + 4 * ((c ^ r) & 7);
+  }
+  INLINE_DEVICE float4 &four(int r, int c) const { return *(float4 *)place(r, c); }
+};
+
+/* Copies of rows as tile_copies makes them, into panels of (ROWS,LD). */
+template <int THREADS, int ROWS, int LD>
+INLINE_DEVICE void copy_panels(panels<ROWS> to, const float *from, int64_t ld, int rows,
+                               int columns)
+{
+  enum { FOURS = LD / 4, STEP = THREADS / FOURS };
+  static_assert(STEP % 8 == 0, "the place of a four changes within eight rows");
+  int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
+  int left = 4 * c < columns ? rows - r : 0;
+  float *here = to.place(r, c);
+  from += r * ld + 4 * c;
+#pragma unroll
+  for (int i = 0; i < ROWS; i += STEP) {
+    copy_16_bytes(here + i * PANEL, from, i < left);
+    from += STEP * ld;
+  }
+}
+
+#ifdef __NVCC__
+/* Eight terms of rows of a panel: where they start, and how eight rows follow each other. */
+typedef uint64_t operand;
+INLINE_DEVICE operand operand_at(const float *at)
+{
+  uint64_t address = (uint64_t)__cvta_generic_to_shared(at);
+  return (address & 0x3ffff) >> 4 | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
+         (uint64_t)1 << 62;
+}
+
+INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+INLINE_DEVICE void end_products(void)
+{
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+/* All but the last LEFT batches between begin_products and end_products are done. */
+template <int LEFT> INLINE_DEVICE void await_products(void)
+{
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(LEFT) : "memory");
+}
+INLINE_DEVICE void show_to_products(void)
+{
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/* Barrier 1 to 8 of 128 threads */
+INLINE_DEVICE void await_group(int which)
+{
+  asm volatile("bar.sync %0, 128;" ::"r"(which) : "memory");
+}
+
+/* Sums are not moved past this. */
+template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
+{
+#pragma unroll
+  for (int n = 0; n < TILES; n++)
+    asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3]));
+}
+
+#define SUMS_8(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
+#define SUMS_32(n) SUMS_8(n), SUMS_8(n + 1), SUMS_8(n + 2), SUMS_8(n + 3)
+#define NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define NAMES_64 NAMES_32 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define NAMES_128                                                                              \
+  NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
+           "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define WGMMA(n, names, a, b, adds)                                               \
+  "{.reg .pred p; setp.ne.b32 p, " adds ", 0; "                                   \
+  "wgmma.mma_async.sync.aligned.m64n" n "k8.f32.tf32.tf32 {" names "}, " a ", " b \
+  ", p, 1, 1;}"
+#define LEFT_WORDS "r"(bits_of(a[0])), "r"(bits_of(a[1])), "r"(bits_of(a[2])), "r"(bits_of(a[3]))
+
+/* d = (adds ? d : 0) + a b: the left operand's terms in registers, or in shared memory. */
+INLINE_DEVICE void group_mma(float (&d)[8][4], const float (&a)[4], operand b, bool adds)
+{
+  asm volatile(WGMMA("64", NAMES_64, "{%32,%33,%34,%35}", "%36", "%37")
+               : SUMS_32(0), SUMS_32(4)
+               : LEFT_WORDS, "l"(b), "r"((int)adds));
+}
+INLINE_DEVICE void group_mma(float (&d)[16][4], const float (&a)[4], operand b, bool adds)
+{
+  asm volatile(WGMMA("128", NAMES_128, "{%64,%65,%66,%67}", "%68", "%69")
+               : SUMS_32(0), SUMS_32(4), SUMS_32(8), SUMS_32(12)
+               : LEFT_WORDS, "l"(b), "r"((int)adds));
+}
+INLINE_DEVICE void group_mma(float (&d)[8][4], operand a, operand b, bool adds)
+{
+  asm volatile(WGMMA("64", NAMES_64, "%32", "%33", "%34")
+               : SUMS_32(0), SUMS_32(4)
+               : "l"(a), "l"(b), "r"((int)adds));
+}
+#undef SUMS_8
+#undef SUMS_32
+#undef NAMES_32
+#undef NAMES_64
+#undef NAMES_128
+#undef WGMMA
+#undef LEFT_WORDS
+#else /* tests/emulation */
+struct operand {
+  const float *at;
+};
+INLINE_DEVICE operand operand_at(const float *at) { return {at}; }
+INLINE_DEVICE void begin_products(void) {}
+INLINE_DEVICE void end_products(void) { emulated_end_products(); }
+template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
+INLINE_DEVICE void show_to_products(void) {}
+INLINE_DEVICE void await_group(int) { emulated_await_group(); }
+template <int TILES> void settle_sums(float (&)[TILES][4]) {}
+template <int TILES>
+void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
+{
+  emulated_group_mma(8 * TILES, d[0], a, NULL, b.at, adds);
+}
+template <int TILES> void group_mma(float (&d)[TILES][4], operand a, operand b, bool adds)
+{
+  emulated_group_mma(8 * TILES, d[0], NULL, a.at, b.at, adds);
+}
+#endif
+
+/* Terms 8 k to 8 k + 7 of rows from row0 on, a multiple of 8. */
+template <int ROWS> INLINE_DEVICE operand terms_of(panels<ROWS> of, int row0, int k)
+{
+  return operand_at(of.at + (k / 4 * ROWS + row0) * PANEL + k % 4 * 8);
+}
+#endif
