@@ -1,141 +1,283 @@
 /* ssd_warpgroup_cuda.h: ssd_chunked forwards in float32 on compute capability 9.0, where `matmul`
  * allows tf32; part of ssd_chunked.c, whose head has the equations.
  *
- * As tensor_forward_all (ssd_tensor_cuda.h) a block goes through the chunks of two heads of one
- * sequence with their states in registers, and copies of the next chunk are on their way; here each
- * head is a warpgroup's, whose products read B, C and w where they lie:
+ * A block goes through the chunks of two heads of one sequence, then of others.  A head's products
+ * are a warpgroup's, whose registers have its state S:
  *   scores = C B'     y' = (S C') e + x' w' + D x'     S <- e_{q-1} S + (r dt x)' B
+ * A third warpgroup makes all that does not wait for a product: the copies of the next chunk, times,
+ * and B' from B, in registers, for products add up along what lies side by side.
+ *
  * A left operand in registers has terms t and t + 4 of eight where sums have columns 2 t and
  * 2 t + 1.  So that S is one as it is, its columns q are B' rows n, and those that x' meets are
  * tokens in that order:
  *   q = 8 a + 2 t + e  is  n = 8 a + t + 4 e        term 8 a + t + 4 e  is  token 8 a + 2 t + e
- * B' (N,tokens) is B turned, in registers.  w takes the place of x, which the registers have. */
+ * w takes the place of B, when scores have been made and B' is there.
+ *
+ * w_ij = 2^(L_i - L_j) scores_ij dt_j, of j in eights that end before i, is
+ *   2^(L_i - L_k) scores_ij share_j       share_j = 2^(L_k - L_j) dt_j, k the last of j's eight
+ * so that the powers of a row are as many as the eights. */
 #ifndef KERNELS_SSD_WARPGROUP_CUDA_H
 #define KERNELS_SSD_WARPGROUP_CUDA_H
 #include "kernels/ssd_tensor_cuda.h"
 #include "kernels/warpgroup_cuda.h"
 
-enum {
-  GROUP_BUFFER = CHUNK_FLOATS, /* a chunk's C, B, each head's x */
-  WARPGROUP_FLOATS =
-  2 * GROUP_BUFFER + (int)WIDE + (int)FORWARD_HEADS * FLOATS_OF(struct forward_times)
+/* Of a head's tokens: L = high + low, dt, e, r dt, and share as above. */
+struct group_times {
+  float high[TENSOR_TOKENS], low[TENSOR_TOKENS], dt[TENSOR_TOKENS];
+  float until[TENSOR_TOKENS], gain[TENSOR_TOKENS], share[TENSOR_TOKENS];
 };
 
-/* Of the shared memory: two buffers, B', times. */
+enum {
+  CONSUMERS = FORWARD_THREADS,
+  PRODUCERS = GROUP_LANES,
+  WARPGROUP_THREADS = (int)CONSUMERS + (int)PRODUCERS,
+  WARPGROUP_FLOATS = /* two buffers of a chunk's C, B and each head's x; B'; times */
+  2 * CHUNK_FLOATS + (int)WIDE + (int)FORWARD_HEADS * FLOATS_OF(struct group_times)
+};
+enum { PREPARED = 1, WEIGHED = 2 }; /* barriers */
+
 struct warpgroup_memory {
-  float *all, *buffer;
-  INLINE_DEVICE panels<TENSOR_TOKENS> C(void) const { return {buffer}; }
-  INLINE_DEVICE panels<TENSOR_TOKENS> B(void) const { return {buffer + WIDE}; }
-  INLINE_DEVICE narrow_tile x(int head) const { return {buffer + 2 * WIDE + head * NARROW}; }
-  INLINE_DEVICE panels<TENSOR_TOKENS> w(int head) const { return {x(head).at}; }
-  INLINE_DEVICE panels<TENSOR_STATE> turned(void) const { return {all + 2 * GROUP_BUFFER}; }
-  INLINE_DEVICE struct forward_times *times(int head) const
+  float *all;
+  INLINE_DEVICE float *buffer(int step) const { return all + (step & 1) * CHUNK_FLOATS; }
+  INLINE_DEVICE panels<TENSOR_TOKENS> C(int step) const { return {buffer(step)}; }
+  INLINE_DEVICE panels<TENSOR_TOKENS> B(int step) const { return {buffer(step) + WIDE}; }
+  INLINE_DEVICE narrow_tile x(int step, int head) const
   {
-    return (struct forward_times *)(all + 2 * GROUP_BUFFER + WIDE) + head;
+    return {buffer(step) + 2 * WIDE + head * NARROW};
+  }
+  INLINE_DEVICE panels<TENSOR_TOKENS> w(int step, int head) const
+  {
+    return {B(step).at + head * (WIDE / FORWARD_HEADS)};
+  }
+  INLINE_DEVICE panels<TENSOR_STATE> turned(void) const { return {all + 2 * CHUNK_FLOATS}; }
+  INLINE_DEVICE struct group_times *times(int head) const
+  {
+    return (struct group_times *)(all + 2 * CHUNK_FLOATS + WIDE) + head;
+  }
+};
+
+/* The chunks of index u of (b,g, two heads), then those of u + gridDim.x, and so on; of an odd
+ * number of heads the last is alone. */
+struct forward_steps {
+  int u, c, chunks, count, blocks; /* count: of indices; blocks: of a group of a sequence */
+  int b, g, first, heads;          /* the first head; those that are there, of FORWARD_HEADS */
+  INLINE_DEVICE explicit forward_steps(struct ssd_shape d)
+    : u((int)blockIdx.x), c(0), chunks((int)ssd_chunks(d)), blocks((int)forward_blocks(d))
+  {
+    count = (int)(d.B * d.G) * blocks;
+    find(d);
+  }
+  INLINE_DEVICE bool there(void) const { return u < count; }
+  INLINE_DEVICE void next(struct ssd_shape d)
+  {
+    if (++c < chunks)
+      return;
+    c = 0, u += (int)gridDim.x;
+    find(d);
+  }
+  INLINE_DEVICE void find(struct ssd_shape d)
+  {
+    int of_group = u / blocks, own = u % blocks * FORWARD_HEADS, all = (int)(d.H / d.G);
+    b = of_group / (int)d.G, g = of_group % (int)d.G, first = g * all + own;
+    heads = at_most(all - own, FORWARD_HEADS);
+  }
+  INLINE_DEVICE int64_t token(struct ssd_shape d) const { return b * d.T + c * d.chunk; }
+  INLINE_DEVICE int tokens(struct ssd_shape d) const
+  {
+    return at_most(d.T - c * d.chunk, (int)ssd_chunk_length(d));
+  }
+};
+
+/* ---- the warpgroup that prepares ---- */
+
+INLINE_DEVICE void copy_chunk(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
+                              struct warpgroup_memory m, int step)
+{
+  int thread = (int)threadIdx.x - CONSUMERS, q = s.tokens(d);
+  int64_t row = s.token(d) * d.ld;
+  typedef panel_copies<PRODUCERS, TENSOR_TOKENS, TENSOR_STATE> wide_copies;
+  wide_copies(f.C + row + s.g * d.N, d.ld, (int)d.N, thread).copy(m.C(step), 0, q);
+  wide_copies(f.B + row + s.g * d.N, d.ld, (int)d.N, thread).copy(m.B(step), 0, q);
+  tile_copies<PRODUCERS, TENSOR_TOKENS, TENSOR_CHANNELS> x(
+      f.x + row + s.first * d.P, d.ld, (int)d.P, thread);
+  for (int i = 0; i < FORWARD_HEADS; i++)
+    x.copy(m.x(step, i), i * d.P, i < s.heads ? q : 0);
+}
+
+/* A warp's lane has tokens 2 l and 2 l + 1. */
+struct own_tokens {
+  float2 dt, high, low, until, gain, share;
+  INLINE_DEVICE void compute(float A)
+  {
+    double l[2], all, rate = (double)A;
+    add_up_times(dt, (float)rate, l, &all);
+    double last = from_lane(l[1], ~(int)threadIdx.x & 3); /* of the eight tokens */
+    high.x = (float)l[0], high.y = (float)l[1];
+    low.x = (float)(l[0] - (double)high.x), low.y = (float)(l[1] - (double)high.y);
+    until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
+    gain.x = power_of_2((float)(all - l[0])) * dt.x;
+    gain.y = power_of_2((float)(all - l[1])) * dt.y;
+    share.x = power_of_2((float)(last - l[0])) * dt.x;
+    share.y = power_of_2((float)(last - l[1])) * dt.y;
+  }
+  INLINE_DEVICE void store(struct group_times *to) const
+  {
+    int first = (int)threadIdx.x % WARP_LANES * 2;
+    pair_at(to->high, first) = high, pair_at(to->low, first) = low;
+    pair_at(to->dt, first) = dt, pair_at(to->until, first) = until;
+    pair_at(to->gain, first) = gain, pair_at(to->share, first) = share;
   }
 };
 
 /* B' in fours by fours.  Of eight lanes that read or write together each finds its four in other
- * banks: `four` and `slot` differ in ways that reading, where a token's lowest bit counts, and
+ * banks: `four` and `a` differ in ways that reading, where a token's lowest bit counts, and
  * writing, where the lowest of `four` does, tell apart. */
 INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
 {
   int lane = (int)threadIdx.x % WARP_LANES, low = lane & 3, apart = lane >> 3;
-  int four = 4 * own_warp() + ((low & 1) << 1 | low >> 1); /* of n */
+#pragma unroll 1
+  for (int i = 0; i < 4; i++) {
+    int four = 4 * (own_warp() % 4 + i / 2 * 4) + ((low & 1) << 1 | low >> 1); /* of n */
+    int a = i % 2 * 4 + ((four & 3) ^ apart);
+    int odd = (lane >> 2 ^ four) & 1; /* tokens 8 a + odd + 2 k */
+    float4 v[4];
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    int a = 4 * i + ((four & 3) ^ apart), odd = (lane >> 2 ^ four) & 1; /* tokens 8 a + odd + 2 k */
-    float v[4][4];
-#pragma unroll
-    for (int k = 0; k < 4; k++) {
-      float4 n = B.four(8 * a + odd + 2 * k, four);
-      v[k][0] = n.x, v[k][1] = n.y, v[k][2] = n.z, v[k][3] = n.w;
-    }
-#pragma unroll
-    for (int m = 0; m < 4; m++) {
+    for (int k = 0; k < 4; k++)
+      v[k] = B.four(8 * a + odd + 2 * k, four);
+    auto put = [&](int m, float t0, float t1, float t2, float t3) {
       float4 tokens;
-      tokens.x = rounded<1>(v[0][m]), tokens.y = rounded<1>(v[1][m]);
-      tokens.z = rounded<1>(v[2][m]), tokens.w = rounded<1>(v[3][m]);
+      tokens.x = rounded<1>(t0), tokens.y = rounded<1>(t1);
+      tokens.z = rounded<1>(t2), tokens.w = rounded<1>(t3);
       to.four(four / 2 * 8 + 2 * m + four % 2, 2 * a + odd) = tokens;
-    }
+    };
+    put(0, v[0].x, v[1].x, v[2].x, v[3].x);
+    put(1, v[0].y, v[1].y, v[2].y, v[3].y);
+    put(2, v[0].z, v[1].z, v[2].z, v[3].z);
+    put(3, v[0].w, v[1].w, v[2].w, v[3].w);
   }
 }
 
-/* Four lanes, t = 0 to 3, have v_t of four fours each; each gets the four of its number, or the
- * other way round. */
-INLINE_DEVICE float4 exchange_fours(float v0, float v1, float v2, float v3)
+INLINE_DEVICE void prepare_chunks(struct ssd_shape d, struct tensor_forward f,
+                                  struct warpgroup_memory m)
 {
-  bool odd = lane_pair() & 1, second = lane_pair() & 2;
-  float a = from_lane(odd ? v0 : v1, 1), b = from_lane(odd ? v2 : v3, 1);
-  v0 = odd ? a : v0, v1 = odd ? v1 : a, v2 = odd ? b : v2, v3 = odd ? v3 : b;
-  a = from_lane(second ? v0 : v2, 2), b = from_lane(second ? v1 : v3, 2);
-  float4 four;
-  four.x = second ? a : v0, four.y = second ? b : v1;
-  four.z = second ? v2 : a, four.w = second ? v3 : b;
-  return four;
+  struct forward_steps ahead(d);
+  struct own_tokens own;
+  int head = own_warp() % 4; /* whose times this warp has */
+  auto read_times = [&](struct forward_steps s) {
+    if (head < s.heads) {
+      own.dt = own_times(f.dt + s.token(d) * d.H + s.first + head, d.H, s.tokens(d));
+      own.compute(decay_rate(f.A_log, s.first + head));
+    }
+  };
+  if (!ahead.there())
+    return;
+  copy_chunk(d, f, ahead, m, 0);
+  end_batch();
+  read_times(ahead);
+#pragma unroll 1
+  for (int step = 0; ahead.there(); step++) {
+    await_batches<0>();
+    show_to_products();
+    __syncthreads(); /* the chunk is there, and the last one's memory free */
+    if (head < FORWARD_HEADS)
+      own.store(m.times(head));
+    turn_B(m.B(step), m.turned());
+    show_to_products();
+    arrive_at_barrier<PREPARED, WARPGROUP_THREADS>();
+    ahead.next(d);
+    if (ahead.there()) {
+      copy_chunk(d, f, ahead, m, step + 1);
+      read_times(ahead);
+    }
+    end_batch();
+  }
 }
 
-/* f(m, half, at, there): the four from `at` on of a state (P,N), n = 16 m + 4 t, is of sums 2 m and
- * 2 m + 1, row g + 8 half, when lanes have exchanged them. */
-template <class T, class F>
-INLINE_DEVICE void for_fours_of_state(struct ssd_shape d, T *states, F f)
+/* ---- states, in sums ---- */
+
+/* Two lanes, t even and odd, have one number each of two fours a and b; the first gets those of a,
+ * the second those of b, or the other way round. */
+INLINE_DEVICE float2 exchange_pair(float a, float b)
 {
-  int n = 4 * lane_pair();
+  bool odd = lane_pair() & 1;
+  float other = from_lane(odd ? a : b, 1);
+  float2 two;
+  two.x = odd ? other : a, two.y = odd ? b : other;
+  return two;
+}
+
+/* f(k, half, at): columns n = 8 k + 4 (t%2) + t/2*2 and the next of row g + 8 half of a state (P,N)
+ * at `states`, those that are there, are sums k when lanes have exchanged them. */
+template <class T, class F>
+INLINE_DEVICE void for_pairs_of_state(struct ssd_shape d, T *states, F f)
+{
+  int n = lane_pair() % 2 * 4 + lane_pair() / 2 * 2, left = own_channel() < d.P ? (int)d.N - n : 0;
+  T *row = states + own_channel() * d.N + n;
 #pragma unroll
-  for (int half = 0; half < 2; half++)
+  for (int half = 0; half < 2; half++, row += d.N)
 #pragma unroll
-    for (int m = 0; m < STATE_TILES / 2; m++)
-      f(m, half, states + (own_channel() + half) * d.N + n + 16 * m,
-        own_channel() < d.P && n + 16 * m < d.N);
+    for (int k = 0; k < STATE_TILES; k++)
+      f(k, half, row + 8 * k, 8 * k < left);
 }
 
 INLINE_DEVICE void load_columns(struct ssd_shape d, const real *from,
                                 float (&state)[STATE_TILES][4])
 {
   clear_sums(state);
-  if (!from)
-    return;
-  for_fours_of_state(d, from, [&](int m, int half, const real *at, bool there) {
-    float4 four = {};
-    if (there)
-      four = *(const float4 *)at;
-    four = exchange_fours(four.x, four.y, four.z, four.w);
-    state[2 * m][2 * half] = four.x, state[2 * m][2 * half + 1] = four.y;
-    state[2 * m + 1][2 * half] = four.z, state[2 * m + 1][2 * half + 1] = four.w;
-  });
+  if (from)
+    for_pairs_of_state(d, from, [&](int k, int half, const real *at, bool there) {
+      float2 two = {};
+      if (there)
+        two = *(const float2 *)at;
+      two = exchange_pair(two.x, two.y);
+      state[k][2 * half] = two.x, state[k][2 * half + 1] = two.y;
+    });
 }
 
 INLINE_DEVICE void store_columns_of(struct ssd_shape d, const float (&state)[STATE_TILES][4],
                                     real *to)
 {
-  for_fours_of_state(d, to, [&](int m, int half, real *at, bool there) {
-    float4 four = exchange_fours(state[2 * m][2 * half], state[2 * m][2 * half + 1],
-                                 state[2 * m + 1][2 * half], state[2 * m + 1][2 * half + 1]);
+  for_pairs_of_state(d, to, [&](int k, int half, real *at, bool there) {
+    float2 two = exchange_pair(state[k][2 * half], state[k][2 * half + 1]);
     if (there)
-      put_four(at, 0, four);
+      *(float2 *)at = two;
   });
 }
 
-/* w of a head: rows i, columns in the order of terms; the last quarter's rows meet all tokens. */
-INLINE_DEVICE void put_weights(const float (&scores)[TOKEN_TILES][4],
-                               const struct forward_times *times, panels<TENSOR_TOKENS> w)
+/* ---- the warpgroups that multiply ---- */
+
+/* w of a head: rows i, columns in the order of terms. */
+INLINE_DEVICE void put_weights(const float (&scores)[TOKEN_TILES][4], struct group_times *times,
+                               panels<TENSOR_TOKENS> w)
 {
-  int first = own_channel() & ~15, g = lane_row();
+  int first = own_channel() & ~15, g = lane_row(), t = lane_pair();
+  float high[2], low[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+    high[half] = times->high[first + g + 8 * half], low[half] = times->low[first + g + 8 * half];
 #pragma unroll
   for (int n = 0; n < TOKEN_TILES; n++) {
-    int j = 8 * n + 2 * lane_pair();
-    float2 dt = pair_at((float *)times->dt, j), high = pair_at((float *)times->high, j);
-    float2 low = pair_at((float *)times->low, j);
+    int j = 8 * n + 2 * t;
+    float2 share = pair_at(times->share, j);
+    float last = times->high[8 * n + 7], below = times->low[8 * n + 7];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      int i = first + g + 8 * half;
-      float h = times->high[i], l = times->low[i], even = 0, odd = 0;
-      if (8 * n <= first + 8 * half) {
-        even = scores[n][2 * half] * decay_over({h, l}, {high.x, low.x}) * dt.x;
-        odd = scores[n][2 * half + 1] * decay_over({h, l}, {high.y, low.y}) * dt.y;
+      int i = first + 8 * half; /* of eight rows */
+      float even = 0, odd = 0;
+      if (8 * n < i) {
+        float row = power_of_2((high[half] - last) + (low[half] - below));
+        even = scores[n][2 * half] * row * share.x;
+        odd = scores[n][2 * half + 1] * row * share.y;
+      } else if (8 * n == i) {
+        float2 l = {high[half], low[half]}, dt = pair_at(times->dt, j);
+        float2 above = pair_at(times->high, j), under = pair_at(times->low, j);
+        even = scores[n][2 * half] * decay_over(l, {above.x, under.x}) * dt.x;
+        odd = scores[n][2 * half + 1] * decay_over(l, {above.y, under.y}) * dt.y;
+        even = 2 * t <= g ? even : 0;
+        odd = 2 * t + 1 <= g ? odd : 0;
       }
-      w.place(i, 2 * n)[lane_pair()] = j <= i ? rounded<1>(even) : 0;
-      w.place(i, 2 * n + 1)[lane_pair()] = j + 1 <= i ? rounded<1>(odd) : 0;
+      w.place(i + g, 2 * n)[t] = rounded<1>(even);
+      w.place(i + g, 2 * n + 1)[t] = rounded<1>(odd);
     }
   }
 }
@@ -144,7 +286,7 @@ INLINE_DEVICE void put_weights(const float (&scores)[TOKEN_TILES][4],
 enum { HALF_STATE = STATE_TILES / 2 };
 template <int FIRST>
 INLINE_DEVICE void begin_from_state(float (&y)[TOKEN_TILES][4],
-                                    const float (&state)[STATE_TILES][4], panels<TENSOR_TOKENS> C)
+                                    const float (&state)[STATE_TILES][4], operand C)
 {
   float terms[HALF_STATE][4];
 #pragma unroll
@@ -157,7 +299,7 @@ INLINE_DEVICE void begin_from_state(float (&y)[TOKEN_TILES][4],
   begin_products();
 #pragma unroll
   for (int k = 0; k < HALF_STATE; k++)
-    group_mma(y, terms[k], terms_of(C, 0, FIRST + k), FIRST + k > 0);
+    group_mma(y, terms[k], terms_behind<TENSOR_TOKENS>(C, FIRST + k), FIRST + k > 0);
   end_products();
 }
 
@@ -173,119 +315,104 @@ INLINE_DEVICE void gained_terms(const float (&x)[TOKEN_TILES][4], float *gain,
   }
 }
 
-/* Index u of (b,g, two heads), as of tensor_forward_all. */
-static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
+INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
+                                   struct warpgroup_memory m)
+{
+  int head = own_warp() / HEAD_WARPS, step = 0;
+  struct group_times *times = m.times(head);
+  float state[STATE_TILES][4];
+  float2 D = {};
+#pragma unroll 1
+  for (struct forward_steps s(d); s.there(); s.next(d), step++) {
+    bool there = head < s.heads;
+    int h = s.first + (there ? head : 0);
+    auto carried = [&](auto *states) {
+      return states + ((f.row ? f.row[s.b] : s.b) * d.H + h) * d.P * d.N;
+    };
+    float scores[TOKEN_TILES][4], y[TOKEN_TILES][4], x[TOKEN_TILES][4], gained[TOKEN_TILES][4];
+    if (s.c == 0) {
+      D = skips_of(d, f.D, h, own_channel());
+      load_columns(d, f.S0 ? carried(f.S0) : NULL, state);
+    }
+    operand C = operand_at(m.C(step).at), B = operand_at(m.B(step).at);
+    operand w = operand_at(m.w(step, head).at), turned = operand_at(m.turned().at);
+    clear_sums(y);
+    clear_sums(scores);
+    __syncthreads(); /* the chunk is there */
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < TENSOR_STATE / 8; k++)
+      group_mma(scores, terms_behind<TENSOR_TOKENS>(C, k), terms_behind<TENSOR_TOKENS>(B, k), k > 0);
+    end_products();
+    begin_from_state<0>(y, state, C);
+    if (f.S && there)
+      store_columns_of(d, state, f.S + ((s.b * (int64_t)s.chunks + s.c) * d.H + h) * d.P * d.N);
+    await_products<1>();
+    settle_sums(scores);
+    await_barrier<PREPARED, WARPGROUP_THREADS>(); /* times and B'; nobody reads B now */
+    put_weights(scores, times, m.w(step, head));
+    await_products<0>();
+    settle_sums(y);
+    begin_from_state<HALF_STATE>(y, state, C);
+#pragma unroll
+    for (int k = 0; k < TOKEN_TILES; k++) {
+      struct channels_of channels = {m.x(step, head)};
+      float2 even = channels(k, 0), odd = channels(k, 1);
+      x[k][0] = even.x, x[k][1] = even.y, x[k][2] = odd.x, x[k][3] = odd.y;
+    }
+    show_to_products();
+    if (head == 0)
+      await_barrier<WEIGHED, GROUP_LANES>();
+    else
+      await_barrier<WEIGHED + 1, GROUP_LANES>();
+    await_products<0>();
+    settle_sums(y);
+#pragma unroll
+    for (int n = 0; n < TOKEN_TILES; n++) {
+      float2 e = pair_at(times->until, 8 * n + 2 * lane_pair());
+      y[n][0] *= e.x, y[n][1] *= e.y, y[n][2] *= e.x, y[n][3] *= e.y;
+    }
+    scale_sums(state, times->until[TENSOR_TOKENS - 1]);
+    gained_terms(x, times->gain, gained);
+    settle_sums(x);
+    settle_sums(gained);
+    settle_sums(y);
+    settle_sums(state);
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < TOKEN_TILES; k++)
+      group_mma(y, x[k], terms_behind<TENSOR_TOKENS>(w, k), true);
+    end_products();
+    begin_products();
+#pragma unroll
+    for (int k = 0; k < TOKEN_TILES; k++)
+      group_mma(state, gained[k], terms_behind<TENSOR_STATE>(turned, k), true);
+    end_products();
+    await_products<1>();
+    settle_sums(y);
+    if (there)
+      put_outputs(
+          d, D, [&](int n, int e) { return (float2){x[n][2 * e], x[n][2 * e + 1]}; }, s.tokens(d),
+          y, f.y + (s.token(d) * d.H + h) * d.P);
+    await_products<0>();
+    settle_sums(state);
+    if (f.S1 && there && s.c == s.chunks - 1)
+      store_columns_of(d, state, carried(f.S1));
+  }
+}
+
+static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
     warpgroup_forward(struct ssd_shape d, struct tensor_forward f)
 {
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
-  int64_t chunks = ssd_chunks(d), PN = d.P * d.N, heads = d.H / d.G, blocks = forward_blocks(d);
-  int head = own_warp() / HEAD_WARPS;
-  bool leads = own_warp() % HEAD_WARPS == 0;
-  struct warpgroup_memory m = {memory, memory};
-  struct forward_times *times = m.times(head);
-  FOR_EACH_BLOCK (u, d.B * d.G * blocks, 0) {
-    int64_t b = u / (d.G * blocks), g = u / blocks % d.G, first = u % blocks * FORWARD_HEADS;
-    bool there = first + head < heads;
-    int64_t h0 = g * heads + first, h = there ? h0 + head : h0;
-    int64_t carried = ((f.row ? f.row[b] : b) * d.H + h) * PN;
-    float A = decay_rate(f.A_log, h), state[STATE_TILES][4];
-    float2 dt = {}, D = skips_of(d, f.D, h, own_channel());
-    auto tokens = [&](int64_t c) { return at_most(d.T - c * d.chunk, (int)ssd_chunk_length(d)); };
-    auto copy = [&](int64_t c) {
-      int64_t row = (b * d.T + c * d.chunk) * d.ld;
-      int q = tokens(c);
-      m.buffer = m.all + (c & 1) * GROUP_BUFFER;
-      copy_panels<FORWARD_THREADS, TENSOR_TOKENS, TENSOR_STATE>(m.B(), f.B + row + g * d.N, d.ld, q,
-                                                                (int)d.N);
-      copy_panels<FORWARD_THREADS, TENSOR_TOKENS, TENSOR_STATE>(m.C(), f.C + row + g * d.N, d.ld,
-                                                                  q, (int)d.N);
-      for (int i = 0; i < FORWARD_HEADS; i++)
-        copy_tile<FORWARD_THREADS, TENSOR_TOKENS>(m.x(i), f.x + row + (h0 + i) * d.P, d.ld,
-                                                  first + i < heads ? q : 0, (int)d.P);
-      end_batch();
-    };
-    auto read_times = [&](int64_t c) {
-      if (leads)
-        dt = own_times(f.dt + (b * d.T + c * d.chunk) * d.H + h, d.H, tokens(c));
-    };
-    copy(0);
-    read_times(0);
-    load_columns(d, f.S0 ? f.S0 + carried : NULL, state);
-    for (int64_t c = 0; c < chunks; c++) {
-      int64_t token = b * d.T + c * d.chunk;
-      float scores[TOKEN_TILES][4], y[TOKEN_TILES][4], x[TOKEN_TILES][4];
-      await_batches<0>();
-      show_to_products();
-      __syncthreads();
-      if (c + 1 < chunks)
-        copy(c + 1);
-      m.buffer = m.all + (c & 1) * GROUP_BUFFER;
-      clear_sums(y);
-      clear_sums(scores);
-      begin_products();
-#pragma unroll
-      for (int k = 0; k < TENSOR_STATE / 8; k++)
-        group_mma(scores, terms_of(m.C(), 0, k), terms_of(m.B(), 0, k), k > 0);
-      end_products();
-      begin_from_state<0>(y, state, m.C());
-      if (leads)
-        put_times(times, dt, A);
-      if (c + 1 < chunks)
-        read_times(c + 1);
-      if (f.S && there)
-        store_columns_of(d, state, f.S + ((b * chunks + c) * d.H + h) * PN);
-      turn_B(m.B(), m.turned());
-#pragma unroll
-      for (int k = 0; k < TOKEN_TILES; k++) {
-        struct channels_of channels = {m.x(head)};
-        float2 even = channels(k, 0), odd = channels(k, 1);
-        x[k][0] = even.x, x[k][1] = even.y, x[k][2] = odd.x, x[k][3] = odd.y;
-      }
-      await_group(1 + head); /* the warpgroup has read x */
-      await_products<1>();
-      settle_sums(scores);
-      put_weights(scores, times, m.w(head));
-      await_products<0>();
-      settle_sums(y);
-      begin_from_state<HALF_STATE>(y, state, m.C());
-      show_to_products();
-      __syncthreads();
-      await_products<0>();
-      settle_sums(y);
-#pragma unroll
-      for (int n = 0; n < TOKEN_TILES; n++) {
-        float2 e = pair_at(times->until, 8 * n + 2 * lane_pair());
-        y[n][0] *= e.x, y[n][1] *= e.y, y[n][2] *= e.x, y[n][3] *= e.y;
-      }
-      scale_sums(state, times->until[TENSOR_TOKENS - 1]);
-      float gained[TOKEN_TILES][4];
-      gained_terms(x, times->gain, gained);
-      settle_sums(gained);
-      settle_sums(y);
-      settle_sums(state);
-      begin_products();
-#pragma unroll
-      for (int k = 0; k < TOKEN_TILES; k++)
-        group_mma(y, x[k], terms_of(m.w(head), 0, k), true);
-      end_products();
-      begin_products();
-#pragma unroll
-      for (int k = 0; k < TOKEN_TILES; k++)
-        group_mma(state, gained[k], terms_of(m.turned(), 0, k), true);
-      end_products();
-      await_products<1>();
-      settle_sums(y);
-      if (there)
-        put_outputs(
-            d, D, [&](int n, int e) { return (float2){x[n][2 * e], x[n][2 * e + 1]}; }, tokens(c),
-            y, f.y + (token * d.H + h) * d.P);
-      await_products<0>();
-      settle_sums(state);
-    }
-    if (f.S1 && there)
-      store_columns_of(d, state, f.S1 + carried);
-    __syncthreads();
+  struct warpgroup_memory m = {memory};
+  if (threadIdx.x >= CONSUMERS) {
+    leave_registers<40>();
+    prepare_chunks(d, f, m);
+  } else {
+    take_registers<232>();
+    multiply_chunks(d, f, m);
   }
 #endif
 }
@@ -300,8 +427,9 @@ static bool has_warpgroups(stream st)
 
 static void forward_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_forward f)
 {
-  if (f.y && has_warpgroups(st))
-    LAUNCH_SHARED(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, floats(WARPGROUP_FLOATS),
+  int64_t n = d.B * d.G * forward_blocks(d);
+  if (f.y && n <= INT32_MAX && has_warpgroups(st))
+    LAUNCH_SHARED(st, n < PROCESSORS ? n : PROCESSORS, WARPGROUP_THREADS, floats(WARPGROUP_FLOATS),
                   warpgroup_forward, d, f);
   else
     tensor_fwd(st, d, f);

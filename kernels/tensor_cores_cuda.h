@@ -408,17 +408,19 @@ INLINE_DEVICE void multiply_paired_rows(float (&sums)[TILES][4], tile<LD> a, int
 /* ---- global memory ---- */
 
 /* Copies into tiles (ROWS,LD), from `first` or from a distance to it: rows that are `apart`, which
- * start at multiples of 16 bytes; zeros beyond `columns`, a multiple of 4, and beyond `rows`.  All
- * THREADS of a block have one, of what is this thread's: rows from `row` on (none, if its columns
- * are beyond). */
+ * start at multiples of 16 bytes; zeros beyond `columns`, a multiple of 4, and beyond `rows`.
+ * THREADS of a block have one each, of what is this thread's: rows from `row` on (none, if its
+ * columns are beyond). */
 template <int THREADS, int ROWS, int LD> struct tile_copies {
   enum { FOURS = LD / 4, STEP = THREADS / FOURS, OFTEN = ROWS / STEP };
   const float *from;
   int64_t ld;
   int row, place;
-  INLINE_DEVICE tile_copies(const float *first, int64_t apart, int columns) : ld(apart)
+  INLINE_DEVICE tile_copies(const float *first, int64_t apart, int columns,
+                            int thread = (int)threadIdx.x)
+    : ld(apart)
   {
-    int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
+    int r = thread / FOURS, c = thread % FOURS;
     from = first + r * ld + 4 * c;
     row = 4 * c < columns ? r : ROWS;
     place = r * LD + 4 * (c & ~7) + 4 * ((c & 7) ^ turn(r & 7));

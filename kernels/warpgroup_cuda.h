@@ -32,39 +32,52 @@ enum { PANEL = 32, GROUP_LANES = 128, PANEL_ALIGNMENT = 1024 };
 template <int ROWS> struct panels {
   float *at;
   /* Columns 4 c to 4 c + 3 of row r. */
-  INLINE_DEVICE float *place(int r, int c) const
+  INLINE_DEVICE static int offset(int r, int c)
   {
-    return at + (c / 8 * ROWS + r) * PANEL + 4 * ((c ^ r) & 7);
+    return (c / 8 * ROWS + r) * PANEL + 4 * ((c ^ r) & 7);
   }
+  INLINE_DEVICE float *place(int r, int c) const { return at + offset(r, c); }
   INLINE_DEVICE float4 &four(int r, int c) const { return *(float4 *)place(r, c); }
 };
 
 /* Copies of rows as tile_copies makes them, into panels of (ROWS,LD). */
-template <int THREADS, int ROWS, int LD>
-INLINE_DEVICE void copy_panels(panels<ROWS> to, const float *from, int64_t ld, int rows,
-                               int columns)
-{
-  enum { FOURS = LD / 4, STEP = THREADS / FOURS };
-  static_assert(STEP % 8 == 0, "the place of a four changes within eight rows");
-  int r = (int)threadIdx.x / FOURS, c = (int)threadIdx.x % FOURS;
-  int left = 4 * c < columns ? rows - r : 0;
-  float *here = to.place(r, c);
-  from += r * ld + 4 * c;
-#pragma unroll
-  for (int i = 0; i < ROWS; i += STEP) {
-    copy_16_bytes(here + i * PANEL, from, i < left);
-    from += STEP * ld;
+template <int THREADS, int ROWS, int LD> struct panel_copies {
+  enum { FOURS = LD / 4, STEP = THREADS / FOURS, OFTEN = ROWS / STEP };
+  static_assert(STEP % 4 == 0, "a four's place within eight rows has one bit at most to change");
+  const float *from;
+  int64_t ld;
+  int row, place;
+  INLINE_DEVICE panel_copies(const float *first, int64_t apart, int columns, int thread) : ld(apart)
+  {
+    int r = thread / FOURS, c = thread % FOURS;
+    from = first + r * ld + 4 * c;
+    row = 4 * c < columns ? r : ROWS;
+    place = panels<ROWS>::offset(r, c);
   }
-}
+  INLINE_DEVICE void copy(panels<ROWS> to, int64_t distance, int rows) const
+  {
+    const float *at = from + distance;
+    int left = rows - row;
+#pragma unroll
+    for (int i = 0; i < OFTEN; i++) {
+      float *here = to.at + (STEP % 8 == 0 ? place : place ^ (i % 2 * 16)) + i * STEP * PANEL;
+      copy_16_bytes(here, at, i * STEP < left);
+      at += STEP * ld;
+    }
+  }
+};
 
 #ifdef __NVCC__
-/* Eight terms of rows of a panel: where they start, and how eight rows follow each other. */
-typedef uint64_t operand;
+/* Eight terms of rows of a panel: the lower half of what the hardware calls a descriptor; the upper
+ * one says how eight rows follow each other, and how fours change places. */
+struct operand {
+  uint32_t low;
+  INLINE_DEVICE operand behind(int floats) const { return {low + (uint32_t)floats / 4}; }
+};
 INLINE_DEVICE operand operand_at(const float *at)
 {
-  uint64_t address = (uint64_t)__cvta_generic_to_shared(at);
-  return (address & 0x3ffff) >> 4 | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 |
-         (uint64_t)1 << 62;
+  uint32_t address = (uint32_t)__cvta_generic_to_shared(at);
+  return {__shfl_sync(0xffffffffu, (address & 0x3ffff) >> 4 | 1 << 16, 0)}; /* the same of all lanes */
 }
 
 INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -81,10 +94,23 @@ INLINE_DEVICE void show_to_products(void)
 {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-/* Barrier 1 to 8 of 128 threads */
-INLINE_DEVICE void await_group(int which)
+/* Barriers 1 to 15 of THREADS, some of which may only arrive. */
+template <int WHICH, int THREADS> INLINE_DEVICE void await_barrier(void)
 {
-  asm volatile("bar.sync %0, 128;" ::"r"(which) : "memory");
+  asm volatile("bar.sync %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
+}
+template <int WHICH, int THREADS> INLINE_DEVICE void arrive_at_barrier(void)
+{
+  asm volatile("bar.arrive %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
+}
+/* From here on the threads of this warpgroup have COUNT registers each. */
+template <int COUNT> INLINE_DEVICE void take_registers(void)
+{
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
+}
+template <int COUNT> INLINE_DEVICE void leave_registers(void)
+{
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT));
 }
 
 /* Sums are not moved past this. */
@@ -102,30 +128,30 @@ template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
 #define NAMES_128                                                                              \
   NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
            "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define WGMMA(n, names, a, b, adds)                                               \
-  "{.reg .pred p; setp.ne.b32 p, " adds ", 0; "                                   \
-  "wgmma.mma_async.sync.aligned.m64n" n "k8.f32.tf32.tf32 {" names "}, " a ", " b \
-  ", p, 1, 1;}"
+#define WGMMA(n, names, left, a, b, adds)                                        \
+  "{.reg .pred p; .reg .b64 left, right; mov.b64 right, {" b ", 0x40000040};" left \
+  "setp.ne.b32 p, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" n             \
+  "k8.f32.tf32.tf32 {" names "}, " a ", right, p, 1, 1;}"
 #define LEFT_WORDS "r"(bits_of(a[0])), "r"(bits_of(a[1])), "r"(bits_of(a[2])), "r"(bits_of(a[3]))
 
 /* d = (adds ? d : 0) + a b: the left operand's terms in registers, or in shared memory. */
 INLINE_DEVICE void group_mma(float (&d)[8][4], const float (&a)[4], operand b, bool adds)
 {
-  asm volatile(WGMMA("64", NAMES_64, "{%32,%33,%34,%35}", "%36", "%37")
+  asm volatile(WGMMA("64", NAMES_64, "", "{%32,%33,%34,%35}", "%36", "%37")
                : SUMS_32(0), SUMS_32(4)
-               : LEFT_WORDS, "l"(b), "r"((int)adds));
+               : LEFT_WORDS, "r"(b.low), "r"((int)adds));
 }
 INLINE_DEVICE void group_mma(float (&d)[16][4], const float (&a)[4], operand b, bool adds)
 {
-  asm volatile(WGMMA("128", NAMES_128, "{%64,%65,%66,%67}", "%68", "%69")
+  asm volatile(WGMMA("128", NAMES_128, "", "{%64,%65,%66,%67}", "%68", "%69")
                : SUMS_32(0), SUMS_32(4), SUMS_32(8), SUMS_32(12)
-               : LEFT_WORDS, "l"(b), "r"((int)adds));
+               : LEFT_WORDS, "r"(b.low), "r"((int)adds));
 }
 INLINE_DEVICE void group_mma(float (&d)[8][4], operand a, operand b, bool adds)
 {
-  asm volatile(WGMMA("64", NAMES_64, "%32", "%33", "%34")
+  asm volatile(WGMMA("64", NAMES_64, "mov.b64 left, {%32, 0x40000040};", "left", "%33", "%34")
                : SUMS_32(0), SUMS_32(4)
-               : "l"(a), "l"(b), "r"((int)adds));
+               : "r"(a.low), "r"(b.low), "r"((int)adds));
 }
 #undef SUMS_8
 #undef SUMS_32
@@ -137,13 +163,23 @@ INLINE_DEVICE void group_mma(float (&d)[8][4], operand a, operand b, bool adds)
 #else /* tests/emulation */
 struct operand {
   const float *at;
+  operand behind(int floats) const { return {at + floats}; }
 };
 INLINE_DEVICE operand operand_at(const float *at) { return {at}; }
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
 INLINE_DEVICE void show_to_products(void) {}
-INLINE_DEVICE void await_group(int) { emulated_await_group(); }
+template <int WHICH, int THREADS> void await_barrier(void)
+{
+  emulated_barrier(WHICH, THREADS, true);
+}
+template <int WHICH, int THREADS> void arrive_at_barrier(void)
+{
+  emulated_barrier(WHICH, THREADS, false);
+}
+template <int COUNT> void take_registers(void) {}
+template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
 template <int TILES>
 void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
@@ -156,9 +192,9 @@ template <int TILES> void group_mma(float (&d)[TILES][4], operand a, operand b, 
 }
 #endif
 
-/* Terms 8 k to 8 k + 7 of rows from row0 on, a multiple of 8. */
-template <int ROWS> INLINE_DEVICE operand terms_of(panels<ROWS> of, int row0, int k)
+/* Terms 8 k to 8 k + 7 of (ROWS, any number of panels) that start at `first`. */
+template <int ROWS> INLINE_DEVICE operand terms_behind(operand first, int k)
 {
-  return operand_at(of.at + (k / 4 * ROWS + row0) * PANEL + k % 4 * 8);
+  return first.behind(k / 4 * ROWS * PANEL + k % 4 * 8);
 }
 #endif

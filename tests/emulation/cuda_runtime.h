@@ -65,7 +65,7 @@ void emulated_group_mma(int n, float *d, const float *a, const float *left, cons
                         bool adds);
 void emulated_end_products(void);
 void emulated_await_products(int batches);
-void emulated_await_group(void); /* all of these four warps */
+void emulated_barrier(int which, unsigned threads, bool waits); /* 1 to 15 of a block */
 extern float emulated_shared[];
 #define SHARED_FLOATS(name) float *name = emulated_shared
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)

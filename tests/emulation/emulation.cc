@@ -213,7 +213,7 @@ static const std::function<void()> *block_thread;
 struct barrier {
   unsigned threads, arrived, passed;
 };
-static struct barrier block_barrier, warp_barrier[THREADS_MOST], group_barrier[THREADS_MOST];
+static struct barrier block_barrier, warp_barrier[THREADS_MOST], named_barrier[16];
 static unsigned warp_lanes;
 
 /* What a thread waits for; at NULL: it has ended. */
@@ -222,9 +222,7 @@ static struct wait {
   unsigned passed;
 } waits[THREADS_MOST];
 
-enum { GROUP_LANES = 128 };
 static struct barrier *own_warp(void) { return &warp_barrier[running / warp_lanes]; }
-static struct barrier *own_group(void) { return &group_barrier[running / GROUP_LANES]; }
 
 static void open_when_all(struct barrier *b)
 {
@@ -257,7 +255,7 @@ static void fiber_main()
   for (;;) {
     (*block_thread)();
     waits[running].at = NULL;
-    for (struct barrier *b : {&block_barrier, own_warp(), own_group()}) {
+    for (struct barrier *b : {&block_barrier, own_warp()}) {
       b->threads--;
       open_when_all(b);
     }
@@ -370,6 +368,7 @@ void emulated_group_mma(int n, float *d, const float *a, const float *left, cons
 
 static void run_product(const pending_product &p, unsigned thread)
 {
+  enum { GROUP_LANES = 128 };
   unsigned row = thread % GROUP_LANES / 32 * 16 + thread % 32 / 4;
   for (unsigned i = 0; i < (unsigned)p.n / 2; i++) {
     unsigned half = i / 2 % 2, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
@@ -392,15 +391,24 @@ void emulated_await_products(int batches)
   own.products.erase(own.products.begin(), own.products.begin() + done);
 }
 
-void emulated_await_group(void) { pass(own_group()); }
+void emulated_barrier(int which, unsigned threads, bool waits)
+{
+  struct barrier *b = &named_barrier[which];
+  b->threads = threads;
+  if (waits) {
+    pass(b);
+    return;
+  }
+  b->arrived++;
+  open_when_all(b);
+}
 
 static void run_block(unsigned threads)
 {
   block_barrier = {threads, 0, 0};
   for (unsigned t = 0; t < threads; t += warp_lanes)
     warp_barrier[t / warp_lanes] = {std::min(warp_lanes, threads - t), 0, 0};
-  for (unsigned t = 0; t < threads; t += GROUP_LANES)
-    group_barrier[t / GROUP_LANES] = {std::min((unsigned)GROUP_LANES, threads - t), 0, 0};
+  memset(named_barrier, 0, sizeof named_barrier);
   for (unsigned t = 0; t < threads; t++)
     resume(t);
   for (unsigned left = 1, moved; left;) {
