@@ -400,7 +400,8 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
         __syncthreads();
         from_tokens<PRODUCTS>(y, m.x(own), m.w(own));
         if (there)
-          put_outputs(d, D, (struct channels_of){m.x(own)}, tokens(c), y, f.y + (token * d.H + h) * d.P);
+          put_outputs(d, D, (struct channels_of){m.x(own)}, tokens(c), y,
+                      f.y + (token * d.H + h) * d.P);
       }
       if (leaves)
         next_state<PRODUCTS>(state, m, own);

@@ -4,8 +4,8 @@
  * A block goes through the chunks of two heads of one sequence, then of others.  A head's products
  * are a warpgroup's, whose registers have its state S:
  *   scores = C B'     y' = (S C') e + x' w' + D x'     S <- e_{q-1} S + (r dt x)' B
- * A third warpgroup makes all that does not wait for a product: the copies of the next chunk, times,
- * and B' from B, in registers, for products add up along what lies side by side.
+ * What does not wait for a product is made by a third: two warps copy the next chunk, two have
+ * times and B' from B, in registers, for products add up along what lies side by side.
  *
  * A left operand in registers has terms t and t + 4 of eight where sums have columns 2 t and
  * 2 t + 1.  So that S is one as it is, its columns q are B' rows n, and those that x' meets are
@@ -28,9 +28,10 @@ struct group_times {
 };
 
 enum {
-  CONSUMERS = FORWARD_THREADS,
-  PRODUCERS = GROUP_LANES,
-  WARPGROUP_THREADS = (int)CONSUMERS + (int)PRODUCERS,
+  MULTIPLYING = FORWARD_THREADS,        /* threads that have the first numbers, */
+  TURNING = 2 * WARP_LANES,             /* the next, a warp a head, */
+  COPYING = (int)GROUP_LANES - TURNING, /* and the last */
+  WARPGROUP_THREADS = (int)MULTIPLYING + (int)COPYING + (int)TURNING,
   WARPGROUP_FLOATS = /* two buffers of a chunk's C, B and each head's x; B'; times */
   2 * CHUNK_FLOATS + (int)WIDE + (int)FORWARD_HEADS * FLOATS_OF(struct group_times)
 };
@@ -62,7 +63,7 @@ struct forward_steps {
   int u, c, chunks, count, blocks; /* count: of indices; blocks: of a group of a sequence */
   int b, g, first, heads;          /* the first head; those that are there, of FORWARD_HEADS */
   INLINE_DEVICE explicit forward_steps(struct ssd_shape d)
-    : u((int)blockIdx.x), c(0), chunks((int)ssd_chunks(d)), blocks((int)forward_blocks(d))
+      : u((int)blockIdx.x), c(0), chunks((int)ssd_chunks(d)), blocks((int)forward_blocks(d))
   {
     count = (int)(d.B * d.G) * blocks;
     find(d);
@@ -88,21 +89,43 @@ struct forward_steps {
   }
 };
 
-/* ---- the warpgroup that prepares ---- */
+/* ---- the warps that copy ---- */
 
 INLINE_DEVICE void copy_chunk(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
                               struct warpgroup_memory m, int step)
 {
-  int thread = (int)threadIdx.x - CONSUMERS, q = s.tokens(d);
+  int thread = (int)threadIdx.x - (int)MULTIPLYING - (int)TURNING, q = s.tokens(d);
   int64_t row = s.token(d) * d.ld;
-  typedef panel_copies<PRODUCERS, TENSOR_TOKENS, TENSOR_STATE> wide_copies;
+  typedef panel_copies<COPYING, TENSOR_TOKENS, TENSOR_STATE> wide_copies;
   wide_copies(f.C + row + s.g * d.N, d.ld, (int)d.N, thread).copy(m.C(step), 0, q);
   wide_copies(f.B + row + s.g * d.N, d.ld, (int)d.N, thread).copy(m.B(step), 0, q);
-  tile_copies<PRODUCERS, TENSOR_TOKENS, TENSOR_CHANNELS> x(
-      f.x + row + s.first * d.P, d.ld, (int)d.P, thread);
+  tile_copies<COPYING, TENSOR_TOKENS, TENSOR_CHANNELS> x(f.x + row + s.first * d.P, d.ld, (int)d.P,
+                                                         thread);
   for (int i = 0; i < FORWARD_HEADS; i++)
     x.copy(m.x(step, i), i * d.P, i < s.heads ? q : 0);
 }
+
+INLINE_DEVICE void copy_chunks(struct ssd_shape d, struct tensor_forward f,
+                               struct warpgroup_memory m)
+{
+  struct forward_steps s(d);
+  if (!s.there())
+    return;
+  copy_chunk(d, f, s, m, 0);
+  end_batch();
+#pragma unroll 1
+  for (int step = 0; s.there(); step++) {
+    await_batches<0>();
+    show_to_products();
+    __syncthreads(); /* the chunk is there, and the last one's memory free */
+    s.next(d);
+    if (s.there())
+      copy_chunk(d, f, s, m, step + 1);
+    end_batch();
+  }
+}
+
+/* ---- the warps that turn B ---- */
 
 /* A warp's lane has tokens 2 l and 2 l + 1. */
 struct own_tokens {
@@ -136,8 +159,8 @@ INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
 {
   int lane = (int)threadIdx.x % WARP_LANES, low = lane & 3, apart = lane >> 3;
 #pragma unroll 1
-  for (int i = 0; i < 4; i++) {
-    int four = 4 * (own_warp() % 4 + i / 2 * 4) + ((low & 1) << 1 | low >> 1); /* of n */
+  for (int i = 0; i < 8; i++) {
+    int four = 4 * (own_warp() % 2 + i / 2 * 2) + ((low & 1) << 1 | low >> 1); /* of n */
     int a = i % 2 * 4 + ((four & 3) ^ apart);
     int odd = (lane >> 2 ^ four) & 1; /* tokens 8 a + odd + 2 k */
     float4 v[4];
@@ -157,66 +180,60 @@ INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
   }
 }
 
-INLINE_DEVICE void prepare_chunks(struct ssd_shape d, struct tensor_forward f,
-                                  struct warpgroup_memory m)
+INLINE_DEVICE void turn_chunks(struct ssd_shape d, struct tensor_forward f,
+                               struct warpgroup_memory m)
 {
-  struct forward_steps ahead(d);
-  struct own_tokens own;
-  int head = own_warp() % 4; /* whose times this warp has */
+  struct own_tokens own = {};
+  int head = own_warp() % FORWARD_HEADS; /* whose times this warp has */
   auto read_times = [&](struct forward_steps s) {
     if (head < s.heads) {
       own.dt = own_times(f.dt + s.token(d) * d.H + s.first + head, d.H, s.tokens(d));
       own.compute(decay_rate(f.A_log, s.first + head));
     }
   };
-  if (!ahead.there())
-    return;
-  copy_chunk(d, f, ahead, m, 0);
-  end_batch();
-  read_times(ahead);
+  struct forward_steps s(d);
+  if (s.there())
+    read_times(s);
 #pragma unroll 1
-  for (int step = 0; ahead.there(); step++) {
-    await_batches<0>();
-    show_to_products();
-    __syncthreads(); /* the chunk is there, and the last one's memory free */
-    if (head < FORWARD_HEADS)
-      own.store(m.times(head));
+  for (int step = 0; s.there(); step++) {
+    __syncthreads(); /* the chunk is there */
+    own.store(m.times(head));
     turn_B(m.B(step), m.turned());
     show_to_products();
-    arrive_at_barrier<PREPARED, WARPGROUP_THREADS>();
-    ahead.next(d);
-    if (ahead.there()) {
-      copy_chunk(d, f, ahead, m, step + 1);
-      read_times(ahead);
-    }
-    end_batch();
+    arrive_at_barrier<PREPARED, (int)MULTIPLYING + (int)TURNING>();
+    s.next(d);
+    if (s.there())
+      read_times(s);
   }
 }
 
 /* ---- states, in sums ---- */
 
-/* Two lanes, t even and odd, have one number each of two fours a and b; the first gets those of a,
- * the second those of b, or the other way round. */
-INLINE_DEVICE float2 exchange_pair(float a, float b)
+/* Four lanes, t = 0 to 3, have v_t of four fours each; each gets the four of its number, or the
+ * other way round. */
+INLINE_DEVICE float4 exchange_fours(float v0, float v1, float v2, float v3)
 {
-  bool odd = lane_pair() & 1;
-  float other = from_lane(odd ? a : b, 1);
-  float2 two;
-  two.x = odd ? other : a, two.y = odd ? b : other;
-  return two;
+  bool odd = lane_pair() & 1, second = lane_pair() & 2;
+  float a = from_lane(odd ? v0 : v1, 1), b = from_lane(odd ? v2 : v3, 1);
+  v0 = odd ? a : v0, v1 = odd ? v1 : a, v2 = odd ? b : v2, v3 = odd ? v3 : b;
+  a = from_lane(second ? v0 : v2, 2), b = from_lane(second ? v1 : v3, 2);
+  float4 four;
+  four.x = second ? a : v0, four.y = second ? b : v1;
+  four.z = second ? v2 : a, four.w = second ? v3 : b;
+  return four;
 }
 
-/* f(k, half, at): columns n = 8 k + 4 (t%2) + t/2*2 and the next of row g + 8 half of a state (P,N)
- * at `states`, those that are there, are sums k when lanes have exchanged them. */
+/* f(k, half, at, there): the four from `at` on of a state (P,N) at `states`, n = 8 k + 4 t, row
+ * g + 8 half, is of sums k and k + 1 when lanes have exchanged them. */
 template <class T, class F>
-INLINE_DEVICE void for_pairs_of_state(struct ssd_shape d, T *states, F f)
+INLINE_DEVICE void for_fours_of_state(struct ssd_shape d, T *states, F f)
 {
-  int n = lane_pair() % 2 * 4 + lane_pair() / 2 * 2, left = own_channel() < d.P ? (int)d.N - n : 0;
-  T *row = states + own_channel() * d.N + n;
+  int left = own_channel() < d.P ? (int)d.N - 4 * lane_pair() : 0;
+  T *row = states + own_channel() * d.N + 4 * lane_pair();
 #pragma unroll
   for (int half = 0; half < 2; half++, row += d.N)
 #pragma unroll
-    for (int k = 0; k < STATE_TILES; k++)
+    for (int k = 0; k < STATE_TILES; k += 2)
       f(k, half, row + 8 * k, 8 * k < left);
 }
 
@@ -225,22 +242,24 @@ INLINE_DEVICE void load_columns(struct ssd_shape d, const real *from,
 {
   clear_sums(state);
   if (from)
-    for_pairs_of_state(d, from, [&](int k, int half, const real *at, bool there) {
-      float2 two = {};
+    for_fours_of_state(d, from, [&](int k, int half, const real *at, bool there) {
+      float4 four = {};
       if (there)
-        two = *(const float2 *)at;
-      two = exchange_pair(two.x, two.y);
-      state[k][2 * half] = two.x, state[k][2 * half + 1] = two.y;
+        four = *(const float4 *)at;
+      four = exchange_fours(four.x, four.y, four.z, four.w);
+      state[k][2 * half] = four.x, state[k][2 * half + 1] = four.y;
+      state[k + 1][2 * half] = four.z, state[k + 1][2 * half + 1] = four.w;
     });
 }
 
 INLINE_DEVICE void store_columns_of(struct ssd_shape d, const float (&state)[STATE_TILES][4],
                                     real *to)
 {
-  for_pairs_of_state(d, to, [&](int k, int half, real *at, bool there) {
-    float2 two = exchange_pair(state[k][2 * half], state[k][2 * half + 1]);
+  for_fours_of_state(d, to, [&](int k, int half, real *at, bool there) {
+    float4 four = exchange_fours(state[k][2 * half], state[k][2 * half + 1], state[k + 1][2 * half],
+                                 state[k + 1][2 * half + 1]);
     if (there)
-      *(float2 *)at = two;
+      put_four(at, 0, four);
   });
 }
 
@@ -342,14 +361,16 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
     begin_products();
 #pragma unroll
     for (int k = 0; k < TENSOR_STATE / 8; k++)
-      group_mma(scores, terms_behind<TENSOR_TOKENS>(C, k), terms_behind<TENSOR_TOKENS>(B, k), k > 0);
+      group_mma(scores, terms_behind<TENSOR_TOKENS>(C, k), terms_behind<TENSOR_TOKENS>(B, k),
+                k > 0);
     end_products();
     begin_from_state<0>(y, state, C);
     if (f.S && there)
       store_columns_of(d, state, f.S + ((s.b * (int64_t)s.chunks + s.c) * d.H + h) * d.P * d.N);
     await_products<1>();
     settle_sums(scores);
-    await_barrier<PREPARED, WARPGROUP_THREADS>(); /* times and B'; nobody reads B now */
+    await_barrier<PREPARED,
+                  (int)MULTIPLYING + (int)TURNING>(); /* times and B'; nobody reads B now */
     put_weights(scores, times, m.w(step, head));
     await_products<0>();
     settle_sums(y);
@@ -392,8 +413,11 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
     settle_sums(y);
     if (there)
       put_outputs(
-          d, D, [&](int n, int e) { return (float2){x[n][2 * e], x[n][2 * e + 1]}; }, s.tokens(d),
-          y, f.y + (s.token(d) * d.H + h) * d.P);
+          d, D,
+          [&](int n, int e) {
+            return (float2){x[n][2 * e], x[n][2 * e + 1]};
+          },
+          s.tokens(d), y, f.y + (s.token(d) * d.H + h) * d.P);
     await_products<0>();
     settle_sums(state);
     if (f.S1 && there && s.c == s.chunks - 1)
@@ -407,12 +431,15 @@ static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
   struct warpgroup_memory m = {memory};
-  if (threadIdx.x >= CONSUMERS) {
-    leave_registers<40>();
-    prepare_chunks(d, f, m);
-  } else {
+  if (threadIdx.x < MULTIPLYING) {
     take_registers<232>();
     multiply_chunks(d, f, m);
+  } else {
+    leave_registers<40>();
+    if (threadIdx.x < (int)MULTIPLYING + (int)TURNING)
+      turn_chunks(d, f, m);
+    else
+      copy_chunks(d, f, m);
   }
 #endif
 }

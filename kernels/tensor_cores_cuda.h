@@ -418,7 +418,7 @@ template <int THREADS, int ROWS, int LD> struct tile_copies {
   int row, place;
   INLINE_DEVICE tile_copies(const float *first, int64_t apart, int columns,
                             int thread = (int)threadIdx.x)
-    : ld(apart)
+      : ld(apart)
   {
     int r = thread / FOURS, c = thread % FOURS;
     from = first + r * ld + 4 * c;

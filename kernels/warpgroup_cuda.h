@@ -43,13 +43,12 @@ template <int ROWS> struct panels {
 /* Copies of rows as tile_copies makes them, into panels of (ROWS,LD). */
 template <int THREADS, int ROWS, int LD> struct panel_copies {
   enum { FOURS = LD / 4, STEP = THREADS / FOURS, OFTEN = ROWS / STEP };
-  static_assert(STEP % 4 == 0, "a four's place within eight rows has one bit at most to change");
   const float *from;
   int64_t ld;
   int row, place;
   INLINE_DEVICE panel_copies(const float *first, int64_t apart, int columns, int thread) : ld(apart)
   {
-    int r = thread / FOURS, c = thread % FOURS;
+    int r = thread / FOURS, c = thread % FOURS; /* r < STEP, a power of 2 */
     from = first + r * ld + 4 * c;
     row = 4 * c < columns ? r : ROWS;
     place = panels<ROWS>::offset(r, c);
@@ -60,7 +59,7 @@ template <int THREADS, int ROWS, int LD> struct panel_copies {
     int left = rows - row;
 #pragma unroll
     for (int i = 0; i < OFTEN; i++) {
-      float *here = to.at + (STEP % 8 == 0 ? place : place ^ (i % 2 * 16)) + i * STEP * PANEL;
+      float *here = to.at + (place ^ (i * STEP & 7) * 4) + i * STEP * PANEL;
       copy_16_bytes(here, at, i * STEP < left);
       at += STEP * ld;
     }
@@ -77,7 +76,8 @@ struct operand {
 INLINE_DEVICE operand operand_at(const float *at)
 {
   uint32_t address = (uint32_t)__cvta_generic_to_shared(at);
-  return {__shfl_sync(0xffffffffu, (address & 0x3ffff) >> 4 | 1 << 16, 0)}; /* the same of all lanes */
+  return {
+      __shfl_sync(0xffffffffu, (address & 0x3ffff) >> 4 | 1 << 16, 0)}; /* the same of all lanes */
 }
 
 INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -128,10 +128,10 @@ template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
 #define NAMES_128                                                                              \
   NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
            "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define WGMMA(n, names, left, a, b, adds)                                        \
-  "{.reg .pred p; .reg .b64 left, right; mov.b64 right, {" b ", 0x40000040};" left \
-  "setp.ne.b32 p, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" n             \
-  "k8.f32.tf32.tf32 {" names "}, " a ", right, p, 1, 1;}"
+#define WGMMA(n, names, left, a, b, adds)                                                      \
+  "{.reg .pred p; .reg .b64 left, right; mov.b64 right, {" b ", 0x40000040};" left             \
+  "setp.ne.b32 p, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" n "k8.f32.tf32.tf32 {" names \
+  "}, " a ", right, p, 1, 1;}"
 #define LEFT_WORDS "r"(bits_of(a[0])), "r"(bits_of(a[1])), "r"(bits_of(a[2])), "r"(bits_of(a[3]))
 
 /* d = (adds ? d : 0) + a b: the left operand's terms in registers, or in shared memory. */
@@ -181,8 +181,7 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
-template <int TILES>
-void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
+template <int TILES> void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
 {
   emulated_group_mma(8 * TILES, d[0], a, NULL, b.at, adds);
 }
