@@ -72,9 +72,10 @@
        3 * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * ssd_chunks(d) * SSD_STATES)
 #define WORK_silu_gate_fwd WORK(5 * M * F, 3 * M * F)
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
-#define WORK_cross_entropy_fwd WORK(3 * M * V, M * V)
+#define WORK_cross_entropy_fwd WORK((3 + IF(best) + 4 * IF(xb)) * M * V, (1 + IF(xb)) * M * V)
 #define WORK_cross_entropy_vjp WORK(4 * M * V, (beta == 0 ? 2 : 3) * M * V)
 #define WORK_argmax WORK(M *V, M *V)
+#define WORK_sum_losses WORK(2 * M, 2 * M + M * (int64_t)(sizeof(wide) / sizeof(real)))
 #define WORK_adamw WORK(14 * n, 7 * n)
 
 #define WORK_weight_norm_jvp WORK_NONE

@@ -158,9 +158,8 @@ static int64_t bad_sequence(const struct config *c, const struct network_result 
   int64_t per_row = whole ? 1 : length; /* samples of the solve */
   bool bad_solve = r->forward.exits[FP_NOT_FINITE] + r->forward.exits[FP_DIVERGED] > 0;
   for (int64_t s = 0; s < rows; s++) {
-    for (int64_t i = 0; i < length; i++)
-      if (!isfinite(r->losses[s * length + i]))
-        return s;
+    if (s == r->bad)
+      return s;
     for (int64_t i = 0; bad_solve && i < per_row; i++) {
       uint8_t e = r->forward.exit[s * per_row + i];
       if (e == FP_NOT_FINITE || e == FP_DIVERGED)
