@@ -535,13 +535,14 @@ void device_norms(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-/* Rows of whole packs and others, more tokens than one table holds, none that is known. */
+/* Rows of whole packs and others, more tokens than one table holds, none that is known, ranges of
+ * several batches. */
 #define device_embedding NAME(device_embedding)
 void device_embedding(const void *cpu, const void *device, uint64_t seed)
 {
   static const int64_t shapes[][3] = {
-      {5003, 180, 68}, {1500, 401, 67}, {300, 1000, 68}, {70, 1, 4}};
-  for (int i = 0; i < 4; i++) {
+      {5003, 180, 68}, {1500, 401, 67}, {300, 1000, 68}, {70, 1, 4}, {5003, 240, 4}};
+  for (int i = 0; i < 5; i++) {
     int64_t M = shapes[i][0], V = shapes[i][1], D = shapes[i][2];
     struct both b = begin(cpu, device, seed);
     int32_t *tokens = calloc((size_t)M, sizeof *tokens);
