@@ -206,8 +206,8 @@ enum { SQUARE = 32 };
 
 INLINE int64_t squares_of(int64_t n) { return (n + SQUARE - 1) / SQUARE; }
 
-/* A square by a block: its rows are read, and its columns written, side by side. */
-BLOCK_KERNEL transpose_squares(int64_t rows, int64_t n, const real *x, real *y)
+/* A square by a block: its rows are read, and its columns written, or added to, side by side. */
+template <bool ADDS> BLOCK_KERNEL transpose_squares(int64_t rows, int64_t n, const real *x, real *y)
 {
   __shared__ real square[SQUARE][SQUARE + 1];
   FOR_EACH_BLOCK (at, squares_of(rows) * squares_of(n), SQUARE * SQUARE) {
@@ -220,8 +220,9 @@ BLOCK_KERNEL transpose_squares(int64_t rows, int64_t n, const real *x, real *y)
     __syncthreads();
     for (int e = (int)threadIdx.x; e < SQUARE * SQUARE; e += (int)blockDim.x) {
       int j = e / SQUARE, i = e % SQUARE;
+      real *to = y + (column + j) * rows + first + i;
       if (first + i < rows && column + j < n)
-        y[(column + j) * rows + first + i] = square[i][j];
+        *to = square[i][j] + (ADDS ? *to : 0);
     }
     __syncthreads();
   }
@@ -243,11 +244,18 @@ KERNEL transpose_columns(int64_t rows, int64_t n, const real *x, real *y)
 void OP(transpose)(stream st, int64_t rows, int64_t n, const DEVICE real *x, DEVICE real *y)
 {
 #ifdef __CUDACC__
-  LAUNCH_BLOCKS(st, squares_of(rows) * squares_of(n), transpose_squares, rows, n, x, y);
+  LAUNCH_BLOCKS(st, squares_of(rows) * squares_of(n), transpose_squares<false>, rows, n, x, y);
 #else
   LAUNCH(st, (n + 15) / 16, transpose_columns, rows, n, x, y);
 #endif
 }
+
+#ifdef __CUDACC__
+void add_transpose(stream st, int64_t rows, int64_t n, const real *x, real *y)
+{
+  LAUNCH_BLOCKS(st, squares_of(rows) * squares_of(n), transpose_squares<true>, rows, n, x, y);
+}
+#endif
 
 void OP(fill)(stream st, int64_t n, real a, DEVICE real *y)
 {
