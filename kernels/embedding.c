@@ -139,29 +139,40 @@ static __device__ inline void sort_rows(const int32_t *tokens, int n, unsigned l
   __syncthreads();
 }
 
-/* sum + the rows of yb, or mask yb, that `order` names; both from the lane's column on. */
-template <int W, bool MASK>
-INLINE_DEVICE pack<W> add_rows(const uint16_t *order, int count, int64_t D, const real *mask,
-                               const real *yb, pack<W> sum)
+/* sum + N rows of yb, or mask yb, that `order` names; both from the lane's column on. */
+template <int W, bool MASK, int N>
+INLINE_DEVICE pack<W> add_rows(const uint16_t *order, unsigned D, const real *mask, const real *yb,
+                               pack<W> sum)
 {
-  for (int k = 0; k < count; k += ROWS_AHEAD) {
-    pack<W> x[ROWS_AHEAD], keep[ROWS_AHEAD];
+  pack<W> x[N], keep[N];
 #pragma unroll
-    for (int q = 0; q < ROWS_AHEAD; q++) {
-      int64_t at = k + q < count ? order[k + q] * D : 0;
-      x[q] = {};
-      if (k + q < count)
-        x[q] = load_pack<W>(yb + at);
-      if (MASK && k + q < count)
-        keep[q] = load_pack<W>(mask + at);
-    }
-#pragma unroll
-    for (int q = 0; q < ROWS_AHEAD; q++)
-#pragma unroll
-      for (int l = 0; l < W; l++)
-        if (k + q < count)
-          sum.at[l] += MASK ? keep[q].at[l] * x[q].at[l] : x[q].at[l];
+  for (int q = 0; q < N; q++) {
+    unsigned at = order[q] * D;
+    x[q] = load_pack<W>(yb + at);
+    if (MASK)
+      keep[q] = load_pack<W>(mask + at);
   }
+#pragma unroll
+  for (int q = 0; q < N; q++)
+#pragma unroll
+    for (int l = 0; l < W; l++)
+      sum.at[l] += MASK ? keep[q].at[l] * x[q].at[l] : x[q].at[l];
+  return sum;
+}
+
+/* Of `count` rows: what is left of the groups of ROWS_AHEAD is loaded together too. */
+template <int W, bool MASK>
+INLINE_DEVICE pack<W> add_all(const uint16_t *order, int count, unsigned D, const real *mask,
+                              const real *yb, pack<W> sum)
+{
+  for (; count >= ROWS_AHEAD; count -= ROWS_AHEAD, order += ROWS_AHEAD)
+    sum = add_rows<W, MASK, ROWS_AHEAD>(order, D, mask, yb, sum);
+  if (count == 3)
+    sum = add_rows<W, MASK, 3>(order, D, mask, yb, sum);
+  else if (count == 2)
+    sum = add_rows<W, MASK, 2>(order, D, mask, yb, sum);
+  else if (count == 1)
+    sum = add_rows<W, MASK, 1>(order, D, mask, yb, sum);
   return sum;
 }
 
@@ -187,8 +198,8 @@ BLOCK_KERNEL sum_ranges(struct token_ranges r, const int32_t *tokens, const real
         if (m > first)
           sum = load_pack<W>(sums + v * r.D);
         int64_t from = m * r.D + j;
-        sum = add_rows<W, MASK>(s.order + begin, count, r.D, MASK ? mask + from : NULL, yb + from,
-                                sum);
+        sum = add_all<W, MASK>(s.order + begin, count, (unsigned)r.D, MASK ? mask + from : NULL,
+                               yb + from, sum);
         store_pack(sum, sums + v * r.D);
       }
       __syncthreads();
