@@ -16,6 +16,7 @@ struct learning {
   const struct parameter_set *p, *g; /* g NULL: no derivative */
   const struct batch *b;
   int64_t labels, total; /* of the batch that count; that the loss is the mean over */
+  int64_t iterates;      /* that have a loss */
   struct network_result *r;
 };
 
@@ -60,28 +61,66 @@ static const DEVICE real *kept(const struct network *net)
   return net->dropped ? net->keep : NULL;
 }
 
-/* The loss at the output z, weighed by w, into r; with g its cotangent into net->zb. */
-static enum status output(const struct learning *l, const DEVICE real *z, double w, bool last)
+/* Of iterate k of n. */
+static double correction_weight(const struct correction_config *c, int64_t k, int64_t n)
+{
+  double behind = (double)(n - 1 - k);
+  if (c->weights == CORRECTION_EXPONENTIAL)
+    return pow(c->gamma, behind);
+  return c->weights == CORRECTION_LINEAR ? 1 - c->gamma * behind / (double)n : 1;
+}
+
+/* By what the sum of iterate k's losses goes into the objective. */
+static double scale_of(const struct learning *l, int64_t k)
+{
+  double w = correction_weight(&l->net->deq->correction, k, l->iterates);
+  return l->total ? w / (double)l->total : 0;
+}
+
+/* Iterate k's loss at its output z, and with g its cotangent into net->zb. */
+static void output(const struct learning *l, int64_t k, const DEVICE real *z)
 {
   struct network *net = l->net;
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
   int64_t M = l->b->rows * net->length;
-  double scale = l->total ? w / (double)l->total : 0;
-  struct network_result r = {0};
-  TRY(output_fwd(net, l->p, l->b, z, &r));
+  output_fwd(net, l->p, l->b, z, scale_of(l, k), l->g ? net->logitsb : NULL, net->sums + 2 * k);
   l->r->outputs += M;
-  l->r->objective += scale * r.loss_sum;
-  if (last) {
-    l->r->loss_sum = r.loss_sum, l->r->losses = r.losses;
-    l->r->labels = r.labels, l->r->correct = r.correct, l->r->best = r.best;
-  }
-  if (!l->g)
-    return OK;
-  be->cross_entropy_vjp(be->st, M, d->V, net->logits, net->labels, net->lse, (real)scale, 0,
-                        net->logitsb);
-  be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, 0, net->zb, l->g->head, NULL);
+  if (l->g)
+    be->linear_vjp(be->st, M, d->D, d->V, z, l->p->head, net->logitsb, 0, net->zb, l->g->head,
+                   NULL);
+}
+
+/* The first sequence with a loss of the last iterate that is not finite; -1: none. */
+static enum status find_bad(const struct learning *l, int64_t *bad)
+{
+  const struct network *net = l->net;
+  const struct backend *be = net->m->be;
+  int64_t M = l->b->rows * net->length, at = 0;
+  TRY(be->download(be->st, (size_t)M * sizeof *net->host_losses, net->losses, net->host_losses));
+  while (at < M && isfinite(re(net->host_losses[at])))
+    at++;
+  *bad = at < M ? at / net->length : -1;
   return OK;
+}
+
+/* Waits for what the outputs gave, when all else is under way.  A sum is finite where all its
+ * losses are. */
+static enum status collect(const struct learning *l)
+{
+  struct network *net = l->net;
+  struct network_result *r = l->r;
+  const struct backend *be = net->m->be;
+  size_t bytes = 2 * (size_t)l->iterates * sizeof *net->sums;
+  wide objective = 0;
+  TRY(be->download(be->st, bytes, net->sums, net->host_sums));
+  for (int64_t k = 0; k < l->iterates; k++)
+    objective += scale_of(l, k) * net->host_sums[2 * k];
+  r->objective = objective + r->objective;
+  r->labels = l->labels;
+  r->loss_sum = net->host_sums[2 * l->iterates - 2];
+  r->correct = (int64_t)re(net->host_sums[2 * l->iterates - 1]);
+  return isfinite(re(r->loss_sum)) ? OK : find_bad(l, &r->bad);
 }
 
 /* ---- implicit models ---- */
@@ -110,11 +149,17 @@ static enum status adjoint(const struct learning *l, enum gradient_kind gradient
   return OK;
 }
 
-/* One iterate: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back;
- * u_beta = 0: the first of those of which net->ub is the sum. */
-static enum status learn_iterate(const struct learning *l, enum gradient_kind gradient, double w,
-                                 double u_beta, bool last, const DEVICE real *from,
-                                 const struct fp_inverse *inverse)
+/* Whether the gradient of the injection's bias, the sums of net->ub, comes with the last iterate's
+ * cotangent: nothing is added behind it. */
+static bool sums_in_passing(const struct learning *l, enum gradient_kind gradient)
+{
+  const struct deq_config *deq = l->net->deq;
+  return damped_of(deq, gradient).steps > 1 && deq->regularisation.weight == 0;
+}
+
+/* Iterate k: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back. */
+static enum status learn_iterate(const struct learning *l, enum gradient_kind gradient, int64_t k,
+                                 const DEVICE real *from, const struct fp_inverse *inverse)
 {
   struct network *net = l->net;
   const struct backend *be = net->m->be;
@@ -126,21 +171,14 @@ static enum status learn_iterate(const struct learning *l, enum gradient_kind gr
   TRY(trajectory_fwd(net, l->p, rows, t.steps, zero, t.first, t.damping));
   l->r->differentiated += rows * net->length * t.steps;
   /* at a fixed point the activations are those of z[0], which is the output */
-  TRY(output(l, at_fixed_point(gradient) ? net->z[0] : net->z[t.steps], w, last));
+  output(l, k, at_fixed_point(gradient) ? net->z[0] : net->z[t.steps]);
   if (!l->g)
     return OK;
   if (at_fixed_point(gradient))
     TRY(adjoint(l, gradient, inverse));
-  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, u_beta, l->g);
-}
-
-/* Of iterate k of n. */
-static double correction_weight(const struct correction_config *c, int64_t k, int64_t n)
-{
-  double behind = (double)(n - 1 - k);
-  if (c->weights == CORRECTION_EXPONENTIAL)
-    return pow(c->gamma, behind);
-  return c->weights == CORRECTION_LINEAR ? 1 - c->gamma * behind / (double)n : 1;
+  bool sums = k + 1 == l->iterates && sums_in_passing(l, gradient);
+  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, k > 0,
+                        sums ? l->g->injection_bias : NULL, l->g);
 }
 
 static enum status learn_implicit(const struct learning *l, enum gradient_kind gradient)
@@ -157,7 +195,7 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   bool solve = gradient != GRADIENT_UNROLL;
   struct fp_inverse inverse;
   struct solve_record record = {1, uses_inverse(deq, gradient) ? &inverse : NULL};
-  record.states = solve ? correction_states(deq) : 1;
+  record.states = l->iterates;
   inject_fwd(m, l->p, M, net->e, net->er, net->en, net->u);
   if (solve) {
     be->fill(be->st, M * m->dims.D, 0, net->z[0]);
@@ -166,14 +204,16 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   for (int64_t k = 0; k < record.states; k++) {
     bool last = k + 1 == record.states;
     enum gradient_kind of_k = last || gradient == GRADIENT_JFB ? gradient : GRADIENT_PHANTOM;
-    TRY(learn_iterate(l, of_k, correction_weight(&deq->correction, k, record.states), k > 0, last,
-                      record.states > 1 ? net->states[k] : NULL, &inverse));
+    TRY(learn_iterate(l, of_k, k, record.states > 1 ? net->states[k] : NULL, &inverse));
   }
   const DEVICE real *z = solve ? net->z[0] : net->z[damped_of(deq, gradient).steps];
   TRY(regularise(net, l->p, l->b, l->labels, z, l->g, l->r));
-  return l->g ? inject_vjp(m, l->p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb,
-                           l->g)
-              : OK;
+  if (!l->g)
+    return OK;
+  struct parameter_set g = *l->g;
+  if (sums_in_passing(l, gradient))
+    g.injection_bias = NULL;
+  return inject_vjp(m, l->p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb, &g);
 }
 
 /* ---- explicit models ---- */
@@ -187,7 +227,7 @@ static enum status learn_explicit(const struct learning *l)
   be->axpby(be->st, n, 1, net->e, 0, net->z[0]);
   TRY(trajectory_fwd(net, l->p, rows, 1, false, 1, 1));
   l->r->differentiated += rows * net->length;
-  TRY(output(l, net->z[1], 1, true));
+  output(l, 0, net->z[1]);
   if (!l->g)
     return OK;
   const struct block_cotangents to = {.z = net->eb};
@@ -210,21 +250,22 @@ enum status network_learn_part(struct network *net, const struct parameter_set *
   const struct scratch free = net->scratch;
   int64_t M = b->rows * net->length;
   struct learning l = {.net = net, .p = p, .g = g, .b = b, .r = r};
-  *r = (struct network_result){.forward.exit = net->host_exit, .jacobian = -1};
+  bool implicit = m->config.kind == MODEL_IMPLICIT;
+  *r = (struct network_result){.forward.exit = net->host_exit, .jacobian = -1, .bad = -1};
   CHECK(net->learn && b->labels);
-  l.labels = labels_that_count(b, M);
-  l.total = b->labels_total ? b->labels_total : l.labels;
   TRY(upload_batch(net, b));
   draw_masks(net, b);
   embed_fwd(m, p, M, net->tokens, kept(net), net->e);
-  enum status s =
-      m->config.kind == MODEL_IMPLICIT ? learn_implicit(&l, gradient) : learn_explicit(&l);
+  l.labels = labels_that_count(b, M);
+  l.total = b->labels_total ? b->labels_total : l.labels;
+  l.iterates = implicit && gradient != GRADIENT_UNROLL ? correction_states(net->deq) : 1;
+  enum status s = implicit ? learn_implicit(&l, gradient) : learn_explicit(&l);
   net->scratch = free;
   TRY(s);
   if (g)
     m->be->embedding_vjp(m->be->st, M, m->dims.V, m->dims.D, net->tokens, kept(net), net->eb,
                          g->embedding);
-  return OK;
+  return collect(&l);
 }
 
 enum status gradients_finish(const struct sequence_model *m, const struct parameter_set *p,

@@ -28,6 +28,12 @@ static bool keeps_inverse(const struct network *net)
   return net->learn && (deq->gradient == GRADIENT_SHINE || deq->guess_shine);
 }
 
+/* Outputs that have a loss. */
+static int64_t states_of(const struct network *net)
+{
+  return net->learn && net->m->config.kind == MODEL_IMPLICIT ? correction_states(net->deq) : 1;
+}
+
 static enum status carve_learning(struct network *net, int64_t M)
 {
   const struct model_dims *d = &net->m->dims;
@@ -38,7 +44,8 @@ static enum status carve_learning(struct network *net, int64_t M)
   TRY(CARVE(dev, M * d->d_in_proj, &net->ub));
   TRY(CARVE(dev, M * d->D, &net->eb));
   TRY(CARVE(dev, 1, &net->sum));
-  int64_t states = net->m->config.kind == MODEL_IMPLICIT ? correction_states(net->deq) : 1;
+  int64_t states = states_of(net);
+  TRY(CARVE(&net->host, M, &net->host_losses));
   TRY(CARVE(&net->host, states, &net->states));
   for (int64_t k = 0; states > 1 && k < states; k++) {
     DEVICE real *z;
@@ -106,7 +113,8 @@ static enum status carve(struct network *net)
   TRY(CARVE(dev, M * d->V, &net->logits));
   TRY(CARVE(dev, M, &net->lse));
   TRY(CARVE(dev, M, &net->losses));
-  TRY(CARVE(host, M, &net->host_losses));
+  TRY(CARVE(dev, 2 * states_of(net), &net->sums));
+  TRY(CARVE(host, 2 * states_of(net), &net->host_sums));
   TRY(CARVE(host, M, &net->host_best));
   TRY(CARVE(host, net->rows, &net->host_rows));
   TRY(CARVE(host, M, &net->host_exit));
@@ -308,30 +316,20 @@ enum status upload_batch(struct network *net, const struct batch *b)
   return b->labels ? be->upload(be->st, bytes, b->labels, net->labels) : OK;
 }
 
-/* Logits from z, and with labels the losses. */
-enum status output_fwd(struct network *net, const struct parameter_set *p, const struct batch *b,
-                       const DEVICE real *z, struct network_result *r)
+void output_fwd(struct network *net, const struct parameter_set *p, const struct batch *b,
+                const DEVICE real *z, double scale, DEVICE real *logitsb, DEVICE wide *sums)
 {
   const struct backend *be = net->m->be;
   const struct model_dims *d = &net->m->dims;
   int64_t M = b->rows * net->length;
   be->linear_fwd(be->st, M, d->D, d->V, z, p->head, p->head_t, NULL, 0, NULL, net->logits);
-  be->argmax(be->st, M, d->V, net->logits, net->best);
-  TRY(be->download(be->st, (size_t)M * sizeof *net->host_best, net->best, net->host_best));
-  r->best = net->host_best;
-  if (!b->labels)
-    return OK;
-  be->cross_entropy_fwd(be->st, M, d->V, net->logits, net->labels, net->lse, net->losses);
-  TRY(be->download(be->st, (size_t)M * sizeof *net->host_losses, net->losses, net->host_losses));
-  r->losses = net->host_losses;
-  for (int64_t i = 0; i < M; i++) {
-    if (b->labels[i] == IGNORED_LABEL)
-      continue;
-    r->labels++;
-    r->loss_sum += net->host_losses[i];
-    r->correct += net->host_best[i] == b->labels[i];
+  if (!b->labels) {
+    be->argmax(be->st, M, d->V, net->logits, net->best);
+    return;
   }
-  return OK;
+  be->cross_entropy_fwd(be->st, M, d->V, net->logits, net->labels, net->lse, net->losses, net->best,
+                        (real)scale, logitsb);
+  be->sum_losses(be->st, M, net->labels, net->best, net->losses, sums);
 }
 
 /* ---- evaluating ---- */
@@ -369,6 +367,22 @@ static enum status explicit_steps(struct network *net, const struct parameter_se
   return OK;
 }
 
+/* What output_fwd found, into r. */
+static enum status collect(struct network *net, const struct batch *b, struct network_result *r)
+{
+  const struct backend *be = net->m->be;
+  int64_t M = b->rows * net->length;
+  TRY(be->download(be->st, (size_t)M * sizeof *net->host_best, net->best, net->host_best));
+  r->best = net->host_best;
+  if (!b->labels)
+    return OK;
+  TRY(be->download(be->st, 2 * sizeof *net->host_sums, net->sums, net->host_sums));
+  r->loss_sum = net->host_sums[0];
+  r->labels = labels_that_count(b, M);
+  r->correct = (int64_t)re(net->host_sums[1]);
+  return OK;
+}
+
 enum status network_evaluate(struct network *net, const struct parameter_set *p,
                              const struct fp_options *o, const struct batch *b,
                              struct network_result *r)
@@ -391,5 +405,6 @@ enum status network_evaluate(struct network *net, const struct parameter_set *p,
     struct span s = {.rows = rows, .T = net->length, .length = net->length};
     TRY(block_fwd(m, p, &s, net->e, &net->solving, net->scratch, net->z[0]));
   }
-  return output_fwd(net, p, b, net->z[0], r);
+  output_fwd(net, p, b, net->z[0], 0, NULL, net->sums);
+  return collect(net, b, r);
 }

@@ -54,8 +54,8 @@ struct network {
   struct carried_states carried; /* for windows */
   DEVICE int32_t *row, *first, *count; /* (rows) of the token that an explicit model steps on */
   DEVICE real *logits, *lse, *logitsb, *zb, *fb, *ub, *eb;
-  DEVICE wide *losses;
-  wide *host_losses;
+  DEVICE wide *losses, *sums;     /* (M); of each output that has a loss, sum_losses' two */
+  wide *host_losses, *host_sums;  /* the same */
   int32_t *host_best, *host_rows; /* (M), (rows) */
   uint8_t *host_exit;             /* (M) */
   struct arena device, host;      /* everything above lies in these */
@@ -74,11 +74,12 @@ struct batch {
 };
 
 struct network_result {
-  wide loss_sum;                      /* of the cross-entropies of the labels that count */
-  int64_t labels;                     /* how many those are */
-  int64_t correct;                    /* of them, where the largest logit is the label's */
-  const wide *losses;                 /* (M) on the host, until the next call */
-  const int32_t *best;                /* (M) the largest logit's index */
+  wide loss_sum;   /* of the cross-entropies of the labels that count */
+  int64_t labels;  /* how many those are */
+  int64_t correct; /* of them, where the largest logit is the label's */
+  const int32_t
+      *best;   /* evaluating: (M) the largest logit's index, on the host until the next call */
+  int64_t bad; /* learning: the first sequence with a loss that is not finite; -1: none */
   struct fp_result forward, backward; /* samples = 0: no solve took place */
   /* learning: what was differentiated: the mean loss, with correction and regularisation */
   wide objective;
@@ -146,10 +147,12 @@ MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_
                                     int64_t rows, int64_t steps, bool from_zero, double first,
                                     double damping);
 /* From the cotangent of z[steps] in net->zb, which is lost: net->ub = u_beta net->ub + its
- * cotangent, where 0 does not read it; adds to g. */
+ * cotangent, where 0 does not read it; adds to g, and to u_sums (d_in_proj) net->ub's sums over the
+ * tokens, which come with the last of several evaluations' (steps > 1; NULL: not wanted). */
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, bool from_zero, double first,
-                                    double damping, double u_beta, const struct parameter_set *g);
+                                    double damping, double u_beta, DEVICE real *u_sums,
+                                    const struct parameter_set *g);
 /* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb from the guess there;
  * windows slide from the end. */
 MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,
@@ -170,10 +173,10 @@ MUST_USE enum status upload_batch(struct network *net, const struct batch *b);
 /* to[r] = slope r + start */
 MUST_USE enum status upload_rows(struct network *net, int64_t rows, int64_t slope, int32_t start,
                                  DEVICE int32_t *to);
-/* Logits from z, and with labels the losses: adds to r. */
-MUST_USE enum status output_fwd(struct network *net, const struct parameter_set *p,
-                                const struct batch *b, const DEVICE real *z,
-                                struct network_result *r);
+/* Logits from z, and with labels the losses, their sums, and scale times the cotangent of the
+ * logits, where logitsb is not NULL.  Queues only. */
+void output_fwd(struct network *net, const struct parameter_set *p, const struct batch *b,
+                const DEVICE real *z, double scale, DEVICE real *logitsb, DEVICE wide *sums);
 /* Iterates that have a loss when the solve is deq->forward. */
 int64_t correction_states(const struct deq_config *deq);
 

@@ -14,7 +14,7 @@
 
 #define WORK_fill WORK(0, n)
 #define WORK_axpby WORK(b == 0 ? n : 3 * n, b == 0 ? 2 * n : 3 * n)
-#define WORK_accumulate WORK((1 + IF(b) + IF(c)) * n, (3 + IF(b) + IF(c)) * n)
+#define WORK_accumulate WORK((1 + IF(b) + IF(c) + IF(sums)) * M * n, (3 + IF(b) + IF(c)) * M * n)
 #define WORK_sum_squares WORK(2 * n, n)
 #define WORK_dot WORK(2 * n, 2 * n)
 #define WORK_gather_blocks WORK(0, 2 * rows * blocks * n)
@@ -72,9 +72,10 @@
        3 * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * ssd_chunks(d) * SSD_STATES)
 #define WORK_silu_gate_fwd WORK(5 * M * F, 3 * M * F)
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
-#define WORK_cross_entropy_fwd WORK(3 * M * V, M * V)
+#define WORK_cross_entropy_fwd WORK((3 + IF(best) + 4 * IF(xb)) * M * V, (1 + IF(xb)) * M * V)
 #define WORK_cross_entropy_vjp WORK(4 * M * V, (beta == 0 ? 2 : 3) * M * V)
 #define WORK_argmax WORK(M *V, M *V)
+#define WORK_sum_losses WORK(2 * M, 2 * M + M * (int64_t)(sizeof(wide) / sizeof(real)))
 #define WORK_adamw WORK(14 * n, 7 * n)
 
 #define WORK_weight_norm_jvp WORK_NONE

@@ -62,7 +62,6 @@ static enum status carve(struct shard_set *l)
 {
   int64_t M = l->rows * l->length;
   TRY(CARVE(&l->host, l->count, &l->shard));
-  TRY(CARVE(&l->host, M, &l->losses));
   TRY(CARVE(&l->host, M, &l->best));
   TRY(CARVE(&l->host, M, &l->exit));
   for (int64_t i = 0; i < l->count; i++) {
@@ -195,6 +194,7 @@ static void add_result(struct network_result *sum, const struct network_result *
   sum->fallbacks += r->fallbacks;
   sum->differentiated += r->differentiated;
   sum->outputs += r->outputs;
+  sum->bad = sum->bad < 0 ? r->bad : sum->bad;
   fp_result_add(&sum->forward, &r->forward);
   fp_result_add(&sum->backward, &r->backward);
 }
@@ -206,6 +206,7 @@ static enum status learn_piece(const struct errand *c, struct shard *s, const st
   int64_t samples = samples_of(l, s->net.deq);
   const struct parameter_set *g = c->g && has_gradients(l) ? &s->gradient : c->g;
   TRY(network_learn_part(&s->net, c->p, c->gradient, piece, g, r));
+  r->bad += r->bad < 0 ? 0 : first;
   if (r->forward.samples)
     memcpy(l->exit + first * samples, r->forward.exit, (size_t)(piece->rows * samples));
   return OK;
@@ -218,7 +219,7 @@ static enum status evaluate_piece(const struct errand *c, struct shard *s,
   const struct fp_result *all = c->forward;
   int64_t at = first * samples_of(c->l, s->net.deq);
   struct fp_result *own = &r->forward;
-  *r = (struct network_result){.jacobian = -1};
+  *r = (struct network_result){.jacobian = -1, .bad = -1};
   own->iterations = all->iterations ? all->iterations + at : NULL;
   own->residual = all->residual ? all->residual + at : NULL;
   own->exit = all->exit ? all->exit + at : NULL;
@@ -238,9 +239,8 @@ static enum status work_on_piece(const struct errand *c, struct shard *s, int64_
     TRY(evaluate_piece(c, s, &piece, first, &r));
   else
     TRY(learn_piece(c, s, &piece, first, &r));
-  if (r.losses)
-    memcpy(l->losses + first * l->length, r.losses, M * sizeof *r.losses);
-  memcpy(l->best + first * l->length, r.best, M * sizeof *r.best);
+  if (r.best)
+    memcpy(l->best + first * l->length, r.best, M * sizeof *r.best);
   add_result(&s->result, &r);
   return OK;
 }
@@ -249,7 +249,7 @@ static enum status work_on_shard(const struct errand *c, struct shard *s)
 {
   struct shard_set *l = c->l;
   const struct backend *be = l->m->be;
-  s->result = (struct network_result){.jacobian = -1};
+  s->result = (struct network_result){.jacobian = -1, .bad = -1};
   if (c->g && has_gradients(l))
     be->fill(be->st, l->m->tensors->block, 0, s->gradient.block);
   for (int64_t at = s->first; at < s->end; at += l->together)
@@ -287,8 +287,7 @@ static enum status run(struct errand *c, struct network_result *r)
       deepest = s->result.forward.evaluations;
   }
   r->forward.evaluations = deepest;
-  r->losses = c->b->labels ? l->losses : NULL;
-  r->best = l->best;
+  r->best = l->evaluate ? l->best : NULL;
   return OK;
 }
 
@@ -301,7 +300,7 @@ enum status shards_learn(struct shard_set *l, const struct parameter_set *p,
   CHECK(!l->evaluate && b->labels);
   if (!c.labels_total)
     c.labels_total = labels_that_count(b, b->rows * l->length);
-  *r = (struct network_result){.jacobian = -1};
+  *r = (struct network_result){.jacobian = -1, .bad = -1};
   TRY(run(&c, r));
   r->forward.exit = l->exit;
   for (int64_t i = 0; g && has_gradients(l) && i < l->count; i++)
@@ -316,7 +315,7 @@ enum status shards_evaluate(struct shard_set *l, const struct parameter_set *p,
   struct fp_result arrays = r->forward;
   struct errand c = {l, p, NULL, GRADIENT_UNROLL, b, &arrays, 0};
   CHECK(l->evaluate);
-  *r = (struct network_result){.jacobian = -1};
+  *r = (struct network_result){.jacobian = -1, .bad = -1};
   r->forward.iterations = arrays.iterations, r->forward.residual = arrays.residual;
   r->forward.exit = arrays.exit, r->forward.trace = arrays.trace;
   return run(&c, r);

@@ -38,8 +38,7 @@ struct shard_set {
   int64_t count;                     /* shards */
   int64_t together;                  /* sequences that a shard works on at a time */
   struct shard *shard;               /* (count) */
-  wide *losses;                      /* (rows,length) of the batch, as in struct network_result */
-  int32_t *best;                     /* (rows,length) */
+  int32_t *best;                     /* (rows,length) of the batch, as in struct network_result */
   uint8_t *exit;                     /* (rows,length) */
   struct arena device, host;
 };

@@ -158,9 +158,8 @@ static int64_t bad_sequence(const struct config *c, const struct network_result 
   int64_t per_row = whole ? 1 : length; /* samples of the solve */
   bool bad_solve = r->forward.exits[FP_NOT_FINITE] + r->forward.exits[FP_DIVERGED] > 0;
   for (int64_t s = 0; s < rows; s++) {
-    for (int64_t i = 0; i < length; i++)
-      if (!isfinite(r->losses[s * length + i]))
-        return s;
+    if (s == r->bad)
+      return s;
     for (int64_t i = 0; bad_solve && i < per_row; i++) {
       uint8_t e = r->forward.exit[s * per_row + i];
       if (e == FP_NOT_FINITE || e == FP_DIVERGED)
@@ -265,14 +264,24 @@ static enum status learn(struct trainer *t, struct step_report *r)
   return norm_of(t, t->w.set[SET_GRADIENT].block, t->w.tensors.stored, &r->gradient_norm);
 }
 
+/* How much of the block from tensor i on decays as it does; *next: the first tensor that does not.
+ * The padding is zeros, and stays so. */
+static int64_t run_of(const struct tensor_list *l, int64_t i, int64_t *next)
+{
+  for (*next = i; *next < l->count && l->tensor[*next].decay == l->tensor[i].decay;)
+    ++*next;
+  return (*next < l->count ? l->tensor[*next].offset : l->stored) - l->tensor[i].offset;
+}
+
 static void update(struct trainer *t, double lr, double norm)
 {
   const struct train_config *c = &t->c->train;
   const struct backend *be = t->w.m.be;
   double scale = c->clip > 0 && norm > c->clip ? c->clip / norm : 1;
-  for (int64_t i = 0; i < t->w.tensors.count; i++) {
+  for (int64_t i = 0, next; i < t->w.tensors.count; i = next) {
     const struct tensor_spec *s = &t->w.tensors.tensor[i];
-    be->adamw(be->st, s->count, t->state.step + 1, lr, c->betas[0], c->betas[1], c->eps,
+    int64_t n = run_of(&t->w.tensors, i, &next);
+    be->adamw(be->st, n, t->state.step + 1, lr, c->betas[0], c->betas[1], c->eps,
               s->decay ? c->weight_decay : 0, scale, t->w.set[SET_GRADIENT].block + s->offset,
               t->w.set[SET_MOMENT1].block + s->offset, t->w.set[SET_MOMENT2].block + s->offset,
               t->w.set[SET_PARAMETERS].block + s->offset);

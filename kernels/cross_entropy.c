@@ -18,7 +18,7 @@ typedef double logit;
 #ifdef __CUDACC__
 #define SIMD_MAX(...)
 INLINE logit larger(logit a, logit b) { return b > a ? b : a; }
-INLINE int64_t smaller(int64_t a, int64_t b) { return b < a ? b : a; }
+template <class T> INLINE T smaller(T a, T b) { return b < a ? b : a; }
 /* `at`, 0, becomes the first column of V for which `before` is false; there is one. */
 #define FIND_COLUMN(at, V, before)                      \
   do {                                                  \
@@ -119,10 +119,93 @@ KERNEL largest(int64_t M, int64_t V, const real *x, int32_t *best)
   }
 }
 
-void OP(cross_entropy_fwd)(stream st, int64_t M, int64_t V, const DEVICE real *x,
-                           const DEVICE int32_t *labels, DEVICE real *lse, DEVICE wide *loss)
+#ifdef __CUDACC__
+#include "core/packs.h"
+
+/* A row in a warp's registers, ROW_HELD columns a lane, in packs of W: it is read once. */
+enum { ROW_HELD = 8 };
+template <int W>
+KERNEL fwd_held(int64_t M, int V, const real *x, const int32_t *labels, real *lse, wide *loss,
+                int32_t *best, real scale, real *xb)
 {
+  FOR_EACH_ROW (m, M, 16 * V) {
+    pack<W> held[ROW_HELD / W];
+    int label = labels[m], at = V;
+    bool counts = label != IGNORED_LABEL, known = is_label(label, V);
+    real of_label = known ? x[m * V + label] : 0, part = 0;
+    logit top = -HUGE_VAL;
+#pragma unroll
+    for (int k = 0; k < ROW_HELD / W; k++) {
+      int v = (k * WARP + lane()) * W;
+#pragma unroll
+      for (int q = 0; q < W; q++)
+        held[k].at[q] = -HUGE_VAL; /* where there is no column */
+      if (v < V)
+        held[k] = load_pack<W>(x + m * V + v);
+    }
+#pragma unroll
+    for (int k = 0; k < ROW_HELD; k++)
+      top = larger(top, held[k / W].at[k % W]);
+    ROW_FOLD(top, larger);
+#pragma unroll
+    for (int k = ROW_HELD - 1; k >= 0; k--) {
+      int v = (k / W * WARP + lane()) * W + k % W;
+      at = v < V && held[k / W].at[k % W] == top ? v : at;
+    }
+#pragma unroll
+    for (int k = 0; k < ROW_HELD; k++) {
+      real *own = &held[k / W].at[k % W];
+      at = *own != *own ? -1 : at;
+      *own = exp_falling(*own - top);
+      part += *own;
+    }
+    ROW_FOLD(at, smaller);
+    wide sum = part;
+    ROW_FOLD(sum, plus);
+    if (OWNS_COLUMN(0)) {
+      wide above = log(sum); /* lse - top, of which the loss is made without cancelling */
+      lse[m] = (real)((wide)top + above);
+      loss[m] = !counts ? 0 : known ? above + ((wide)top - (wide)of_label) : (wide)NAN;
+      if (best)
+        best[m] = at;
+    }
+    real factor = known ? scale / (real)sum : (real)NAN;
+#pragma unroll
+    for (int k = 0; k < ROW_HELD / W; k++) {
+      int v = (k * WARP + lane()) * W;
+#pragma unroll
+      for (int q = 0; q < W; q++)
+        held[k].at[q] = counts ? factor * held[k].at[q] - (v + q == label ? scale : 0) : 0;
+      if (xb && v < V)
+        store_pack(held[k], xb + m * V + v);
+    }
+  }
+}
+
+template <int W>
+static void launch_held(stream st, int64_t M, int64_t V, const real *x, const int32_t *labels,
+                        real *lse, wide *loss, int32_t *best, real scale, real *xb)
+{
+  LAUNCH_ROWS(st, M, fwd_held<W>, M, (int)V, x, labels, lse, loss, best, scale, xb);
+}
+#endif
+
+void OP(cross_entropy_fwd)(stream st, int64_t M, int64_t V, const DEVICE real *x,
+                           const DEVICE int32_t *labels, DEVICE real *lse, DEVICE wide *loss,
+                           DEVICE int32_t *best, real scale, DEVICE real *xb)
+{
+#ifdef __CUDACC__
+  if (V <= ROW_HELD * WARP) {
+    auto launch = in_packs(V, x) && in_packs(V, xb) ? launch_held<PACK> : launch_held<1>;
+    launch(st, M, V, x, labels, lse, loss, best, scale, xb);
+    return;
+  }
+#endif
+  if (best)
+    OP(argmax)(st, M, V, x, best);
   LAUNCH_ROWS(st, M, fwd, M, V, x, labels, lse, loss);
+  if (xb)
+    OP(cross_entropy_vjp)(st, M, V, x, labels, lse, scale, 0, xb);
 }
 
 void OP(cross_entropy_vjp)(stream st, int64_t M, int64_t V, const DEVICE real *x,
@@ -143,4 +226,44 @@ void OP(cross_entropy_jvp)(stream st, int64_t M, int64_t V, const DEVICE real *x
 void OP(argmax)(stream st, int64_t M, int64_t V, const DEVICE real *x, DEVICE int32_t *best)
 {
   LAUNCH_ROWS(st, M, largest, M, V, x, best);
+}
+
+#ifdef __CUDACC__
+BLOCK_KERNEL add_losses(int64_t M, const int32_t *labels, const int32_t *best, const wide *loss,
+                        wide *sums)
+{
+  FOR_EACH_BLOCK (which, 2, M) {
+    struct share s = own_share(M);
+    wide sum = 0;
+#pragma unroll 8
+    for (int64_t k = 0; k < s.count; k++) {
+      int64_t m = s.at + k * s.step;
+      int32_t label = labels[m];
+      wide term = which == 0 ? loss[m] : (wide)(best[m] == label);
+      sum += label == IGNORED_LABEL ? 0 : term;
+    }
+    put_total(sum, sums + which);
+  }
+}
+#else
+KERNEL add_losses(int64_t M, const int32_t *labels, const int32_t *best, const wide *loss,
+                  wide *sums)
+{
+  wide sum = 0;
+  int64_t right = 0;
+  for (int64_t m = 0; m < M; m++) {
+    if (labels[m] == IGNORED_LABEL)
+      continue;
+    sum += loss[m];
+    right += best[m] == labels[m];
+  }
+  sums[0] = sum;
+  sums[1] = (wide)right;
+}
+#endif
+
+void OP(sum_losses)(stream st, int64_t M, const DEVICE int32_t *labels, const DEVICE int32_t *best,
+                    const DEVICE wide *loss, DEVICE wide *sums)
+{
+  LAUNCH_SUMS(st, 2, M / STRIP, add_losses, M, labels, best, loss, sums);
 }

@@ -58,11 +58,12 @@ KERNEL look_up_packs(int64_t M, int64_t V, int64_t D, const int32_t *tokens, con
   }
 }
 
-/* The cotangent of W on a GPU: rows of yb are cut into ranges, and a warp adds up a strip of a
- * range's columns token by token: in shared memory, a lane in its own column of a table of TABLE
- * tokens.  Of more tokens the next TABLE are another warp's, which reads the rows of those alone.
- * Then the ranges are added up, in their order. */
-enum { TABLE = 192, ROWS_AHEAD = 32, LEAST_ROWS = 256, RANGES_ROOM = WARP * WARP << 12 };
+/* The cotangent of W on a GPU: rows of yb are cut into ranges, and a block adds up a strip of a
+ * range's columns.  It sorts the rows by token, BATCH at a time, so that a warp has the sum of a
+ * token's rows in registers.  Of more than TABLE tokens the next are another block's.  Then the
+ * ranges are added up, in their order. */
+enum { TABLE = 256, BATCH = 2048, SORTED_TOGETHER = 32, ROWS_AHEAD = 4, LEAST_ROWS = 256 };
+enum { SORTED_GROUPS = BATCH / SORTED_TOGETHER, RANGES_ROOM = WARP * WARP << 12 };
 static __device__ real sums_of_ranges[RANGES_ROOM]; /* (ranges,V,D) of V tokens from `low` on */
 
 struct token_ranges {
@@ -70,76 +71,170 @@ struct token_ranges {
   int low, V, ranges, strips, tables; /* tables of V tokens */
 };
 
-/* N rows of yb and, where MASK, of mask, from `at` on, and their tokens: of the table those from
- * low on, fewer than `size`. */
-template <int N, bool ALL, bool MASK>
-INLINE_DEVICE void add_rows(const int32_t *tokens, const real *mask, const real *yb, int64_t at,
-                            int64_t D, unsigned low, unsigned size, real (*table)[STRIP])
+struct sorted_rows {
+  uint16_t token[BATCH]; /* of the table; TABLE: not in it */
+  uint16_t order[BATCH]; /* rows, by token; the same token's as they come */
+  uint16_t begin[TABLE], count[TABLE];
+  uint16_t at[SORTED_GROUPS][TABLE]; /* where a group's rows of a token begin */
+};
+
+/* How many rows of e's group have its token, and how many of those lie before it. */
+struct equals {
+  int all, before;
+};
+
+static __device__ inline struct equals equals_of(const struct sorted_rows *s, int e, int n)
 {
-  unsigned token[N];
-  real x[N], keep[N];
-#pragma unroll
-  for (int k = 0; k < N; k++)
-    token[k] = (unsigned)tokens[k] - low;
-#pragma unroll
-  for (int k = 0; k < N; k++) {
-    x[k] = ALL || token[k] < size ? yb[at + k * D] : 0;
-    keep[k] = MASK && (ALL || token[k] < size) ? mask[at + k * D] : 1;
+  struct equals c = {0, 0};
+  int first = e - e % SORTED_TOGETHER;
+  for (int i = first; i < first + SORTED_TOGETHER && i < n; i++) {
+    bool equal = s->token[i] == s->token[e];
+    c.all += equal;
+    c.before += equal && i < e;
   }
-#pragma unroll
-  for (int k = 0; k < N; k++)
-    if (token[k] < size)
-      table[token[k]][threadIdx.x] += keep[k] * x[k];
+  return c;
 }
 
-/* ALL: one table has all tokens. */
-template <bool ALL, bool MASK>
-static __global__ void __launch_bounds__(STRIP)
-    sum_ranges(struct token_ranges r, const int32_t *tokens, const real *mask, const real *yb)
+/* n rows, of which the table has the `size` tokens from low on.  All threads call. */
+static __device__ inline void sort_rows(const int32_t *tokens, int n, unsigned low, unsigned size,
+                                        struct sorted_rows *s)
 {
-  __shared__ real table[TABLE][STRIP];
-  for (int64_t i = blockIdx.x; i < (int64_t)r.ranges * r.tables * r.strips; i += gridDim.x) {
-    int64_t j = i % r.strips * STRIP + threadIdx.x, range = i / r.strips / r.tables;
+  int me = (int)threadIdx.x, threads = (int)blockDim.x;
+  int groups_used = (n + SORTED_TOGETHER - 1) / SORTED_TOGETHER;
+  for (int e = me; e < n; e += threads) {
+    unsigned token = (unsigned)tokens[e] - low;
+    s->token[e] = (uint16_t)(token < size ? token : TABLE);
+  }
+  for (int e = me; e < groups_used * TABLE; e += threads)
+    s->at[e / TABLE][e % TABLE] = 0;
+  __syncthreads();
+  for (int e = me; e < n; e += threads) {
+    struct equals c = equals_of(s, e, n);
+    if (s->token[e] < TABLE && c.before == 0)
+      s->at[e / SORTED_TOGETHER][s->token[e]] = (uint16_t)c.all;
+  }
+  __syncthreads();
+  for (int v = me; v < TABLE; v += threads) {
+    unsigned count = 0;
+    for (int g = 0; g < groups_used; g++)
+      count += s->at[g][v];
+    s->count[v] = (uint16_t)count;
+  }
+  __syncthreads();
+  for (int v = me; v < TABLE; v += threads) {
+    unsigned at = 0;
+    for (int u = 0; u < TABLE; u++)
+      at += u < v ? s->count[u] : 0;
+    s->begin[v] = (uint16_t)at;
+    for (int g = 0; g < groups_used; g++) {
+      unsigned count = s->at[g][v];
+      s->at[g][v] = (uint16_t)at;
+      at += count;
+    }
+  }
+  __syncthreads();
+  for (int e = me; e < n; e += threads)
+    if (s->token[e] < TABLE)
+      s->order[s->at[e / SORTED_TOGETHER][s->token[e]] + equals_of(s, e, n).before] = (uint16_t)e;
+  __syncthreads();
+}
+
+/* sum + N rows of yb, or mask yb, that `order` names; both from the lane's column on. */
+template <int W, bool MASK, int N>
+INLINE_DEVICE pack<W> add_rows(const uint16_t *order, unsigned D, const real *mask, const real *yb,
+                               pack<W> sum)
+{
+  pack<W> x[N], keep[N];
+#pragma unroll
+  for (int q = 0; q < N; q++) {
+    unsigned at = order[q] * D;
+    x[q] = load_pack<W>(yb + at);
+    if (MASK)
+      keep[q] = load_pack<W>(mask + at);
+  }
+#pragma unroll
+  for (int q = 0; q < N; q++)
+#pragma unroll
+    for (int l = 0; l < W; l++)
+      sum.at[l] += MASK ? keep[q].at[l] * x[q].at[l] : x[q].at[l];
+  return sum;
+}
+
+/* Of `count` rows: what is left of the groups of ROWS_AHEAD is loaded together too. */
+template <int W, bool MASK>
+INLINE_DEVICE pack<W> add_all(const uint16_t *order, int count, unsigned D, const real *mask,
+                              const real *yb, pack<W> sum)
+{
+  for (; count >= ROWS_AHEAD; count -= ROWS_AHEAD, order += ROWS_AHEAD)
+    sum = add_rows<W, MASK, ROWS_AHEAD>(order, D, mask, yb, sum);
+  if (count == 3)
+    sum = add_rows<W, MASK, 3>(order, D, mask, yb, sum);
+  else if (count == 2)
+    sum = add_rows<W, MASK, 2>(order, D, mask, yb, sum);
+  else if (count == 1)
+    sum = add_rows<W, MASK, 1>(order, D, mask, yb, sum);
+  return sum;
+}
+
+template <int W, bool MASK>
+BLOCK_KERNEL sum_ranges(struct token_ranges r, const int32_t *tokens, const real *mask,
+                        const real *yb)
+{
+  __shared__ struct sorted_rows s;
+  FOR_EACH_BLOCK (i, (int64_t)r.ranges * r.tables * r.strips, BATCH * STRIP) {
+    int64_t j = (i % r.strips * WARP + lane()) * W, range = i / r.strips / r.tables;
     int above = (int)(i / r.strips % r.tables) * TABLE;
-    unsigned low = (unsigned)(r.low + above);
-    unsigned size = (unsigned)(r.V - above < TABLE ? r.V - above : TABLE);
-    int64_t m = range * r.rows, end = m + r.rows < r.M ? m + r.rows : r.M;
-    if (j >= r.D)
-      continue;
-    for (unsigned v = 0; v < size; v++)
-      table[v][threadIdx.x] = 0;
-    for (; m + ROWS_AHEAD <= end; m += ROWS_AHEAD)
-      add_rows<ROWS_AHEAD, ALL, MASK>(tokens + m, mask, yb, m * r.D + j, r.D, low, size, table);
-    for (; m < end; m++)
-      add_rows<1, ALL, MASK>(tokens + m, mask, yb, m * r.D + j, r.D, low, size, table);
-    for (unsigned v = 0; v < size; v++)
-      sums_of_ranges[(range * r.V + above + v) * r.D + j] = table[v][threadIdx.x];
+    int size = r.V - above < TABLE ? r.V - above : TABLE;
+    int64_t first = range * r.rows, end = first + r.rows < r.M ? first + r.rows : r.M;
+    real *sums = sums_of_ranges + (range * r.V + above) * r.D + j;
+    for (int64_t m = first; m < end; m += BATCH) {
+      sort_rows(tokens + m, (int)(end - m < BATCH ? end - m : BATCH), (unsigned)(r.low + above),
+                (unsigned)size, &s);
+      for (int v = (int)threadIdx.x / WARP; j < r.D && v < size; v += (int)blockDim.x / WARP) {
+        int begin = s.begin[v], count = s.count[v];
+        pack<W> sum = {};
+        if (m > first && count == 0)
+          continue;
+        if (m > first)
+          sum = load_pack<W>(sums + v * r.D);
+        int64_t from = m * r.D + j;
+        sum = add_all<W, MASK>(s.order + begin, count, (unsigned)r.D, MASK ? mask + from : NULL,
+                               yb + from, sum);
+        store_pack(sum, sums + v * r.D);
+      }
+      __syncthreads();
+    }
   }
 }
 
-BLOCK_KERNEL add_ranges(int64_t ranges, int64_t n, real *Wb)
+KERNEL add_ranges(int64_t ranges, int64_t n, real *Wb)
 {
-  FOR_EACH_BLOCK (strip, strips(n), ranges)
-    ADD_COLUMN_SUMS(strip, ranges, n, Wb, range, j, sums_of_ranges[range * n + j]);
+  FOR_EACH (i, n) {
+    wide sum = 0;
+#pragma unroll 8
+    for (int64_t range = 0; range < ranges; range++)
+      sum += (wide)sums_of_ranges[range * n + i];
+    Wb[i] += (real)sum;
+  }
 }
 
 /* Tokens low..low+V-1. */
+template <int W>
 static void vjp_tokens(stream st, int64_t M, int64_t low, int64_t V, int64_t D,
                        const int32_t *tokens, const real *mask, const real *yb, real *Wb)
 {
   int64_t most = RANGES_ROOM / (V * D), ranges = (M + LEAST_ROWS - 1) / LEAST_ROWS;
   struct token_ranges r;
+  r.strips = (int)((D + WARP * W - 1) / (WARP * W)), r.tables = (int)((V + TABLE - 1) / TABLE);
+  int64_t fill = PROCESSORS / ((int64_t)r.strips * r.tables); /* a block for each */
   ranges = ranges < most ? ranges : most;
+  ranges = ranges < fill ? ranges : fill > 1 ? fill : 1;
   r.M = M, r.D = D, r.rows = (M + ranges - 1) / ranges;
-  r.rows = (r.rows + ROWS_AHEAD - 1) / ROWS_AHEAD * ROWS_AHEAD;
   r.low = (int)low, r.V = (int)V, r.ranges = (int)((M + r.rows - 1) / r.rows);
-  r.strips = (int)((D + STRIP - 1) / STRIP), r.tables = (r.V + TABLE - 1) / TABLE;
-  int64_t warps = (int64_t)r.ranges * r.tables * r.strips;
-  auto masked = r.tables == 1 ? sum_ranges<true, true> : sum_ranges<false, true>;
-  auto plain = r.tables == 1 ? sum_ranges<true, false> : sum_ranges<false, false>;
-  auto sum_by = mask ? masked : plain;
-  LAUNCH_AS_(LAUNCH_KERNEL, 1, STRIP, st, warps, sum_by, r, tokens, mask, yb);
-  LAUNCH_BLOCKS(st, (V * D + STRIP - 1) / STRIP, add_ranges, r.ranges, V * D, Wb + low * D);
+  auto sum_by = mask ? sum_ranges<W, true> : sum_ranges<W, false>;
+  LAUNCH_AS_(LAUNCH_BLOCK_KERNEL, 1, BLOCK_THREADS, st, (int64_t)r.ranges * r.tables * r.strips,
+             sum_by, r, tokens, mask, yb);
+  LAUNCH(st, V * D, add_ranges, r.ranges, V * D, Wb + low * D);
 }
 #endif
 
@@ -182,8 +277,9 @@ void OP(embedding_vjp)(stream st, int64_t M, int64_t V, int64_t D, const DEVICE 
 {
 #ifdef __CUDACC__
   int64_t most = D > 0 ? RANGES_ROOM / D : 0; /* tokens that there is room for */
+  auto vjp_by = in_packs(D, mask) && in_packs(D, yb) ? vjp_tokens<PACK> : vjp_tokens<1>;
   for (int64_t low = 0; Wb && M > 0 && most > 0 && low < V; low += most)
-    vjp_tokens(st, M, low, V - low < most ? V - low : most, D, tokens, mask, yb, Wb);
+    vjp_by(st, M, low, V - low < most ? V - low : most, D, tokens, mask, yb, Wb);
   if (most > 0)
     return;
 #endif

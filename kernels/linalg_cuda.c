@@ -87,13 +87,10 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
   device_note(st, "gemm", s == CUBLAS_STATUS_SUCCESS ? NULL : cublasGetStatusString(s));
 }
 
-const real *turn_matrix(stream st, int64_t rows, int64_t n, const real *W)
+real *turned_matrix(stream st, int64_t rows, int64_t n)
 {
   real *to = (real *)device_of(st)->turned;
-  if (rows * n > (int64_t)(TURNED_BYTES / sizeof *to))
-    return NULL;
-  OP(transpose)(st, rows, n, W, to);
-  return to;
+  return rows * n > (int64_t)(TURNED_BYTES / sizeof *to) ? NULL : to;
 }
 
 /* ---- with more in the same pass ---- */

@@ -26,9 +26,12 @@ struct product_plus {
   const real *c;
   real *y;
 };
-/* A transpose of W (rows,n) that lasts until the next; NULL: W is too large for it. */
-#define turn_matrix OP(turn_matrix)
-const real *turn_matrix(stream st, int64_t rows, int64_t n, const real *W);
+/* A place for a transpose of (rows,n), the same for all; NULL: that is too large for it. */
+#define turned_matrix OP(turned_matrix)
+real *turned_matrix(stream st, int64_t rows, int64_t n);
+/* y (n,rows) += transpose of x (rows,n) */
+#define add_transpose OP(add_transpose)
+void add_transpose(stream st, int64_t rows, int64_t n, const real *x, real *y);
 /* In one pass (linalg_cuda.c); false: not done, as there is nothing to save, or no way. */
 bool product_plus(stream st, const struct product_plus *p);
 #endif

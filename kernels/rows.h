@@ -147,6 +147,37 @@ static __device__ inline bool last_has_total(wide *sum)
   return true;
 }
 
+/* Elements at + k step, k in 0..count-1, of a thread of the blocks that share n. */
+struct share {
+  int64_t at, step, count;
+};
+
+static __device__ inline struct share own_share(int64_t n)
+{
+  struct share s;
+  s.at = (int64_t)blockIdx.y * blockDim.x + threadIdx.x;
+  s.step = (int64_t)gridDim.y * blockDim.x;
+  s.count = s.at < n ? (n - s.at + s.step - 1) / s.step : 0;
+  return s;
+}
+
+/* Writes the sum over all threads of all blocks, added up in their order. */
+static __device__ inline void put_total(wide sum, wide *out)
+{
+  __shared__ wide part[STRIP];
+  sum = column_total(sum);
+  if (!last_has_total(&sum))
+    return;
+  if (own_part() == 0)
+    part[own_column()] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int c = 0; c < STRIP; c++)
+    sum += part[c];
+  if (threadIdx.x == 0)
+    *out = sum;
+}
+
 #define ADD_COLUMN_SUMS(strip, rows, n, out, i, j, term)                            \
   do {                                                                              \
     int64_t j = (strip)*STRIP + own_column();                                       \

@@ -162,8 +162,8 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
       for (int q = 0; q < 3; q++)
-        be->accumulate(be->st, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
-                       a->at[k]);
+        be->accumulate(be->st, 1, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
+                       a->at[k], NULL);
       be->fill(be->st, n, (real)3, f->at[k]);
       be->fill(be->st, n / 2, (real)3, (real *)odd->at[k] + 1);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, (real *)odd->at[k] + 1);
@@ -280,6 +280,45 @@ void device_branches(const void *cpu, const void *device, uint64_t seed)
     branches(begin(cpu, device, seed), shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3]);
 }
 
+/* The logits in one pass, of whole packs and not, and of more columns than a warp holds. */
+#define device_losses NAME(device_losses)
+void device_losses(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t shapes[][2] = {{1, 1}, {7, 6}, {5003, 12}, {129, 31}, {300, 32}, {33, 1100}};
+  for (int i = 0; i < 6; i++) {
+    int64_t M = shapes[i][0], V = shapes[i][1];
+    struct both b = begin(cpu, device, seed);
+    int32_t *labels = calloc((size_t)M, sizeof *labels);
+    assert_non_null(labels);
+    for (int64_t m = 0; m < M; m++)
+      labels[m] = m % 11 == 3 ? IGNORED_LABEL : (int32_t)(m * 5 % V);
+    struct array *l = integers(&b, M, labels), *x = reals(&b, M * V, -4, 4);
+    struct array *best = poison(&b, M, sizeof(int32_t)), *lse = poison(&b, M, sizeof(real));
+    struct array *loss = poison(&b, M, sizeof(wide)), *sums = poison(&b, 2, sizeof(wide));
+    struct array *xb = poison(&b, M * V, sizeof(real)), *alone = poison(&b, M, sizeof(wide));
+    wide host[2][2], first[2];
+    ON_BOTH(b)
+    {
+      be->cross_entropy_fwd(be->st, M, V, x->at[k], l->at[k], lse->at[k], loss->at[k], best->at[k],
+                            (real)0.5, xb->at[k]);
+      be->cross_entropy_fwd(be->st, M, V, x->at[k], l->at[k], lse->at[k], alone->at[k], NULL, 0,
+                            NULL);
+      be->sum_losses(be->st, M, l->at[k], best->at[k], loss->at[k], sums->at[k]);
+      check_ok(be->download(be->st, sizeof host[k], sums->at[k], host[k]));
+      be->sum_losses(be->st, M, l->at[k], best->at[k], alone->at[k], sums->at[k]);
+      check_ok(be->download(be->st, sizeof first, sums->at[k], first));
+      assert_memory_equal(first, host[k], sizeof first);
+    }
+    check_close((double)host[1][0], (double)host[0][0], TOLERANCE, "sum of the losses");
+    assert_true(host[1][1] == host[0][1]);
+    same(&b, lse, TOLERANCE, "lse");
+    same(&b, xb, TOLERANCE, "cotangent of the logits");
+    same_integers(&b, best, "argmax beside the losses");
+    free(labels);
+    end(&b);
+  }
+}
+
 #define device_argmax NAME(device_argmax)
 void device_argmax(const void *cpu, const void *device, uint64_t seed)
 {
@@ -374,6 +413,26 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
     same(&b, bb, TOLERANCE, "cotangent of b");
     same(&b, yd, TOLERANCE, "tangent by W");
     same(&b, y, 0, "tangent of nothing");
+    end(&b);
+  }
+}
+
+/* Sums of terms, and of their columns, by one block and by several. */
+#define device_accumulated NAME(device_accumulated)
+void device_accumulated(const void *cpu, const void *device, uint64_t seed)
+{
+  static const int64_t shapes[][2] = {{1, 1}, {37, 70}, {1029, 64}, {5003, 7}};
+  for (int i = 0; i < 12; i++) {
+    int64_t M = shapes[i / 3][0], n = shapes[i / 3][1], terms = i % 3;
+    struct both b = begin(cpu, device, seed);
+    struct array *x = reals(&b, M * n, -1, 1), *y = reals(&b, M * n, -1, 1);
+    struct array *z = reals(&b, M * n, -1, 1), *a = reals(&b, M * n, -1, 1);
+    struct array *sums = reals(&b, n, -1, 1);
+    ON_BOTH(b)
+    be->accumulate(be->st, M, n, x->at[k], terms > 0 ? y->at[k] : NULL, terms > 1 ? z->at[k] : NULL,
+                   a->at[k], sums->at[k]);
+    same(&b, a, TOLERANCE, "sum of terms");
+    same(&b, sums, TOLERANCE, "and its columns'");
     end(&b);
   }
 }
@@ -496,13 +555,14 @@ void device_norms(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
-/* Rows of whole packs and others, more tokens than one table holds, none that is known. */
+/* Rows of whole packs and others, more tokens than one table holds, none that is known, ranges of
+ * several batches. */
 #define device_embedding NAME(device_embedding)
 void device_embedding(const void *cpu, const void *device, uint64_t seed)
 {
   static const int64_t shapes[][3] = {
-      {5003, 180, 68}, {1500, 401, 67}, {300, 1000, 68}, {70, 1, 4}};
-  for (int i = 0; i < 4; i++) {
+      {5003, 180, 68}, {1500, 401, 67}, {300, 1000, 68}, {70, 1, 4}, {5003, 240, 4}};
+  for (int i = 0; i < 5; i++) {
     int64_t M = shapes[i][0], V = shapes[i][1], D = shapes[i][2];
     struct both b = begin(cpu, device, seed);
     int32_t *tokens = calloc((size_t)M, sizeof *tokens);

@@ -222,11 +222,9 @@ static enum status solve_or_fail(const struct backend *be, const struct fp_probl
 static void copy_details(const struct probe *p, const struct network_result *n,
                          struct probe_details *d)
 {
-  for (int64_t i = 0; i < p->net.rows * p->net.length; i++) {
-    if (n->losses)
-      d->losses[i] = n->losses[i];
-    d->best[i] = n->best[i];
-  }
+  if (n->best)
+    memcpy(d->best, n->best, (size_t)(p->net.rows * p->net.length) * sizeof *n->best);
+  d->correct = n->correct, d->bad = n->bad;
   if (!d->exit)
     return;
   if (n->forward.samples > p->net.rows) /* a window: by token, padding too */

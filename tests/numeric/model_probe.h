@@ -48,12 +48,12 @@ PROBE(c64)
 
 /* What a batch's sequences were found to be, one after the other; arrays of rows*length. */
 struct probe_details {
-  double *losses;
-  int32_t *best;
+  int32_t *best; /* of `evaluate` */
+  int64_t correct, bad;
   uint8_t *exit; /* r->forward.samples of them */
   int64_t shards;
 };
-/* `evaluate` of all rows in shards; z and logits are not told.  d->losses and d->exit may be NULL.
+/* `evaluate` of all rows in shards; z and logits are not told.  d->exit may be NULL.
  */
 void probe_evaluate_in_shards_f64(struct probe_f64 *p, const struct fp_options *o,
                                   const int32_t *tokens, struct probe_result *r,

@@ -79,7 +79,7 @@ static void check_vectors(const struct backend *be, int64_t n)
   check_reals(n, y, want, TOLERANCE, "axpby on NaN");
   for (int terms = 1; terms <= 3; terms++) {
     be->axpby(be->st, n, 3, x, 0, y);
-    be->accumulate(be->st, n, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y);
+    be->accumulate(be->st, 1, n, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y, NULL);
     for (int64_t i = 0; i < n; i++)
       want[i] = (terms == 1 ? 4 : terms == 2 ? 5 : 8) * value(0, i);
     check_reals(n, y, want, 4 * TOLERANCE, "accumulate");
@@ -546,8 +546,10 @@ void losses_match(const void *table)
   enum { M = 6, V = 7 };
   const int32_t labels[M] = {3, IGNORED_LABEL, 0, 6, V, -1};
   real *x = reals(M * V, 0), lse[M], xb[M * V], twice[M * V];
-  wide loss[M];
-  double want[M] = {0};
+  real with[M * V];
+  wide loss[M], sums[2];
+  int32_t best[M], alone[M];
+  double want[M] = {0}, total = 0, right = 0;
   for (int v = 0; v < V; v++)
     x[2 * V + v] *= (real)1e4; /* exp overflows here */
   for (int m = 0; m < M; m++) {
@@ -559,9 +561,22 @@ void losses_match(const void *table)
     if (m < 4 && m != 1)
       want[m] = log(sum) + top - (double)re(x[m * V + labels[m]]);
   }
-  be->cross_entropy_fwd(be->st, M, V, x, labels, lse, loss);
-  for (int m = 0; m < 4; m++)
+  be->cross_entropy_fwd(be->st, M, V, x, labels, lse, loss, best, (real)0.25, with);
+  be->argmax(be->st, M, V, x, alone);
+  assert_memory_equal(best, alone, sizeof best);
+  for (int m = 0; m < 4; m++) {
     check_close((double)re(loss[m]), want[m], TOLERANCE, "loss of row %d", m);
+    total += want[m], right += m != 1 && best[m] == labels[m];
+  }
+  be->sum_losses(be->st, 4, labels, best, loss, sums);
+  check_close((double)re(sums[0]), total, TOLERANCE, "sum of the losses");
+  assert_true(re(sums[1]) == right);
+  loss[1] = (wide)NAN; /* what does not count is not read */
+  be->sum_losses(be->st, 4, labels, best, loss, sums);
+  check_close((double)re(sums[0]), total, TOLERANCE, "sum of the losses that count");
+  loss[1] = 0;
+  be->sum_losses(be->st, M, labels, best, loss, sums);
+  assert_true(isnan(re(sums[0])));
   assert_true(re(loss[1]) == 0);
   assert_true(isnan(re(loss[4])) && isnan(re(loss[5])));
   for (int i = 0; i < M * V; i++)
@@ -574,6 +589,8 @@ void losses_match(const void *table)
     assert_true(sum > -1e-2 * (double)EPSILON * 1e4 && sum < 1e-2 * (double)EPSILON * 1e4);
     assert_true(label_gradient < 0 || re(loss[m]) == 0);
   }
+  for (int i = 0; i < 4 * V; i++)
+    check_close((double)re(with[i]), 0.25 * (double)re(xb[i]), TOLERANCE, "with the losses, %d", i);
   memcpy(twice, xb, sizeof twice);
   be->cross_entropy_vjp(be->st, 4, V, x, labels, lse, 1, (real)-0.5, twice);
   for (int i = 0; i < 4 * V; i++)

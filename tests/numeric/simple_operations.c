@@ -349,7 +349,8 @@ static void sum_of_wides(const struct operation_case *c, const struct case_array
 static void cross_entropy_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->cross_entropy_fwd(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, a->wides);
+  be->cross_entropy_fwd(be->st, c->n[0], c->n[1], a->in[0], a->integers, a->kept, a->wides, NULL, 0,
+                        NULL);
   sum_of_wides(c, a, a->out[0]);
 }
 
