@@ -268,17 +268,12 @@ enum status network_learn_part(struct network *net, const struct parameter_set *
   return collect(&l);
 }
 
-enum status gradients_finish(const struct sequence_model *m, const struct parameter_set *p,
-                             const struct parameter_set *g)
-{
-  gradients_derive(m, p, g);
-  return m->be->sync(m->be->st);
-}
-
 enum status network_learn(struct network *net, const struct parameter_set *p,
                           enum gradient_kind gradient, const struct batch *b,
                           const struct parameter_set *g, struct network_result *r)
 {
   TRY(network_learn_part(net, p, gradient, b, g, r));
-  return g ? gradients_finish(net->m, p, g) : OK;
+  if (g)
+    gradients_derive(net->m, p, g);
+  return OK;
 }

@@ -13,7 +13,6 @@
 #define network_set_length NAME(network_set_length)
 #define network_learn NAME(network_learn)
 #define network_learn_part NAME(network_learn_part)
-#define gradients_finish NAME(gradients_finish)
 #define labels_that_count NAME(labels_that_count)
 #define network_evaluate NAME(network_evaluate)
 #define whole_span NAME(whole_span)
@@ -108,13 +107,10 @@ void network_set_length(struct network *net, int64_t length);
 MUST_USE enum status network_learn(struct network *net, const struct parameter_set *p,
                                    enum gradient_kind gradient, const struct batch *b,
                                    const struct parameter_set *g, struct network_result *r);
-/* The same of one of several batches that g is the sum over; gradients_finish follows the last. */
+/* The same of one of several batches that g is the sum over; gradients_derive follows the last. */
 MUST_USE enum status network_learn_part(struct network *net, const struct parameter_set *p,
                                         enum gradient_kind gradient, const struct batch *b,
                                         const struct parameter_set *g, struct network_result *r);
-/* Weight norm's share of a gradient that is complete otherwise; waits for the device. */
-MUST_USE enum status gradients_finish(const struct sequence_model *m, const struct parameter_set *p,
-                                      const struct parameter_set *g);
 /* Labels of the first M that are not ignored. */
 int64_t labels_that_count(const struct batch *b, int64_t M);
 

@@ -306,7 +306,9 @@ enum status shards_learn(struct shard_set *l, const struct parameter_set *p,
   for (int64_t i = 0; g && has_gradients(l) && i < l->count; i++)
     if (l->shard[i].first < l->shard[i].end)
       be->axpby(be->st, l->m->tensors->block, 1, l->shard[i].gradient.block, 1, g->block);
-  return g ? gradients_finish(l->m, p, g) : OK;
+  if (g)
+    gradients_derive(l->m, p, g);
+  return OK;
 }
 
 enum status shards_evaluate(struct shard_set *l, const struct parameter_set *p,
