@@ -141,13 +141,12 @@ static DEVICE real *cotangent_of_u(const struct network *net, int64_t k)
 
 enum status trajectory_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
                            int64_t steps, bool from_zero, double first, double damping,
-                           double u_beta, DEVICE real *u_sums, const struct parameter_set *g)
+                           double u_beta, const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
-  int64_t M = rows * net->length, n = net->m->dims.d_in_proj;
+  int64_t count = rows * net->length * net->m->dims.d_in_proj;
   struct span s = whole_span(net, rows);
   struct block_cotangents to = {.u = s.u ? net->ub : NULL, .u_beta = (real)u_beta};
-  CHECK(!u_sums || (s.u && steps > 1));
   for (int64_t k = steps - 1; k >= 0; k--) {
     if (s.u && k < steps - 1)
       to.u = cotangent_of_u(net, k), to.u_beta = 0;
@@ -158,7 +157,7 @@ enum status trajectory_vjp(struct network *net, const struct parameter_set *p, i
     TRY(block_vjp(net->m, p, &s, &net->acts[k], net->zb, net->scratch, &to, g));
   }
   for (int64_t k = steps - 2; s.u && k >= 0; k -= 3)
-    be->accumulate(be->st, M, n, cotangent_of_u(net, k), k > 0 ? cotangent_of_u(net, k - 1) : NULL,
-                   k > 1 ? cotangent_of_u(net, k - 2) : NULL, net->ub, k < 3 ? u_sums : NULL);
+    be->accumulate(be->st, count, cotangent_of_u(net, k), k > 0 ? cotangent_of_u(net, k - 1) : NULL,
+                   k > 1 ? cotangent_of_u(net, k - 2) : NULL, net->ub);
   return OK;
 }

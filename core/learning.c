@@ -149,14 +149,6 @@ static enum status adjoint(const struct learning *l, enum gradient_kind gradient
   return OK;
 }
 
-/* Whether the gradient of the injection's bias, the sums of net->ub, comes with the last iterate's
- * cotangent: nothing is added behind it. */
-static bool sums_in_passing(const struct learning *l, enum gradient_kind gradient)
-{
-  const struct deq_config *deq = l->net->deq;
-  return damped_of(deq, gradient).steps > 1 && deq->regularisation.weight == 0;
-}
-
 /* Iterate k: from `from` (NULL: z[0]) by the gradient's evaluations to its loss and back. */
 static enum status learn_iterate(const struct learning *l, enum gradient_kind gradient, int64_t k,
                                  const DEVICE real *from, const struct fp_inverse *inverse)
@@ -176,9 +168,7 @@ static enum status learn_iterate(const struct learning *l, enum gradient_kind gr
     return OK;
   if (at_fixed_point(gradient))
     TRY(adjoint(l, gradient, inverse));
-  bool sums = k + 1 == l->iterates && sums_in_passing(l, gradient);
-  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, k > 0,
-                        sums ? l->g->injection_bias : NULL, l->g);
+  return trajectory_vjp(net, l->p, rows, t.steps, zero, t.first, t.damping, k > 0, l->g);
 }
 
 static enum status learn_implicit(const struct learning *l, enum gradient_kind gradient)
@@ -208,12 +198,9 @@ static enum status learn_implicit(const struct learning *l, enum gradient_kind g
   }
   const DEVICE real *z = solve ? net->z[0] : net->z[damped_of(deq, gradient).steps];
   TRY(regularise(net, l->p, l->b, l->labels, z, l->g, l->r));
-  if (!l->g)
-    return OK;
-  struct parameter_set g = *l->g;
-  if (sums_in_passing(l, gradient))
-    g.injection_bias = NULL;
-  return inject_vjp(m, l->p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb, &g);
+  return l->g ? inject_vjp(m, l->p, M, net->e, net->er, net->en, net->ub, net->scratch, net->eb,
+                           l->g)
+              : OK;
 }
 
 /* ---- explicit models ---- */

@@ -143,12 +143,10 @@ MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_
                                     int64_t rows, int64_t steps, bool from_zero, double first,
                                     double damping);
 /* From the cotangent of z[steps] in net->zb, which is lost: net->ub = u_beta net->ub + its
- * cotangent, where 0 does not read it; adds to g, and to u_sums (d_in_proj) net->ub's sums over the
- * tokens, which come with the last of several evaluations' (steps > 1; NULL: not wanted). */
+ * cotangent, where 0 does not read it; adds to g. */
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, bool from_zero, double first,
-                                    double damping, double u_beta, DEVICE real *u_sums,
-                                    const struct parameter_set *g);
+                                    double damping, double u_beta, const struct parameter_set *g);
 /* v = (df/dz)' v + net->zb at the activations acts[0], solved into net->fb from the guess there;
  * windows slide from the end. */
 MUST_USE enum status adjoint_solve(struct network *net, const struct parameter_set *p, int64_t rows,

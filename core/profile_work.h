@@ -14,7 +14,7 @@
 
 #define WORK_fill WORK(0, n)
 #define WORK_axpby WORK(b == 0 ? n : 3 * n, b == 0 ? 2 * n : 3 * n)
-#define WORK_accumulate WORK((1 + IF(b) + IF(c) + IF(sums)) * M * n, (3 + IF(b) + IF(c)) * M * n)
+#define WORK_accumulate WORK((1 + IF(b) + IF(c)) * n, (3 + IF(b) + IF(c)) * n)
 #define WORK_sum_squares WORK(2 * n, n)
 #define WORK_dot WORK(2 * n, 2 * n)
 #define WORK_gather_blocks WORK(0, 2 * rows * blocks * n)

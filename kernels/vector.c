@@ -1,6 +1,6 @@
 /* vector: what solvers and training do with whole vectors, without derivatives.
  *   transpose, by squares whose lines stay in the cache
- *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c, and its columns' sums
+ *   fill, axpby, accumulate: y = a, y = a x + b y, y += a + b + c
  *   sum_squares, dot: sum |x|^2, sum x y in float64
  *   gather_blocks, scatter_blocks: active ranges of chains, out of and into (.,length,n)
  * sum_squares and dot add PARTS equal parts one after the other, in an order that depends on n
@@ -284,68 +284,16 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
     LAUNCH(st, n, combine, n, a, x, b, y);
 }
 
+void OP(accumulate)(stream st, int64_t n, const DEVICE real *a, const DEVICE real *b,
+                    const DEVICE real *c, DEVICE real *y)
+{
 #ifdef __CUDACC__
-/* y += TERMS of a, b, c in ROWS elements that are `step` apart; the sum of those. */
-template <int TERMS, int ROWS>
-INLINE_DEVICE real add_terms(int64_t step, const real *a, const real *b, const real *c, real *y)
-{
-  real term[ROWS][4], part = 0;
-#pragma unroll
-  for (int q = 0; q < ROWS; q++) {
-    term[q][0] = y[q * step];
-    term[q][1] = a[q * step];
-    term[q][2] = TERMS > 1 ? b[q * step] : 0;
-    term[q][3] = TERMS > 2 ? c[q * step] : 0;
-  }
-#pragma unroll
-  for (int q = 0; q < ROWS; q++) {
-    real total = term[q][0] + term[q][1] + term[q][2] + term[q][3];
-    y[q * step] = total;
-    part += total;
-  }
-  return part;
-}
-
-/* And the columns' sums. */
-enum { ROWS_AHEAD = 4 };
-template <int TERMS>
-BLOCK_KERNEL add_and_sum(int64_t M, int64_t n, const real *a, const real *b, const real *c, real *y,
-                         real *sums)
-{
-  FOR_EACH_BLOCK (strip, strips(n), M * STRIP) {
-    int64_t j = strip * STRIP + own_column();
-    struct thread_rows own = own_rows(M);
-    int64_t at = own.first * n + j, step = own.step * n, left = j < n ? own.count : 0;
-    wide sum = 0;
-    for (; left >= ROWS_AHEAD; left -= ROWS_AHEAD, at += ROWS_AHEAD * step)
-      sum += (wide)add_terms<TERMS, ROWS_AHEAD>(step, a + at, b + at, c + at, y + at);
-    for (; left > 0; left--, at += step)
-      sum += (wide)add_terms<TERMS, 1>(step, a + at, b + at, c + at, y + at);
-    sum = column_total(sum);
-    if (last_has_total(&sum) && own_part() == 0 && j < n)
-      sums[j] += (real)sum;
-  }
-}
-#endif
-
-void OP(accumulate)(stream st, int64_t M, int64_t columns, const DEVICE real *a,
-                    const DEVICE real *b, const DEVICE real *c, DEVICE real *y, DEVICE real *sums)
-{
-  int64_t n = M * columns;
-#ifdef __CUDACC__
-  if (sums) {
-    auto add_by = !b ? add_and_sum<1> : !c ? add_and_sum<2> : add_and_sum<3>;
-    LAUNCH_SUMS(st, strips(columns), M, add_by, M, columns, a, b, c, y, sums);
-    return;
-  }
   if (in_packs(n, a) && in_packs(n, b) && in_packs(n, c) && in_packs(n, y)) {
     LAUNCH(st, n / PACK, add_packs, n / PACK, a, b, c, y);
     return;
   }
 #endif
   LAUNCH(st, n, add, n, a, b, c, y);
-  if (sums)
-    OP(linear_vjp)(st, M, 0, columns, NULL, NULL, y, 0, NULL, NULL, sums);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)

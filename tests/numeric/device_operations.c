@@ -162,8 +162,8 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
       for (int q = 0; q < 3; q++)
-        be->accumulate(be->st, 1, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
-                       a->at[k], NULL);
+        be->accumulate(be->st, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
+                       a->at[k]);
       be->fill(be->st, n, (real)3, f->at[k]);
       be->fill(be->st, n / 2, (real)3, (real *)odd->at[k] + 1);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, (real *)odd->at[k] + 1);
@@ -413,26 +413,6 @@ void device_products(const void *cpu, const void *device, uint64_t seed)
     same(&b, bb, TOLERANCE, "cotangent of b");
     same(&b, yd, TOLERANCE, "tangent by W");
     same(&b, y, 0, "tangent of nothing");
-    end(&b);
-  }
-}
-
-/* Sums of terms, and of their columns, by one block and by several. */
-#define device_accumulated NAME(device_accumulated)
-void device_accumulated(const void *cpu, const void *device, uint64_t seed)
-{
-  static const int64_t shapes[][2] = {{1, 1}, {37, 70}, {1029, 64}, {5003, 7}};
-  for (int i = 0; i < 12; i++) {
-    int64_t M = shapes[i / 3][0], n = shapes[i / 3][1], terms = i % 3;
-    struct both b = begin(cpu, device, seed);
-    struct array *x = reals(&b, M * n, -1, 1), *y = reals(&b, M * n, -1, 1);
-    struct array *z = reals(&b, M * n, -1, 1), *a = reals(&b, M * n, -1, 1);
-    struct array *sums = reals(&b, n, -1, 1);
-    ON_BOTH(b)
-    be->accumulate(be->st, M, n, x->at[k], terms > 0 ? y->at[k] : NULL, terms > 1 ? z->at[k] : NULL,
-                   a->at[k], sums->at[k]);
-    same(&b, a, TOLERANCE, "sum of terms");
-    same(&b, sums, TOLERANCE, "and its columns'");
     end(&b);
   }
 }

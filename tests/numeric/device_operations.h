@@ -11,7 +11,6 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_vectors)         \
   TEST(device_blocks)          \
   TEST(device_argmax)          \
-  TEST(device_accumulated)     \
   TEST(device_losses)          \
   TEST(device_adamw)           \
   TEST(device_masks)           \

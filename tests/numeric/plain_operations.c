@@ -79,7 +79,7 @@ static void check_vectors(const struct backend *be, int64_t n)
   check_reals(n, y, want, TOLERANCE, "axpby on NaN");
   for (int terms = 1; terms <= 3; terms++) {
     be->axpby(be->st, n, 3, x, 0, y);
-    be->accumulate(be->st, 1, n, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y, NULL);
+    be->accumulate(be->st, n, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y);
     for (int64_t i = 0; i < n; i++)
       want[i] = (terms == 1 ? 4 : terms == 2 ? 5 : 8) * value(0, i);
     check_reals(n, y, want, 4 * TOLERANCE, "accumulate");
