@@ -152,31 +152,40 @@ struct own_tokens {
   }
 };
 
-/* B' in fours by fours.  Of eight lanes that read or write together each finds its four in other
- * banks: `four` and `a` differ in ways that reading, where a token's lowest bit counts, and
- * writing, where the lowest of `four` does, tell apart. */
+/* B' in fours by fours: a lane has tokens 8 a + odd + 2 k of one four of columns n, k = 0 to 3.  Of
+ * eight lanes that read or write together each finds its four in other banks: `four` and `a` differ
+ * in ways that reading, where a token's lowest bit counts, and writing, where the lowest of `four`
+ * does, tell apart. */
 INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
 {
-  int lane = (int)threadIdx.x % WARP_LANES, low = lane & 3, apart = lane >> 3;
-#pragma unroll 1
-  for (int i = 0; i < 8; i++) {
-    int four = 4 * (own_warp() % 2 + i / 2 * 2) + ((low & 1) << 1 | low >> 1); /* of n */
-    int a = i % 2 * 4 + ((four & 3) ^ apart);
-    int odd = (lane >> 2 ^ four) & 1; /* tokens 8 a + odd + 2 k */
+  typedef panels<TENSOR_TOKENS> from_panels;
+  typedef panels<TENSOR_STATE> to_panels;
+  int lane = (int)threadIdx.x % WARP_LANES, low = (lane & 1) << 1 | (lane >> 1 & 1);
+  int four = own_warp() % 2 * 4 + low, a = low ^ lane >> 3, odd = (lane >> 2 ^ four) & 1;
+  int from[4], put[4];
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    from[k] = from_panels::offset(8 * a + odd + 2 * k, four);
+    put[k] = to_panels::offset(four / 2 * 8 + 2 * k + four % 2, 2 * a + odd);
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++) { /* eights of fours, halves of the tokens */
+    const float *source = B.at + from_panels::offset(i % 2 * 32, i / 2 * 8);
+    float *target = to.at + to_panels::offset(i / 2 * 32, i % 2 * 8);
     float4 v[4];
 #pragma unroll
     for (int k = 0; k < 4; k++)
-      v[k] = B.four(8 * a + odd + 2 * k, four);
-    auto put = [&](int m, float t0, float t1, float t2, float t3) {
+      v[k] = *(const float4 *)(source + from[k]);
+    auto store = [&](int m, float t0, float t1, float t2, float t3) {
       float4 tokens;
       tokens.x = rounded<1>(t0), tokens.y = rounded<1>(t1);
       tokens.z = rounded<1>(t2), tokens.w = rounded<1>(t3);
-      to.four(four / 2 * 8 + 2 * m + four % 2, 2 * a + odd) = tokens;
+      *(float4 *)(target + put[m]) = tokens;
     };
-    put(0, v[0].x, v[1].x, v[2].x, v[3].x);
-    put(1, v[0].y, v[1].y, v[2].y, v[3].y);
-    put(2, v[0].z, v[1].z, v[2].z, v[3].z);
-    put(3, v[0].w, v[1].w, v[2].w, v[3].w);
+    store(0, v[0].x, v[1].x, v[2].x, v[3].x);
+    store(1, v[0].y, v[1].y, v[2].y, v[3].y);
+    store(2, v[0].z, v[1].z, v[2].z, v[3].z);
+    store(3, v[0].w, v[1].w, v[2].w, v[3].w);
   }
 }
 
@@ -269,7 +278,9 @@ INLINE_DEVICE void store_columns_of(struct ssd_shape d, const float (&state)[STA
 INLINE_DEVICE void put_weights(const float (&scores)[TOKEN_TILES][4], struct group_times *times,
                                panels<TENSOR_TOKENS> w)
 {
+  typedef panels<TENSOR_TOKENS> weights;
   int first = own_channel() & ~15, g = lane_row(), t = lane_pair();
+  float *row = w.at + weights::offset(first, 0) + g * PANEL + t;
   float high[2], low[2];
 #pragma unroll
   for (int half = 0; half < 2; half++)
@@ -284,9 +295,9 @@ INLINE_DEVICE void put_weights(const float (&scores)[TOKEN_TILES][4], struct gro
       int i = first + 8 * half; /* of eight rows */
       float even = 0, odd = 0;
       if (8 * n < i) {
-        float row = power_of_2((high[half] - last) + (low[half] - below));
-        even = scores[n][2 * half] * row * share.x;
-        odd = scores[n][2 * half + 1] * row * share.y;
+        float until = power_of_2((high[half] - last) + (low[half] - below));
+        even = scores[n][2 * half] * until * share.x;
+        odd = scores[n][2 * half + 1] * until * share.y;
       } else if (8 * n == i) {
         float2 l = {high[half], low[half]}, dt = pair_at(times->dt, j);
         float2 above = pair_at(times->high, j), under = pair_at(times->low, j);
@@ -295,8 +306,8 @@ INLINE_DEVICE void put_weights(const float (&scores)[TOKEN_TILES][4], struct gro
         even = 2 * t <= g ? even : 0;
         odd = 2 * t + 1 <= g ? odd : 0;
       }
-      w.place(i + g, 2 * n)[t] = rounded<1>(even);
-      w.place(i + g, 2 * n + 1)[t] = rounded<1>(odd);
+      row[weights::offset(8 * half, n / 4 * 8) + 4 * (2 * n % 8 ^ g)] = rounded<1>(even);
+      row[weights::offset(8 * half, n / 4 * 8) + 4 * ((2 * n + 1) % 8 ^ g)] = rounded<1>(odd);
     }
   }
 }
