@@ -298,7 +298,7 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     struct norm_place next = norm_behind(m, p, a, i, fz);
     if (last && a->forgotten)
       next.x = NULL;
-    TRY(mixer_fwd(m, w, s, i, l, scratch, out));
+    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, out));
     if (d->F) {
       add_and_norm(m, s, 2 * i, x, out, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2}, NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
