@@ -67,14 +67,14 @@ struct weight_place {
   }
 };
 
-/* One float of w W in order. */
-KERNEL put_weights_in_order(int64_t D, int64_t E, const float *w, const float *W, float *to)
+/* One float of w W in order; there are less than 2^31. */
+KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float *to)
 {
-  FOR_EACH (i, D * E) {
-    int column = (int)(i % PANEL), row = (int)(i / PANEL % D), n = row / 8, m = row % 8;
-    int term = 4 * (column / 4 ^ m) + column % 4, k = term / 8, q = term % 8 / 4;
-    int64_t channel = i / (PANEL * D) * PANEL + 16 * (k / 2) + 4 * (term % 4) + 2 * (k % 2) + q;
-    int64_t from = 16 * (n / 2) + 4 * (m / 2) + 2 * (n % 2) + m % 2;
+  FOR_EACH (i, (int64_t)D * E) {
+    int line = (int)i / PANEL, column = (int)i % PANEL, panel = line / D, row = line - panel * D;
+    int n = row / 8, m = row % 8, term = 4 * (column / 4 ^ m) + column % 4, k = term / 8;
+    int channel = panel * PANEL + 16 * (k / 2) + 4 * (term % 4) + 2 * (k % 2) + term % 8 / 4;
+    int from = 16 * (n / 2) + 4 * (m / 2) + 2 * (n % 2) + m % 2;
     to[i] = rounded<1>(w[channel] * W[from * E + channel]);
   }
 }
@@ -296,7 +296,7 @@ static bool in_one_pass(stream st, struct gated_rmsnorm_shape d, real eps, const
                D * d.E <= (int64_t)(TURNED_BYTES / sizeof *weights);
   if (!here || !plain || !in_packs(0, y) || !in_packs(d.ldz, z) || !in_packs(0, out))
     return false;
-  LAUNCH(st, D * d.E, put_weights_in_order, D, d.E, w, W, weights);
+  LAUNCH(st, D * d.E, put_weights_in_order, (int)D, (int)d.E, w, W, weights);
   return D == 64    ? launch_gated_linear<64>(st, p)
          : D == 128 ? launch_gated_linear<128>(st, p)
                     : launch_gated_linear<256>(st, p);
