@@ -105,6 +105,7 @@ INLINE_DEVICE int copying_thread(void)
   return (int)threadIdx.x - (int)MULTIPLYING - (int)TURNING;
 }
 
+/* B, of which those who turn it are told, and C. */
 INLINE_DEVICE void copy_panels(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
                                struct warpgroup_memory m, int step)
 {
@@ -112,7 +113,12 @@ INLINE_DEVICE void copy_panels(struct ssd_shape d, struct tensor_forward f, stru
   int q = s.tokens(d);
   typedef panel_copies<COPYING, TENSOR_TOKENS, TENSOR_STATE> copies;
   copies(f.B + first, d.ld, (int)d.N, copying_thread()).copy(m.B(step), 0, q);
+  end_batch();
   copies(f.C + first, d.ld, (int)d.N, copying_thread()).copy(m.C(step), 0, q);
+  end_batch();
+  await_batches<1>();
+  show_to_products();
+  arrive_at_barrier<LANDED, GROUP_LANES>();
 }
 
 INLINE_DEVICE void copy_x(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
@@ -122,6 +128,7 @@ INLINE_DEVICE void copy_x(struct ssd_shape d, struct tensor_forward f, struct fo
                                                          d.ld, (int)d.P, copying_thread());
   for (int i = 0; i < FORWARD_HEADS; i++)
     x.copy(m.x(i), i * d.P, i < s.heads ? s.tokens(d) : 0);
+  end_batch();
 }
 
 INLINE_DEVICE void copy_chunks(struct ssd_shape d, struct tensor_forward f,
@@ -129,34 +136,24 @@ INLINE_DEVICE void copy_chunks(struct ssd_shape d, struct tensor_forward f,
 {
   struct forward_steps s(d, grid);
   bool more = s.there(grid);
-  auto land = [&] {
-    await_batches<0>();
-    show_to_products();
-    arrive_at_barrier<LANDED, GROUP_LANES>();
-  };
   if (!more)
     return;
   copy_panels(d, f, s, m, 0);
-  end_batch();
-  land();
   copy_x(d, f, s, m);
-  end_batch();
 #pragma unroll 1
   for (int step = 0; more; step++) {
+    await_batches<1>(); /* of x, which is read later */
+    show_to_products();
     await_chunk();
+    await_batches<0>();
+    arrive_at_barrier<PREPARED, WARPGROUP_THREADS>();
     s.next(d, grid);
     more = s.there(grid);
     if (more)
       copy_panels(d, f, s, m, step + 1);
-    end_batch();
-    await_batches<1>(); /* x */
-    arrive_at_barrier<PREPARED, WARPGROUP_THREADS>();
-    if (more)
-      land();
     await_barrier<READ, (int)MULTIPLYING + (int)COPYING>();
     if (more)
       copy_x(d, f, s, m);
-    end_batch();
   }
 }
 
@@ -195,8 +192,9 @@ INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
 {
   typedef panels<TENSOR_TOKENS> from_panels;
   typedef panels<TENSOR_STATE> to_panels;
-  int lane = (int)threadIdx.x % WARP_LANES, low = (lane & 1) << 1 | (lane >> 1 & 1);
-  int four = own_warp() % 2 * 4 + low, a = low ^ lane >> 3, odd = (lane >> 2 ^ four) & 1;
+  int lane = (int)threadIdx.x % WARP_LANES;
+  int four = (lane & 1) * 4 + (lane & 2) + own_warp() % 2;
+  int a = four / 2 ^ lane >> 3, odd = (lane >> 2 ^ four) & 1;
   int from[4], put[4];
 #pragma unroll
   for (int k = 0; k < 4; k++) {
