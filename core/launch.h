@@ -105,22 +105,19 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
 #define SHARED_FLOATS(name) extern __shared__ __align__(1024) float name[]
 #define LAUNCH_SHARED_KERNEL(kernel, blocks, threads, bytes, queue) \
   kernel<<<blocks, threads, bytes, queue>>>
-#define LAUNCH_PAIR_KERNEL LAUNCH_SHARED_KERNEL
 #endif
-#define LAUNCH_SHARED_AS_(how, st, n, threads, bytes, kernel, ...)                               \
-  do {                                                                                           \
-    int64_t launch_n_ = (n);                                                                     \
-    if (launch_n_ > 0) {                                                                         \
-      (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,            \
-                                 (int)(bytes));                                                  \
-      how(kernel, (unsigned)(launch_n_ < 65535 ? launch_n_ : 65535), (unsigned)(threads), bytes, \
-          launch_queue(st))(__VA_ARGS__);                                                        \
-      launch_check(st, #kernel, __FILE__, __LINE__);                                             \
-    }                                                                                            \
+#define LAUNCH_SHARED(st, n, threads, bytes, kernel, ...)                             \
+  do {                                                                                \
+    int64_t launch_n_ = (n);                                                          \
+    if (launch_n_ > 0) {                                                              \
+      (void)cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, \
+                                 (int)(bytes));                                       \
+      LAUNCH_SHARED_KERNEL(kernel, (unsigned)(launch_n_ < 65535 ? launch_n_ : 65535), \
+                           (unsigned)(threads), bytes, launch_queue(st))              \
+      (__VA_ARGS__);                                                                  \
+      launch_check(st, #kernel, __FILE__, __LINE__);                                  \
+    }                                                                                 \
   } while (0)
-#define LAUNCH_SHARED(...) LAUNCH_SHARED_AS_(LAUNCH_SHARED_KERNEL, __VA_ARGS__)
-/* of a kernel that is PAIRED (kernels/warpgroup_cuda.h): n is even */
-#define LAUNCH_PAIRS(...) LAUNCH_SHARED_AS_(LAUNCH_PAIR_KERNEL, __VA_ARGS__)
 #else
 #ifndef ISA
 #define ISA cpu

@@ -6,9 +6,8 @@
  * A block has 128 rows at a time, of which each of eight warps holds 16, all D sums of them in its
  * registers, as four warps multiply together.  A panel is 32 channels.  y and z of it come by
  * copies of 16 bytes that the lane makes which will read them: nobody else waits for them.  A ninth
- * warp sends the panels of w W, each block of a pair one half to both: of a tile they are as much
- * as y or z, and L2 would be what one waits for.  They are rounded to tf32, and lie in global
- * memory as the product wants them in shared memory (`put_weights_in_order`):
+ * warp sends the panels of w W, rounded to tf32, which lie in global memory as the product wants
+ * them in shared memory (`put_weights_in_order`):
  *
  *   term t + 4 q of step k of a panel  is  channel 16 (k/2) + 4 t + 2 (k%2) + q
  *   right operand's row 8 n + 2 t + e  is  row 16 (n/2) + 4 t + 2 (n%2) + e of W
@@ -38,8 +37,8 @@ struct gated_product {
   float *out;
 };
 
-/* Of the shared memory: panels of w W, y and z, signals: a panel has come; the warps of both blocks
- * have read it. */
+/* Of the shared memory: panels of w W, y and z, signals: a panel has come; the warps have read it.
+ */
 template <int D> struct gated_memory {
   enum {
     PANEL_FLOATS = PANEL * D,
@@ -84,16 +83,14 @@ KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float 
 template <int D>
 INLINE_DEVICE void send_weights(struct gated_product p, struct gated_memory<D> m, int64_t tiles)
 {
-  enum { HALF = PANEL * D / 2, BYTES = PANEL * D * sizeof(float) };
-  int panels = (int)(p.E / PANEL), own = place_in_pair() * HALF;
+  int panels = (int)(p.E / PANEL);
   struct weight_place at = {0, 0};
   FOR_EACH_BLOCK (tile, tiles, 0)
     for (int i = 0; i < panels; i++) {
       if (at.use > 0)
         await_signal(m.read(at.stage), at.use - 1);
-      expect_bytes(m.come(at.stage), BYTES);
-      copy_to_pair(m.weights(at.stage).at + own, p.weights + i * (int64_t)(PANEL * D) + own,
-                   BYTES / 2, m.come(at.stage));
+      copy_block(m.weights(at.stage).at, p.weights + i * (int64_t)(PANEL * D),
+                 (int)(PANEL * D * sizeof(float)), m.come(at.stage));
       at.step();
     }
 }
@@ -194,8 +191,8 @@ INLINE_DEVICE void put_scaled(struct gated_product p, int64_t tile, const float 
 template <int D>
 INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D> m, int64_t tiles)
 {
-  int panels = (int)(p.E / PANEL), stage = 0, listener = (int)threadIdx.x % 2;
-  bool speaks = threadIdx.x % WARP_LANES < 2; /* for its warp, to a block of the pair */
+  int panels = (int)(p.E / PANEL), stage = 0;
+  bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
   struct weight_place at = {0, 0};
   struct input_copies inputs;
   float *own = m.inputs(), sums[D / 8][4], terms[2][4][4];
@@ -222,48 +219,41 @@ INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D>
           group_mma(sums, terms[odd][k], terms_behind<D>(weights, k), i + odd + k > 0);
         end_products();
         await_products<1>();
-        arrive(m.read(before), listener, speaks && i + odd > 0);
+        arrive(m.read(before), speaks && i + odd > 0);
         before = at.stage;
         at.step();
       }
     }
     await_products<0>();
-    arrive(m.read(before), listener, speaks);
+    arrive(m.read(before), speaks);
     settle_sums(sums);
     put_scaled(p, tile, sums, squares);
   }
   await_batches<0>();
 }
 
-INLINE int64_t tiles_of(int64_t M) /* both blocks of a pair have as many */
-{
-  int64_t tiles = (M + TILE_ROWS - 1) / TILE_ROWS;
-  return tiles + tiles % 2;
-}
-
 template <int D>
-static __global__ void PAIRED __launch_bounds__(GATED_THREADS, 1)
+static __global__ void __launch_bounds__(GATED_THREADS, 1)
     gated_linear_tiles(struct gated_product p)
 {
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
   struct gated_memory<D> m;
   m.at = memory;
+  int64_t tiles = (p.M + TILE_ROWS - 1) / TILE_ROWS;
   if (threadIdx.x == 0)
     for (int stage = 0; stage < WEIGHT_STAGES; stage++) {
       make_signal(m.come(stage), 1);
-      make_signal(m.read(stage), 2 * MULTIPLIERS / WARP_LANES);
+      make_signal(m.read(stage), MULTIPLIERS / WARP_LANES);
     }
-  await_pair();
+  __syncthreads();
   if (threadIdx.x < MULTIPLIERS) {
     take_registers<240>();
-    multiply_tiles<D>(p, m, tiles_of(p.M));
-    await_pair();
+    multiply_tiles<D>(p, m, tiles);
   } else {
     leave_registers<24>();
     if (threadIdx.x == MULTIPLIERS)
-      send_weights<D>(p, m, tiles_of(p.M));
-    await_pair();
+      send_weights<D>(p, m, tiles);
   }
 #endif
 }
@@ -273,11 +263,11 @@ static __global__ void PAIRED __launch_bounds__(GATED_THREADS, 1)
 template <int D> static bool launch_gated_linear(stream st, struct gated_product p)
 {
   size_t bytes = gated_memory<D>::FLOATS * sizeof(float);
-  int64_t tiles = tiles_of(p.M);
+  int64_t tiles = (p.M + TILE_ROWS - 1) / TILE_ROWS;
   if (bytes > device_of(st)->shared_bytes)
     return false;
-  LAUNCH_PAIRS(st, tiles < PROCESSORS ? tiles : PROCESSORS, GATED_THREADS, bytes,
-               gated_linear_tiles<D>, p);
+  LAUNCH_SHARED(st, tiles < PROCESSORS ? tiles : PROCESSORS, GATED_THREADS, bytes,
+                gated_linear_tiles<D>, p);
   return true;
 }
 

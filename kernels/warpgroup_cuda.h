@@ -13,13 +13,12 @@
  * await_products before sums or operands are touched.  What threads have stored is shown to it by
  * show_to_products, and a barrier behind that.
  *
- * Of a PAIRED kernel blocks 2 i and 2 i + 1 run side by side.  copy_to_pair copies the same to
- * both, which L2 is asked for once.  Who waits for that, or for threads of either block, does so by
- * a signal, which is given once so many arrivals and bytes are there, and is then the next: its
+ * Whole blocks of memory are copied by copy_block, and who waits for them, or for threads, does so
+ * by a signal, which is given once so many arrivals and bytes are there, and is then the next: its
  * uses are numbered from 0.
  *
  * References: PTX ISA, "wgmma.mma_async", "Shared Memory Matrix Layout", "matrix-descriptor",
- * "mbarrier", "cp.async.bulk", "barrier.cluster". */
+ * "mbarrier", "cp.async.bulk". */
 #ifndef KERNELS_WARPGROUP_CUDA_H
 #define KERNELS_WARPGROUP_CUDA_H
 #include "kernels/tensor_cores_cuda.h"
@@ -33,12 +32,6 @@ enum { PANEL = 32, GROUP_LANES = 128, PANEL_ALIGNMENT = 1024 };
 #else
 #define HAS_WARPGROUPS 0
 #endif
-#if defined(__NVCC__) && HAS_WARPGROUPS
-#define PAIRED __cluster_dims__(2, 1, 1)
-#else
-#define PAIRED
-#endif
-INLINE_DEVICE int place_in_pair(void) { return (int)(blockIdx.x % 2); }
 
 /* (ROWS, any number of panels) */
 template <int ROWS> struct panels {
@@ -193,13 +186,7 @@ INLINE_DEVICE unsigned shared_address(const void *at)
 {
   return (unsigned)__cvta_generic_to_shared(at);
 }
-/* All threads of both blocks: what either stored before, the other sees.  Neither may end while the
- * other copies to it or arrives at its signals. */
-INLINE_DEVICE void await_pair(void)
-{
-  asm volatile("barrier.cluster.arrive.release; barrier.cluster.wait.acquire;" ::: "memory");
-}
-/* By one thread; all wait for the pair before they use it. */
+/* By one thread; all wait at a barrier before others use it. */
 INLINE_DEVICE void make_signal(uint64_t *signal, int arrivals)
 {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1; fence.mbarrier_init.release.cluster; "
@@ -207,15 +194,14 @@ INLINE_DEVICE void make_signal(uint64_t *signal, int arrivals)
                "r"(arrivals)
                : "memory");
 }
-/* One arrival at the signal of a block of the pair, if this thread is one that `arrives`. */
-INLINE_DEVICE void arrive(uint64_t *signal, int block, bool arrives)
+/* One arrival, if this thread is one that `arrives`. */
+INLINE_DEVICE void arrive(uint64_t *signal, bool arrives)
 {
-  asm volatile("{.reg .pred p; .reg .b32 there; setp.ne.b32 p, %2, 0; "
-               "mapa.shared::cluster.u32 there, %0, %1; "
-               "@p mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];}" ::"r"(
-                   shared_address(signal)),
-               "r"(block), "r"((int)arrives)
-               : "memory");
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" ::"r"(
+          shared_address(signal)),
+      "r"((int)arrives)
+      : "memory");
 }
 /* Until use `use` of the signal has been given. */
 INLINE_DEVICE void await_signal(uint64_t *signal, int use)
@@ -229,22 +215,13 @@ INLINE_DEVICE void await_signal(uint64_t *signal, int use)
                  : "memory");
   while (!given);
 }
-/* An arrival: so many bytes will come. */
-INLINE_DEVICE void expect_bytes(uint64_t *signal, int bytes)
+/* An arrival, and `bytes` of global memory to shared memory, a multiple of 16 from one on. */
+INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
 {
-  asm volatile(
-      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(signal)),
-      "r"(bytes)
-      : "memory");
-}
-/* Global memory to the same place of both blocks, whose signals it tells: a multiple of 16 bytes,
- * from one on. */
-INLINE_DEVICE void copy_to_pair(float *to, const float *from, int bytes, uint64_t *signal)
-{
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-               ".multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(shared_address(to)),
-               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(signal)),
-               "h"((uint16_t)3)
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2; "
+               "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+               "[%3];" ::"r"(shared_address(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(signal))
                : "memory");
 }
 #else /* tests/emulation */
@@ -280,18 +257,16 @@ INLINE_DEVICE void make_signal(uint64_t *signal, int arrivals)
 {
   emulated_make_signal(signal, arrivals);
 }
-INLINE_DEVICE void arrive(uint64_t *signal, int block, bool arrives)
+INLINE_DEVICE void arrive(uint64_t *signal, bool arrives)
 {
   if (arrives)
-    emulated_arrive(signal, block);
+    emulated_arrive(signal);
 }
 INLINE_DEVICE void await_signal(uint64_t *signal, int use) { emulated_await_signal(signal, use); }
-INLINE_DEVICE void expect_bytes(uint64_t *signal, int bytes) { emulated_expect(signal, bytes); }
-INLINE_DEVICE void copy_to_pair(float *to, const float *from, int bytes, uint64_t *signal)
+INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
 {
-  emulated_copy_to_pair(to, from, bytes, signal);
+  emulated_copy_block(to, from, bytes, signal);
 }
-INLINE_DEVICE void await_pair(void) { emulated_await_pair(); }
 #endif
 
 /* Terms 8 k to 8 k + 7 of (ROWS, any number of panels) that start at `first`. */

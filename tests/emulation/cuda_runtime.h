@@ -69,16 +69,14 @@ void emulated_barrier(int which, unsigned threads, bool waits); /* 1 to 15 of a 
 /* mbarrier, and cp.async.bulk that gives it, once for `use` 0, 1, ...: copies are made when somebody
  * waits for them; likewise those by cp.async of a thread */
 void emulated_make_signal(const void *signal, int arrivals);
-void emulated_expect(const void *signal, int bytes); /* an arrival */
-void emulated_arrive(const void *signal, int block);
+void emulated_arrive(const void *signal);
 void emulated_await_signal(const void *signal, int use);
-void emulated_copy_to_pair(void *to, const void *from, int bytes, const void *signal);
-void emulated_await_pair(void);
+void emulated_copy_block(void *to, const void *from, int bytes, const void *signal);
 void emulated_copy(float *to, const float *from, bool there);
 void emulated_end_batch(void);
 void emulated_await_batches(int left);
-float *emulated_own_shared(void);
-#define SHARED_FLOATS(name) float *name = emulated_own_shared()
+extern float emulated_shared[];
+#define SHARED_FLOATS(name) float *name = emulated_shared
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
 {
   return (T)emulated_shuffle((double)x, apart);
@@ -95,18 +93,16 @@ static inline unsigned atomicInc(unsigned *at, unsigned most)
 
 /* ---- launching ---- */
 
-/* thread: what each does; together: the threads of a block wait for each other; shared: blocks that
- * run at the same time, 0, 1 or 2: they have shared memory, which holds NaN at first, and 32 threads
- * are a warp, as mma wants it */
-void emulated_launch(dim3 blocks, unsigned threads, bool together, unsigned shared,
+/* thread: what each does; together: the threads of a block wait for each other; shared: they have
+ * shared memory, which holds NaN at first, and 32 of them are a warp, as mma wants it */
+void emulated_launch(dim3 blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread);
 
 template <class... P> struct emulated_call {
   void (*kernel)(P...);
   dim3 blocks;
   unsigned threads;
-  bool together;
-  unsigned shared;
+  bool together, shared;
   void operator()(P... p) const
   {
     emulated_launch(blocks, threads, together, shared, [kernel = kernel, p...] { kernel(p...); });
@@ -115,7 +111,7 @@ template <class... P> struct emulated_call {
 typedef struct emulated_queue *cudaStream_t;
 template <class... P>
 emulated_call<P...> emulate(void (*kernel)(P...), dim3 blocks, unsigned threads, bool together,
-                            unsigned shared = 0)
+                            bool shared = false)
 {
   return {kernel, blocks, threads, together, shared};
 }
@@ -124,9 +120,7 @@ emulated_call<P...> emulate(void (*kernel)(P...), dim3 blocks, unsigned threads,
 #define PROCESSORS 2
 #define LAUNCH_ROW_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, threads, true)
 #define LAUNCH_SHARED_KERNEL(kernel, blocks, threads, bytes, queue) \
-  emulate(kernel, blocks, threads, true, 1)
-#define LAUNCH_PAIR_KERNEL(kernel, blocks, threads, bytes, queue) \
-  emulate(kernel, blocks, threads, true, 2)
+  emulate(kernel, blocks, threads, true, true)
 /* fewer threads: they are slow here */
 #define LAUNCH_BLOCK_KERNEL(kernel, blocks, threads, queue) emulate(kernel, blocks, 96, true)
 

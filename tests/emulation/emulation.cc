@@ -188,8 +188,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 /* ---- kernels ---- */
 
 dim3 gridDim, blockDim, blockIdx, threadIdx;
-enum { SHARED_BYTES = 232448 }; /* as a block of an H200 has; for two blocks */
-alignas(1024) static float shared_memory[2][SHARED_BYTES / sizeof(float)];
+alignas(1024) float emulated_shared[232448 / sizeof(float)]; /* as a block of an H200 has */
 static cudaError_t failure;
 
 void emulated_alignment(const void *p, size_t bytes)
@@ -207,9 +206,7 @@ static ucontext_t start, home;
 static jmp_buf scheduler, fiber[THREADS_MOST];
 static char *stacks;
 static bool started[THREADS_MOST];
-static unsigned running;       /* threads of a second block come behind those of the first */
-static unsigned block_threads; /* of one of them */
-static dim3 first_block;
+static unsigned running;
 static const std::function<void()> *block_thread;
 
 /* What all threads of a block, or the lanes of a warp, pass together: those that have ended are not
@@ -217,8 +214,7 @@ static const std::function<void()> *block_thread;
 struct barrier {
   unsigned threads, arrived, passed;
 };
-static struct barrier pair_barrier, block_barrier[2], warp_barrier[THREADS_MOST];
-static struct barrier named_barrier[2][16];
+static struct barrier block_barrier, warp_barrier[THREADS_MOST], named_barrier[16];
 static unsigned warp_lanes;
 
 /* What a thread waits for; at NULL: it has ended. */
@@ -227,7 +223,6 @@ static struct wait {
   unsigned passed;
 } waits[THREADS_MOST];
 
-static unsigned own_block(void) { return running / block_threads; }
 static struct barrier *own_warp(void) { return &warp_barrier[running / warp_lanes]; }
 
 static void open_when_all(struct barrier *b)
@@ -238,20 +233,13 @@ static void open_when_all(struct barrier *b)
   b->passed++;
 }
 
-static void take_place(void)
-{
-  threadIdx.x = running % block_threads;
-  blockIdx = first_block;
-  blockIdx.x += own_block();
-}
-
 /* Back to the scheduler, until this thread's next turn. */
 static void give_turn(void)
 {
   unsigned me = running;
   if (!_setjmp(fiber[me]))
     _longjmp(scheduler, 1);
-  take_place();
+  threadIdx.x = running;
 }
 
 static void pass(struct barrier *b)
@@ -268,7 +256,7 @@ static void fiber_main()
   for (;;) {
     (*block_thread)();
     waits[running].at = NULL;
-    for (struct barrier *b : {&pair_barrier, &block_barrier[own_block()], own_warp()}) {
+    for (struct barrier *b : {&block_barrier, own_warp()}) {
       b->threads--;
       open_when_all(b);
     }
@@ -279,7 +267,7 @@ static void fiber_main()
 static void resume(unsigned t)
 {
   running = t;
-  take_place();
+  threadIdx.x = t;
   if (_setjmp(scheduler))
     return;
   if (started[t])
@@ -293,9 +281,7 @@ static void resume(unsigned t)
   swapcontext(&home, &start);
 }
 
-void __syncthreads(void) { pass(&block_barrier[own_block()]); }
-void emulated_await_pair(void) { pass(&pair_barrier); }
-float *emulated_own_shared(void) { return shared_memory[own_block()]; }
+void __syncthreads(void) { pass(&block_barrier); }
 void __syncwarp(void) { pass(own_warp()); }
 
 /* What the lanes show each other, in one array while the other is read. */
@@ -358,11 +344,10 @@ static float operand_element(const float *at, unsigned r, unsigned k)
   size_t term = at - (const float *)first + k;
   size_t place = r * PANEL + 4 * (term / 4 ^ r % 8) + term % 4;
   const float *element = (const float *)first + place;
-  const float *own = emulated_own_shared();
-  if (term >= PANEL || ((uintptr_t)at & 31) || element < own ||
-      element >= own + SHARED_BYTES / sizeof *own) {
+  if (term >= PANEL || ((uintptr_t)at & 31) || element < emulated_shared ||
+      element >= emulated_shared + sizeof emulated_shared / sizeof *emulated_shared) {
     fprintf(stderr, "emulated device: no operand of wgmma at byte %zd of shared memory\n",
-            (const char *)at - (const char *)own);
+            (const char *)at - (const char *)emulated_shared);
     abort();
   }
   return tf32(*element);
@@ -409,7 +394,7 @@ void emulated_await_products(int batches)
 
 void emulated_barrier(int which, unsigned threads, bool waits)
 {
-  struct barrier *b = &named_barrier[own_block()][which];
+  struct barrier *b = &named_barrier[which];
   b->threads = threads;
   if (waits) {
     pass(b);
@@ -449,11 +434,9 @@ void emulated_await_batches(int left)
   own.copies.erase(own.copies.begin(), own.copies.begin() + done);
 }
 
-/* Signals of a block: a barrier of arrivals, which passes when the bytes that were expected have
- * come, too. */
+/* Signals of a block: a barrier of arrivals, which passes when no copies are left either. */
 struct signal {
   struct barrier arrivals;
-  int bytes; /* expected; less than 0: they came before */
   unsigned waiting;
   std::vector<std::function<void()>> copies;
 };
@@ -469,16 +452,6 @@ static struct signal *signal_at(const void *at)
   return &found->second;
 }
 
-/* The same place of a block's shared memory, which must not have ended. */
-template <class T> static T *in_block(T *place, unsigned block)
-{
-  if (block_barrier[block].threads == 0) {
-    fprintf(stderr, "emulated device: the shared memory of a block that has ended\n");
-    abort();
-  }
-  return (T *)((char *)shared_memory[block] + ((char *)place - (char *)emulated_own_shared()));
-}
-
 static void give_when_all(struct signal *s)
 {
   if (s->waiting) {
@@ -486,27 +459,19 @@ static void give_when_all(struct signal *s)
       copy();
     s->copies.clear();
   }
-  if (s->copies.empty() && s->bytes == 0)
+  if (s->copies.empty())
     open_when_all(&s->arrivals);
 }
 
 void emulated_make_signal(const void *signal, int arrivals)
 {
   emulated_alignment(signal, 8);
-  signals[signal] = {{(unsigned)arrivals, 0, 0}, 0, 0, {}};
+  signals[signal] = {{(unsigned)arrivals, 0, 0}, 0, {}};
 }
 
-void emulated_expect(const void *signal, int bytes)
+void emulated_arrive(const void *signal)
 {
   struct signal *s = signal_at(signal);
-  s->bytes += bytes;
-  s->arrivals.arrived++;
-  give_when_all(s);
-}
-
-void emulated_arrive(const void *signal, int block)
-{
-  struct signal *s = signal_at(in_block((const char *)signal, (unsigned)block));
   s->arrivals.arrived++;
   give_when_all(s);
 }
@@ -529,41 +494,21 @@ void emulated_await_signal(const void *signal, int use)
   }
 }
 
-void emulated_copy_to_pair(void *to, const void *from, int bytes, const void *signal)
+void emulated_copy_block(void *to, const void *from, int bytes, const void *signal)
 {
+  struct signal *s = signal_at(signal);
   emulated_alignment(to, 16), emulated_alignment(from, 16);
-  for (unsigned block = 0; block < 2; block++) {
-    struct signal *s = signal_at(in_block((const char *)signal, block));
-    void *there = in_block((char *)to, block);
-    s->copies.push_back([=] {
-      memcpy(there, from, (size_t)bytes);
-      s->bytes -= bytes;
-    });
-    give_when_all(s);
-  }
+  s->copies.push_back([=] { memcpy(to, from, (size_t)bytes); });
+  s->arrivals.arrived++;
+  give_when_all(s);
 }
 
-/* How many threads of a block went on, which did not have to wait any longer. */
-static unsigned resume_block(unsigned block)
+static void run_block(unsigned threads)
 {
-  unsigned moved = 0;
-  for (unsigned t = block * block_threads; t < (block + 1) * block_threads; t++)
-    if (waits[t].at && waits[t].passed != waits[t].at->passed) {
-      resume(t);
-      moved++;
-    }
-  return moved;
-}
-
-static void run_blocks(unsigned count)
-{
-  unsigned threads = count * block_threads;
   signals.clear();
   for (unsigned t = 0; t < threads; t++)
     copying[t].copies.clear();
-  pair_barrier = {threads, 0, 0};
-  for (unsigned block = 0; block < count; block++)
-    block_barrier[block] = {block_threads, 0, 0};
+  block_barrier = {threads, 0, 0};
   for (unsigned t = 0; t < threads; t += warp_lanes)
     warp_barrier[t / warp_lanes] = {std::min(warp_lanes, threads - t), 0, 0};
   memset(named_barrier, 0, sizeof named_barrier);
@@ -571,11 +516,13 @@ static void run_blocks(unsigned count)
     resume(t);
   for (unsigned left = 1, moved; left;) {
     left = moved = 0;
-    for (unsigned block = 0; block < count; block++) /* each as far as it gets */
-      for (unsigned now = 1; now; moved += now)
-        now = resume_block(block);
-    for (unsigned t = 0; t < threads; t++)
+    for (unsigned t = 0; t < threads; t++) {
+      if (waits[t].at && waits[t].passed != waits[t].at->passed) {
+        resume(t);
+        moved++;
+      }
       left += waits[t].at != NULL;
+    }
     if (left && !moved) {
       fprintf(stderr, "emulated device: %u threads of a block wait for the others\n", left);
       abort();
@@ -583,7 +530,7 @@ static void run_blocks(unsigned count)
   }
 }
 
-static void launch_blocks(dim3 blocks, unsigned threads, bool together, unsigned shared,
+static void launch_blocks(dim3 blocks, unsigned threads, bool together, bool shared,
                           const std::function<void()> &thread)
 {
   opened open;
@@ -591,15 +538,12 @@ static void launch_blocks(dim3 blocks, unsigned threads, bool together, unsigned
   blockDim = {threads, 1, 1};
   block_thread = &thread;
   warp_lanes = shared ? 32 : WARP;
-  block_threads = threads;
-  unsigned at_once = std::max(shared, 1u);
-  for (unsigned b = 0; b < blocks.x * blocks.y * blocks.z; b += at_once) {
+  for (unsigned b = 0; b < blocks.x * blocks.y * blocks.z; b++) {
     if (shared)
-      memset(shared_memory, 0xff, shared * sizeof *shared_memory); /* NaN */
+      memset(emulated_shared, 0xff, sizeof emulated_shared); /* NaN */
     blockIdx = {b % blocks.x, b / blocks.x % blocks.y, b / blocks.x / blocks.y};
-    first_block = blockIdx;
     if (together) {
-      run_blocks(at_once);
+      run_block(threads);
       continue;
     }
     for (unsigned t = 0; t < threads; t++) {
@@ -615,11 +559,10 @@ static bool fails(void)
   return (left > 0 && --left == 0) || (capture.graph && told_to_fail("launch"));
 }
 
-void emulated_launch(dim3 blocks, unsigned threads, bool together, unsigned shared,
+void emulated_launch(dim3 blocks, unsigned threads, bool together, bool shared,
                      const std::function<void()> &thread)
 {
-  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || threads == 0 ||
-      threads * std::max(shared, 1u) > THREADS_MOST || (shared && blocks.x % shared)) {
+  if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || threads == 0 || threads > THREADS_MOST) {
     failure = cudaErrorInvalidValue;
     return;
   }
@@ -678,7 +621,7 @@ cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
   const char *shared = getenv("EMULATED_SHARED");
-  *p = {"emulated", CAPACITY, shared ? (size_t)atoll(shared) : SHARED_BYTES, 9, 0};
+  *p = {"emulated", CAPACITY, shared ? (size_t)atoll(shared) : sizeof emulated_shared, 9, 0};
   return cudaSuccess;
 }
 
