@@ -11,9 +11,7 @@
  * would be a team again. */
 #include "core/parallel.h"
 #include <omp.h>
-#include <pthread.h>
 #include <sched.h>
-#include <stdbool.h>
 
 enum { THREADS_MOST = 256 };
 
@@ -118,6 +116,28 @@ void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx)
   (void)take_parts(&w);
   while (started > 0)
     (void)pthread_join(thread[--started], NULL);
+}
+
+static void *run_background(void *background)
+{
+  struct background *b = background;
+  b->f(b->ctx);
+  return NULL;
+}
+
+void background_run(struct background *b, void (*f)(void *ctx), void *ctx)
+{
+  b->f = f, b->ctx = ctx;
+  b->running = pthread_create(&b->thread, NULL, run_background, b) == 0;
+  if (!b->running)
+    f(ctx);
+}
+
+void background_await(struct background *b)
+{
+  if (b->running)
+    (void)pthread_join(b->thread, NULL);
+  b->running = false;
 }
 
 #ifdef __linux__ /* the Makefile wraps nothing elsewhere */

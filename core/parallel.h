@@ -1,6 +1,8 @@
 /* parallel.h: work side by side on the host, where each part is one thread's from end to end. */
 #ifndef CORE_PARALLEL_H
 #define CORE_PARALLEL_H
+#include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Calls f(ctx, i) for every i in 0..count-1, in no order, on as many threads as OpenMP would use;
@@ -8,6 +10,18 @@
  * threads, one part after the other has all the threads in its loops.  Either way what f computes
  * is the same where loops do not depend on their number of threads. */
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);
+
+/* Work beside this thread's.  {0}: none. */
+struct background {
+  void (*f)(void *ctx);
+  void *ctx;
+  pthread_t thread;
+  bool running;
+};
+/* f(ctx), which may be done when this returns: where no thread can be had. */
+void background_run(struct background *b, void (*f)(void *ctx), void *ctx);
+/* Until it is done; nothing is waited for where none runs. */
+void background_await(struct background *b);
 
 /* Before a program is started in this one's place: gives this thread, which OMP_PROC_BIND or
  * OMP_PLACES may have bound to a processor, all that OpenMP may use. */

@@ -10,6 +10,7 @@
 #include "core/flops.h"
 #include "core/interrupt.h"
 #include "core/metrics.h"
+#include "core/parallel.h"
 #include "core/gradient_report.h"
 #include "core/shards.h"
 #include "core/profile.h"
@@ -26,19 +27,28 @@ enum { EVALUATED_TOKENS = 16384 }; /* of a batch */
 enum { MEAN_STEPS = 32, MEAN_BEGINS = 8 };
 static const double spike_height = 0.1; /* what a spike is above the mean at least, in nats */
 
+/* The sequences of a step. */
+#define drawing NAME(drawing)
+struct drawing {
+  const struct config *c;
+  const struct task_data *data;
+  int64_t step, length, counted; /* counted: labels that count */
+  int32_t *tokens, *labels;      /* (accumulate*batch_size,length), or an evaluation's batch */
+  int32_t *lengths;              /* (accumulate*batch_size) */
+};
+
 struct trainer {
   const struct config *c;
   const struct train_options *o;
   struct weights w;
   struct shard_set learner, evaluation; /* evaluation: only where evaluate_every asks for it */
   struct gradient_report exact;         /* only where train.report asks for it */
-  int64_t drawn;                        /* labels of the step that count */
   struct task_data data;
   struct metrics metrics;
   struct tensorboard tensorboard;
   struct progress progress;
-  int32_t *tokens, *labels; /* (accumulate*batch_size,length), or an evaluation's batch */
-  int32_t *lengths;         /* (accumulate*batch_size) */
+  struct drawing now, next; /* next: drawn while a GPU works on `now` */
+  struct background ahead;  /* what draws it */
   struct arena host;
   DEVICE double *square; /* (1) */
   struct trainer_state state;
@@ -189,39 +199,59 @@ static int64_t length_of_step(const struct config *c, int64_t step)
   return step < n ? from + (c->data.length - from) * step / n : c->data.length;
 }
 
-/* Draws the step's sequences, (sequences,length), and their lengths; returns how many labels count.
- */
-static int64_t draw_step(struct trainer *t, int64_t sequences, int64_t length)
+static void draw_into(void *to)
 {
-  const struct config *c = t->c;
-  int64_t shortest = c->data.length_min ? c->data.length_min : length, labels = 0;
+  struct drawing *d = to;
+  const struct config *c = d->c;
+  int64_t sequences = c->train.batch_size * c->train.accumulate;
+  d->length = length_of_step(c, d->step);
+  d->counted = 0;
+  int64_t length = d->length, shortest = c->data.length_min ? c->data.length_min : length;
   shortest = shortest < length ? shortest : length;
-  data_batch(&t->data, (uint64_t)c->seed, STREAM_TRAIN, (uint32_t)t->state.step, 0, sequences,
-             length, t->tokens, t->labels);
+  data_batch(d->data, (uint64_t)c->seed, STREAM_TRAIN, (uint32_t)d->step, 0, sequences, length,
+             d->tokens, d->labels);
   for (int64_t s = 0; s < sequences; s++) {
     uint32_t word[4];
-    philox((uint64_t)c->seed, STREAM_LENGTH, (uint32_t)t->state.step, (uint32_t)s, 0, word);
+    philox((uint64_t)c->seed, STREAM_LENGTH, (uint32_t)d->step, (uint32_t)s, 0, word);
     int64_t own = shortest + philox_below(word, (uint32_t)(length - shortest + 1));
     for (int64_t i = own; i < length; i++) {
-      t->tokens[s * length + i] = 0;
-      t->labels[s * length + i] = IGNORED_LABEL;
+      d->tokens[s * length + i] = 0;
+      d->labels[s * length + i] = IGNORED_LABEL;
     }
-    t->lengths[s] = (int32_t)own;
-    labels += own;
+    d->lengths[s] = (int32_t)own;
+    d->counted += own;
   }
-  return labels;
+}
+
+/* The step's sequences into t->now.  The next ones are on their way then, where the processor has
+ * time while a GPU works. */
+static void draw_step(struct trainer *t)
+{
+  background_await(&t->ahead);
+  if (t->next.tokens && t->next.step == t->state.step) {
+    struct drawing drawn = t->next;
+    t->next = t->now, t->now = drawn;
+  } else {
+    t->now.step = t->state.step;
+    draw_into(&t->now);
+  }
+  if (!t->next.tokens || t->state.step + 1 >= t->c->train.steps)
+    return;
+  t->next.step = t->state.step + 1;
+  background_run(&t->ahead, draw_into, &t->next);
 }
 
 /* Batch k of the step that was drawn; `draw` is what it points to. */
 static struct batch batch_of_step(const struct trainer *t, int64_t k, struct dropout_draw *draw)
 {
   const struct config *c = t->c;
+  const struct drawing *now = &t->now;
   int64_t rows = c->train.batch_size, length = t->learner.length;
-  struct batch b = {.rows = rows, .labels_total = t->drawn, .dropout = draw};
+  struct batch b = {.rows = rows, .labels_total = now->counted, .dropout = draw};
   *draw = (struct dropout_draw){(uint64_t)c->seed, (uint32_t)t->state.step, (uint32_t)(k * rows)};
-  b.tokens = t->tokens + k * rows * length;
-  b.labels = t->labels + k * rows * length;
-  b.lengths = c->data.length_min ? t->lengths + k * rows : NULL;
+  b.tokens = now->tokens + k * rows * length;
+  b.labels = now->labels + k * rows * length;
+  b.lengths = c->data.length_min ? now->lengths + k * rows : NULL;
   return b;
 }
 
@@ -230,10 +260,9 @@ static enum status learn(struct trainer *t, struct step_report *r)
 {
   const struct config *c = t->c;
   const struct backend *be = t->w.m.be;
-  int64_t rows = c->train.batch_size, length = length_of_step(c, t->state.step);
-  int64_t labels = draw_step(t, rows * c->train.accumulate, length), correct = 0;
+  draw_step(t);
+  int64_t rows = c->train.batch_size, length = t->now.length, labels = t->now.counted, correct = 0;
   bool unroll = t->state.step < c->train.unroll_steps;
-  t->drawn = labels;
   shards_set_length(&t->learner, length);
   be->fill(be->st, t->w.tensors.block, 0, t->w.set[SET_GRADIENT].block);
   r->loss = 0;
@@ -344,10 +373,10 @@ static enum status evaluate(struct trainer *t, struct step_report *r)
   double loss = 0;
   for (int64_t first = 0; first < sequences; first += t->evaluation.rows) {
     struct network_result result = {0};
-    struct batch b = {.rows = sequences - first, .tokens = t->tokens, .labels = t->labels};
+    struct batch b = {.rows = sequences - first, .tokens = t->now.tokens, .labels = t->now.labels};
     b.rows = b.rows < t->evaluation.rows ? b.rows : t->evaluation.rows;
     data_batch(&t->data, (uint64_t)c->seed, STREAM_EVALUATE, 0, (uint32_t)first, b.rows, length,
-               t->tokens, t->labels);
+               t->now.tokens, t->now.labels);
     TRY(shards_evaluate(&t->evaluation, &t->w.set[SET_PARAMETERS], &b, &result));
     loss += result.loss_sum;
     labels += result.labels;
@@ -574,19 +603,42 @@ static bool reports(const struct config *c)
 }
 
 /* Bytes of the trainer's own arrays. */
-static size_t batch_bytes(const struct config *c)
+static int64_t batch_tokens(const struct config *c)
 {
   int64_t sequences = c->train.batch_size * c->train.accumulate, rows = evaluated_rows(c);
-  int64_t M = (sequences > rows ? sequences : rows) * c->data.length;
-  return ((size_t)M * 2 + (size_t)sequences) * sizeof(int32_t) + 256;
+  return (sequences > rows ? sequences : rows) * c->data.length;
+}
+
+/* Steps whose sequences there is room for: on a GPU the next one's, too. */
+static int drawings_of(const struct backend *be) { return be->concurrent ? 1 : 2; }
+
+static size_t batch_bytes(const struct config *c, const struct backend *be)
+{
+  int64_t sequences = c->train.batch_size * c->train.accumulate;
+  size_t bytes = ((size_t)batch_tokens(c) * 2 + (size_t)sequences) * sizeof(int32_t) + 256;
+  return bytes * (size_t)drawings_of(be);
+}
+
+static enum status open_drawings(struct trainer *t)
+{
+  const struct config *c = t->c;
+  int64_t sequences = c->train.batch_size * c->train.accumulate, M = batch_tokens(c);
+  TRY(arena_init(&t->host, batch_bytes(c, t->w.m.be)));
+  for (int i = 0; i < drawings_of(t->w.m.be); i++) {
+    struct drawing *d = i ? &t->next : &t->now;
+    *d = (struct drawing){.c = c, .data = &t->data, .step = -1};
+    TRY(CARVE(&t->host, M, &d->tokens));
+    TRY(CARVE(&t->host, M, &d->labels));
+    TRY(CARVE(&t->host, sequences, &d->lengths));
+  }
+  return OK;
 }
 
 static enum status open_trainer(struct trainer *t, const struct backend *be,
                                 const struct solver_port *solver)
 {
   const struct config *c = t->c;
-  int64_t sequences = c->train.batch_size * c->train.accumulate, rows = evaluated_rows(c);
-  int64_t M = (sequences > rows ? sequences : rows) * c->data.length;
+  int64_t rows = evaluated_rows(c);
   void *square;
   t->progress = progress_to(stderr);
   TRY(data_open(&c->data, &t->data));
@@ -602,10 +654,7 @@ static enum status open_trainer(struct trainer *t, const struct backend *be,
                     &t->evaluation));
   if (reports(c))
     TRY(gradient_report_open(c, be, solver, &t->exact));
-  TRY(arena_init(&t->host, batch_bytes(c)));
-  TRY(CARVE(&t->host, M, &t->tokens));
-  TRY(CARVE(&t->host, M, &t->labels));
-  TRY(CARVE(&t->host, sequences, &t->lengths));
+  TRY(open_drawings(t));
   TRY(be->memory_alloc(sizeof(double), &square));
   t->square = square;
   return OK;
@@ -620,6 +669,7 @@ static enum status close_logs(struct trainer *t)
 
 static void close_trainer(struct trainer *t)
 {
+  background_await(&t->ahead);
   if (t->square)
     t->w.m.be->memory_free(t->square);
   arena_free(&t->host);
@@ -740,7 +790,7 @@ static enum status measure_memory(const struct config *c, const struct weights *
                                   const struct solver_port *solver, struct train_memory *m)
 {
   m->parameters = w->device.size + w->host.size;
-  m->batches = batch_bytes(c);
+  m->batches = batch_bytes(c, w->m.be);
   TRY(shards_measure(&w->m, &c->deq, NULL, solver, c->train.batch_size, c->data.length,
                      &m->network));
   if (!c->train.evaluate_every)
