@@ -103,6 +103,15 @@ template <int WHICH, int THREADS> INLINE_DEVICE void arrive_at_barrier(void)
 {
   asm volatile("bar.arrive %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
 }
+/* The same, of a number that is known when it runs. */
+template <int THREADS> INLINE_DEVICE void await_at(int which)
+{
+  asm volatile("bar.sync %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
+}
+template <int THREADS> INLINE_DEVICE void arrive_at(int which)
+{
+  asm volatile("bar.arrive %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
+}
 /* From here on the threads of this warpgroup have COUNT registers each. */
 template <int COUNT> INLINE_DEVICE void take_registers(void)
 {
@@ -178,6 +187,8 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 {
   emulated_barrier(WHICH, THREADS, false);
 }
+template <int THREADS> void await_at(int which) { emulated_barrier(which, THREADS, true); }
+template <int THREADS> void arrive_at(int which) { emulated_barrier(which, THREADS, false); }
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}

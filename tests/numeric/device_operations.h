@@ -20,6 +20,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_norms)           \
   TEST(device_embedding)       \
   TEST(device_columns)         \
+  TEST(device_norm_products)   \
   TEST(device_softplus)        \
   TEST(device_convolutions)    \
   TEST(device_unkept_outputs)  \
@@ -28,5 +29,8 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
 
 #define DECLARE_DEVICE(name) extern device_test name##_f32, name##_f64;
 DEVICE_TESTS(DECLARE_DEVICE)
+/* where products may be of tf32; and, which takes long on the stand-in, of many rows */
+DECLARE_DEVICE(device_rounded_norm_products)
+DECLARE_DEVICE(device_many_norm_products)
 #undef DECLARE_DEVICE
 #endif
