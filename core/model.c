@@ -310,7 +310,8 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     DEVICE real *branch = l->out && !a->forgotten ? l->out : out;
     TRY(mixer_fwd(m, w, s, i, l, scratch, branch));
     if (d->F) {
-      add_and_norm(m, s, 2 * i, x, branch, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2}, NULL);
+      add_and_norm(m, s, 2 * i, x, branch, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2},
+                   NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
@@ -358,24 +359,15 @@ static struct activations activations_from(const struct sequence_model *m, int64
     const struct {
       DEVICE real **at;
       int64_t n; /* reals a token */
-    } array[] = {{&l->x, d->D},
-                 {&l->r, 1},
-                 {&l->xn, d->D},
-                 {&l->zxbcdt, d->d_in_proj},
-                 {&l->xBC, d->conv_dim},
-                 {&l->dt, d->H},
-                 {&l->y, d->E},
-                 {&l->gr, d->G},
-                 {&l->yn, d->E},
-                 {&l->out, d->D},
-                 {&l->x2, d->D},
-                 {&l->r2, 1},
-                 {&l->xn2, d->D},
-                 {&l->h, 2 * d->F},
-                 {&l->hg, d->F},
-                 {&l->h0, 2 * d->d_mlp},
-                 {&l->hg0, d->d_mlp},
-                 {&l->inner, d->d_mlp + d->E}};
+    } array[] = {{&l->x, d->D},          {&l->r, 1},
+                 {&l->xn, d->D},         {&l->zxbcdt, d->d_in_proj},
+                 {&l->xBC, d->conv_dim}, {&l->dt, d->H},
+                 {&l->y, d->E},          {&l->gr, d->G},
+                 {&l->yn, d->E},         {&l->out, d->D},
+                 {&l->x2, d->D},         {&l->r2, 1},
+                 {&l->xn2, d->D},        {&l->h, 2 * d->F},
+                 {&l->hg, d->F},         {&l->h0, 2 * d->d_mlp},
+                 {&l->hg0, d->d_mlp},    {&l->inner, d->d_mlp + d->E}};
     for (size_t k = 0; k < sizeof array / sizeof *array; k++)
       if (*array[k].at)
         *array[k].at += t * array[k].n;

@@ -24,12 +24,12 @@
 
 enum {
   TILE_ROWS = 128,
-  COLUMNS = 64,        /* of ynb at a time: 8 tiles of sums */
-  MULTIPLIERS = 256,   /* threads that multiply have the first numbers, */
-  SENDERS = 128,       /* and the others few registers */
+  COLUMNS = 64,      /* of ynb at a time: 8 tiles of sums */
+  MULTIPLIERS = 256, /* threads that multiply have the first numbers, */
+  SENDERS = 128,     /* and the others few registers */
   VJP_THREADS = (int)MULTIPLIERS + (int)SENDERS,
   WARPS = MULTIPLIERS / WARP_LANES,
-  WEIGHT_STAGES = 3,   /* of W', each PART of its terms */
+  WEIGHT_STAGES = 3, /* of W', each PART of its terms */
   PART = 128,
   SIXTEENS = COLUMNS / 16,
   INPUT_STAGES = SIXTEENS, /* of y and z, each of 16 columns: a sixteen is always in the same */
@@ -84,7 +84,9 @@ KERNEL put_weights_in_order(int64_t D, int64_t E, const float *W, float *to)
     float4 terms;
     terms.x = rounded<1>(from[0]), terms.y = rounded<1>(from[4 * E]);
     terms.z = rounded<1>(from[8 * E]), terms.w = rounded<1>(from[12 * E]);
-    struct panels<COLUMNS> p = {to + column / COLUMNS * COLUMNS * D};
+    struct panels<COLUMNS> p = {
+      to + column / COLUMNS *COLUMNS *D
+    };
     p.four(row, four) = terms;
   }
 }
@@ -99,14 +101,14 @@ INLINE_DEVICE void tell_of_part(int stage)
 }
 
 /* They speak of a part when they have asked for the next. */
-template <int D>
-INLINE_DEVICE void send_weights(struct gated_cotangents p, struct vjp_memory<D> m)
+template <int D> INLINE_DEVICE void send_weights(struct gated_cotangents p, struct vjp_memory<D> m)
 {
   typedef struct vjp_memory<D> memory;
   enum { OFTEN = memory::STAGE_FLOATS / (4 * SENDERS) };
   int own = 4 * ((int)threadIdx.x - (int)MULTIPLIERS), parts = (int)(p.E / COLUMNS * memory::PARTS);
   int stage = 0, last = -1, sent = 0;
-  FOR_OWN_TILES (tile, p.M) {
+  FOR_OWN_TILES(tile, p.M)
+  {
     const float *from = p.weights + own;
 #pragma unroll 1
     for (int i = 0; i < parts; i++, from += memory::STAGE_FLOATS) {
@@ -154,15 +156,16 @@ struct input_copies {
   {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      copy_16_bytes(to + half * INPUT_STRIDE, y + half * 8 * p.E, there[half]);
-      copy_16_bytes(to + (2 + half) * INPUT_STRIDE, z + half * 8 * p.ldz, there[half]);
+      copy_16_of_256_bytes(to + half * INPUT_STRIDE, y + half * 8 * p.E, there[half]);
+      copy_16_of_256_bytes(to + (2 + half) * INPUT_STRIDE, z + half * 8 * p.ldz, there[half]);
     }
     end_batch();
     y += 16, z += 16;
   }
 };
 
-/* What is the same for all columns of this lane's two rows; of one beyond M: zeros. */
+/* What is the same for all columns of this lane's two rows.  One beyond M has those of row 0, and
+ * zeros for y and z: it adds nothing to wb. */
 struct own_rows {
   float r[2], along[2]; /* along: r outb . out / E */
   bool there[2];
@@ -187,7 +190,7 @@ INLINE_DEVICE struct own_rows load_rows(struct gated_cotangents p, int tile,
     int64_t row = own_tile_row(tile) + 8 * half, from;
     rows.there[half] = row < p.M;
     from = rows.there[half] ? row : 0;
-    rows.r[half] = rows.there[half] ? p.r[row] : 0;
+    rows.r[half] = p.r[from];
     outb[half] = p.outb + from * D + 4 * lane_pair();
     out[half] = p.out + from * D + 4 * lane_pair();
   }
@@ -250,8 +253,8 @@ INLINE_DEVICE void get_four(const float *from, float (&to)[4])
 /* Columns 16 i to 16 i + 15 of COLUMNS, from what lies at `inputs` and w; wb: sums of the lane. */
 template <int TILES>
 INLINE_DEVICE void put_sixteen(struct gated_cotangents p, struct own_rows rows, int i,
-                               const float (&sums)[TILES][4], const float *inputs, const float *at_w,
-                               float *yb, float *zb, float *wb)
+                               const float (&sums)[TILES][4], const float *inputs,
+                               const float *at_w, float *yb, float *zb, float *wb)
 {
   float w[4];
   get_four(at_w + 16 * i, w);
@@ -296,12 +299,13 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
   operand weights = operand_at(m.weights(0));
   struct input_copies inputs;
   float *own = m.inputs(), terms[D / 8][4], sums[COLUMNS / 8][4];
-  float *own_sums = m.sums((int)threadIdx.x / WARP_LANES, p.E) + lane_row() / 4 * 16 + 4 * t +
-                    lane_row() % 4;
+  float *own_sums =
+      m.sums((int)threadIdx.x / WARP_LANES, p.E) + lane_row() / 4 * 16 + 4 * t + lane_row() % 4;
   inputs.begin_tile(p, (int)blockIdx.x);
   for (int i = 0; i < INPUT_STAGES - 1; i++)
     inputs.copy(p, own + i * INPUT_FLOATS);
-  FOR_OWN_TILES (tile, p.M) {
+  FOR_OWN_TILES(tile, p.M)
+  {
     struct own_rows rows = load_rows<D>(p, tile, terms);
     float *yb = p.yb + own_tile_row(tile) * p.E + 4 * t;
     float *zb = p.zb + own_tile_row(tile) * p.ldz + 4 * t;
@@ -398,9 +402,8 @@ static bool vjp_in_one_pass(stream st, struct gated_rmsnorm_shape d, const real 
 {
   struct device *device = device_of(st);
   float *weights = (float *)device->turned, *sums = weights + D * d.E;
-  struct gated_cotangents p = {d.rows, d.E,  d.ldz,   y,  z,  w,
-                               r,      out,  outb,    weights, yb, zb,
-                               wb ? sums : NULL};
+  struct gated_cotangents p = {d.rows, d.E, d.ldz,           y, z, w, r, out, outb, weights,
+                               yb,     zb,  wb ? sums : NULL};
   int tiles = tiles_of(d.rows), blocks = tiles < PROCESSORS ? tiles : PROCESSORS;
   bool here = device->warpgroups && device->matmul == PLUGIN_TF32 && 2 * tiles > PROCESSORS;
   bool plain = !d.norm_before_gate && d.G == 1 && out && yb && zb && beta == 0 && d.E > 0 &&

@@ -608,13 +608,13 @@ static const struct norm_product_case {
   bool norm_first;
   real beta;
 } norm_product_cases[] = {
-    {129, 64, 64, 0, 1, 0, false, 0},     {517, 128, 256, 36, 1, 4, false, 0},
-    {301, 1024, 128, 8, 1, 8, false, 0},  {259, 1024, 256, 1296, 1, 1280, false, 0},
-    {777, 192, 64, 8, 1, 4, false, 0},    {641, 320, 256, 0, 1, 0, false, 0},
-    {256, 64, 256, 4, 1, 0, false, 0},    {131, 64, 64, 4, 2, 0, false, 0},
-    {131, 64, 64, 0, 1, 0, true, 0},      {131, 64, 64, 0, 1, 0, false, (real)0.5},
-    {131, 64, 64, 4, 1, 3, false, 0},     {131, 96, 64, 0, 1, 0, false, 0},
-    {131, 64, 192, 0, 1, 0, false, 0},    {5, 64, 64, 0, 1, 0, false, 0}};
+    {129, 64, 64, 0, 1, 0, false, 0},    {517, 128, 256, 36, 1, 4, false, 0},
+    {301, 1024, 128, 8, 1, 8, false, 0}, {259, 1024, 256, 1296, 1, 1280, false, 0},
+    {777, 192, 64, 8, 1, 4, false, 0},   {641, 320, 256, 0, 1, 0, false, 0},
+    {256, 64, 256, 4, 1, 0, false, 0},   {131, 64, 64, 4, 2, 0, false, 0},
+    {131, 64, 64, 0, 1, 0, true, 0},     {131, 64, 64, 0, 1, 0, false, (real)0.5},
+    {131, 64, 64, 4, 1, 3, false, 0},    {131, 96, 64, 0, 1, 0, false, 0},
+    {131, 64, 192, 0, 1, 0, false, 0},   {5, 64, 64, 0, 1, 0, false, 0}};
 enum { NORM_PRODUCT_CASES = sizeof norm_product_cases / sizeof *norm_product_cases };
 
 /* With all that is wanted, and with the cotangents of y and z only; `out` is the device's own. */
