@@ -179,6 +179,7 @@ static void gather_layer(const struct network *net, int64_t rows, int64_t T, int
       {d->E, l->y, to->y},
       {d->G, l->gr, to->gr},
       {d->E, l->yn, to->yn},
+      {d->D, l->out, to->out},
       {2 * d->d_mlp, l->h0, to->h0},
       {d->d_mlp, l->hg0, to->hg0},
       {d->d_mlp + d->E, l->inner, to->inner},

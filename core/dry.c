@@ -19,5 +19,6 @@ struct backend backend_dry_of(const struct backend *be)
   struct backend dry = backend_dry;
   dry.ssd_by_blocks = be->ssd_by_blocks;
   dry.concurrent = be->concurrent;
+  dry.reads_out = be->reads_out;
   return dry;
 }

@@ -101,21 +101,23 @@ static void project_out(const struct sequence_model *m, const struct layer_param
                  NULL, out);
 }
 
-/* ynb becomes the cotangent of yn; gives those of x0 and z0. */
+/* yb, the cotangent of y, and in zxbcdtb those of z, x0 and z0; ynb (M,E) is scratch. */
 static enum status project_out_vjp(const struct sequence_model *m, const struct layer_parameters *p,
-                                   int64_t M, const struct layer_activations *a,
-                                   const DEVICE real *outb, struct scratch scratch,
-                                   DEVICE real *ynb, DEVICE real *zxbcdtb,
-                                   const struct layer_parameters *g)
+                                   int64_t M, const DEVICE real *zxbcdt,
+                                   const struct layer_activations *a, const DEVICE real *outb,
+                                   struct scratch scratch, DEVICE real *ynb, DEVICE real *yb,
+                                   DEVICE real *zxbcdtb, const struct layer_parameters *g)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   struct columns at = columns_of(d);
+  struct gated_rmsnorm_shape gate = gate_shape(m, M);
   int64_t F = d->d_mlp, inner = F + d->E;
   DEVICE real *innerb, *hg0b, *h0b;
   if (!F) {
-    be->linear_vjp(be->st, M, d->E, d->D, a->yn, p->out_proj, outb, 0, ynb, g->out_proj,
-                   g->out_proj_bias);
+    be->gated_linear_vjp(be->st, gate, a->y, zxbcdt + at.z, p->gate_norm, a->gr, a->yn, d->D,
+                         p->out_proj, a->out, outb, ynb, 0, yb, zxbcdtb + at.z, g->gate_norm,
+                         g->out_proj, g->out_proj_bias);
     return OK;
   }
   TRY(CARVE(&scratch.device, M * inner, &innerb));
@@ -129,6 +131,8 @@ static enum status project_out_vjp(const struct sequence_model *m, const struct 
   be->silu_gate_vjp(be->st, M, F, a->h0, hg0b, h0b);
   be->columns(be->st, M, F, 1, 2 * F, h0b, 0, d->d_in_proj, zxbcdtb + at.x0);
   be->columns(be->st, M, F, 1, 2 * F, h0b + F, 0, d->d_in_proj, zxbcdtb + at.z0);
+  be->gated_rmsnorm_vjp(be->st, gate, a->y, zxbcdt + at.z, p->gate_norm, a->gr, ynb, 0, yb,
+                        zxbcdtb + at.z, g->gate_norm);
   return OK;
 }
 
@@ -213,9 +217,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   TRY(CARVE(dev, M * d->conv_dim, &xBCb));
   TRY(CARVE(dev, M * d->H, &dtb));
   TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
-  TRY(project_out_vjp(m, p, M, a, outb, scratch, ynb, zxbcdtb, g));
-  be->gated_rmsnorm_vjp(be->st, gate_shape(m, M), a->y, zxbcdt + at.z, p->gate_norm, a->gr, ynb, 0,
-                        yb, zxbcdtb + at.z, g->gate_norm);
+  TRY(project_out_vjp(m, p, M, zxbcdt, a, outb, scratch, ynb, yb, zxbcdtb, g));
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);

@@ -175,6 +175,13 @@ void dropout_masks_draw(const struct sequence_model *m, int64_t rows, struct dro
                         masks->mask + i * masks->rows * m->dims.D);
 }
 
+/* Whether mixer_vjp gains by what mixer_fwd gave: where that is W_out yn and stays so. */
+static bool reads_out(const struct sequence_model *m)
+{
+  return m->be->reads_out && m->dims.d_mlp == 0 && !m->config.mamba2.bias &&
+         m->config.residual == 1;
+}
+
 enum status activations_carve(const struct sequence_model *m, int64_t rows, int64_t T, bool keep,
                               struct arena *device, struct arena *host, struct activations *a)
 {
@@ -196,6 +203,8 @@ enum status activations_carve(const struct sequence_model *m, int64_t rows, int6
     TRY(CARVE(device, M * d->E, &l.y));
     TRY(CARVE(device, M * d->G, &l.gr));
     TRY(CARVE(device, M * d->E, &l.yn));
+    if (keep && reads_out(m))
+      TRY(CARVE(device, M * d->D, &l.out));
     if (d->d_mlp > 0) {
       TRY(CARVE(device, M * 2 * d->d_mlp, &l.h0));
       TRY(CARVE(device, M * d->d_mlp, &l.hg0));
@@ -298,15 +307,17 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     struct norm_place next = norm_behind(m, p, a, i, fz);
     if (last && a->forgotten)
       next.x = NULL;
-    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, out));
+    DEVICE real *branch = l->out && !a->forgotten ? l->out : out;
+    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, branch));
     if (d->F) {
-      add_and_norm(m, s, 2 * i, x, out, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2}, NULL);
+      add_and_norm(m, s, 2 * i, x, branch, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2},
+                   NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
-      x = l->x2;
+      x = l->x2, branch = out;
     }
-    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, out, next, last ? with : NULL);
+    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, branch, next, last ? with : NULL);
     x = next.x;
   }
   return OK;
@@ -348,23 +359,15 @@ static struct activations activations_from(const struct sequence_model *m, int64
     const struct {
       DEVICE real **at;
       int64_t n; /* reals a token */
-    } array[] = {{&l->x, d->D},
-                 {&l->r, 1},
-                 {&l->xn, d->D},
-                 {&l->zxbcdt, d->d_in_proj},
-                 {&l->xBC, d->conv_dim},
-                 {&l->dt, d->H},
-                 {&l->y, d->E},
-                 {&l->gr, d->G},
-                 {&l->yn, d->E},
-                 {&l->x2, d->D},
-                 {&l->r2, 1},
-                 {&l->xn2, d->D},
-                 {&l->h, 2 * d->F},
-                 {&l->hg, d->F},
-                 {&l->h0, 2 * d->d_mlp},
-                 {&l->hg0, d->d_mlp},
-                 {&l->inner, d->d_mlp + d->E}};
+    } array[] = {{&l->x, d->D},          {&l->r, 1},
+                 {&l->xn, d->D},         {&l->zxbcdt, d->d_in_proj},
+                 {&l->xBC, d->conv_dim}, {&l->dt, d->H},
+                 {&l->y, d->E},          {&l->gr, d->G},
+                 {&l->yn, d->E},         {&l->out, d->D},
+                 {&l->x2, d->D},         {&l->r2, 1},
+                 {&l->xn2, d->D},        {&l->h, 2 * d->F},
+                 {&l->hg, d->F},         {&l->h0, 2 * d->d_mlp},
+                 {&l->hg0, d->d_mlp},    {&l->inner, d->d_mlp + d->E}};
     for (size_t k = 0; k < sizeof array / sizeof *array; k++)
       if (*array[k].at)
         *array[k].at += t * array[k].n;

@@ -77,7 +77,8 @@ struct layer_activations {
   DEVICE real *xBC, *dt;   /* (M,conv_dim) after conv and silu, (M,H) Delta */
   DEVICE real *S; /* (rows,chunks,H,P,N) entering each chunk; NULL: not kept, and what starts from
                      zeros is one chunk where ssd_one_chunk says so, which is differentiable */
-  DEVICE real *y, *gr, *yn;            /* (M,E) out of the SSD, (M,G), (M,E) gated and normed */
+  DEVICE real *y, *gr, *yn; /* (M,E) out of the SSD, (M,G), (M,E) gated and normed */
+  DEVICE real *out;         /* (M,D) W_out yn, where backend.reads_out and it is kept; else NULL */
   DEVICE real *x2, *r2, *xn2, *h, *hg; /* (M,D), (M), (M,D), (M,2F), (M,F); MLP only */
   /* d_mlp > 0 only: (M,2 d_mlp) x0, z0; (M,d_mlp) x0 silu(z0); (M,d_mlp+E) that and yn */
   DEVICE real *h0, *hg0, *inner;

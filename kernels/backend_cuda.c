@@ -27,6 +27,8 @@ extern "C" const struct backend *NAME(backend_cuda)(stream st, const char *name,
   table.name = name;
   table.st = st;
   table.dense = dense;
+  table.reads_out =
+      REAL_BITS == 32 && device_of(st)->warpgroups && device_of(st)->matmul == PLUGIN_TF32;
   return &table;
 }
 #endif

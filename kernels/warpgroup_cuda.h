@@ -85,6 +85,15 @@ INLINE_DEVICE operand operand_at(const float *at)
       __shfl_sync(0xffffffffu, (address & 0x3ffff) >> 4 | 1 << 16, 0)}; /* the same of all lanes */
 }
 
+/* copy_16_bytes, with which the 256 bytes around them come to L2: for who reads a little of many
+ * rows at a time, and soon what follows. */
+INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there)
+{
+  unsigned at = (unsigned)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
+               "r"(there ? 16 : 0));
+}
+
 INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE_DEVICE void end_products(void)
 {
@@ -107,6 +116,15 @@ template <int WHICH, int THREADS> INLINE_DEVICE void await_barrier(void)
 template <int WHICH, int THREADS> INLINE_DEVICE void arrive_at_barrier(void)
 {
   asm volatile("bar.arrive %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
+}
+/* The same, of a number that is known when it runs. */
+template <int THREADS> INLINE_DEVICE void await_at(int which)
+{
+  asm volatile("bar.sync %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
+}
+template <int THREADS> INLINE_DEVICE void arrive_at(int which)
+{
+  asm volatile("bar.arrive %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
 }
 /* From here on the threads of this warpgroup have COUNT registers each. */
 template <int COUNT> INLINE_DEVICE void take_registers(void)
@@ -230,6 +248,10 @@ struct operand {
   operand behind(int floats) const { return {at + floats}; }
 };
 INLINE_DEVICE operand operand_at(const float *at) { return {at}; }
+INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there)
+{
+  copy_16_bytes(to, from, there);
+}
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
@@ -242,6 +264,8 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 {
   emulated_barrier(WHICH, THREADS, false);
 }
+template <int THREADS> void await_at(int which) { emulated_barrier(which, THREADS, true); }
+template <int THREADS> void arrive_at(int which) { emulated_barrier(which, THREADS, false); }
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}

@@ -672,6 +672,84 @@ void device_columns(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
+/* Shapes for one pass and others: rows that are no whole tile, several tiles a block; groups, the
+ * norm before the gate, odd places, other widths, few rows. */
+static const struct norm_product_case {
+  int64_t rows, E, N, gap, G, z_at;
+  bool norm_first;
+  real beta;
+} norm_product_cases[] = {
+    {129, 64, 64, 0, 1, 0, false, 0},    {517, 128, 256, 36, 1, 4, false, 0},
+    {301, 1024, 128, 8, 1, 8, false, 0}, {259, 1024, 256, 1296, 1, 1280, false, 0},
+    {777, 192, 64, 8, 1, 4, false, 0},   {641, 320, 256, 0, 1, 0, false, 0},
+    {256, 64, 256, 4, 1, 0, false, 0},   {131, 64, 64, 4, 2, 0, false, 0},
+    {131, 64, 64, 0, 1, 0, true, 0},     {131, 64, 64, 0, 1, 0, false, (real)0.5},
+    {131, 64, 64, 4, 1, 3, false, 0},    {131, 96, 64, 0, 1, 0, false, 0},
+    {131, 64, 192, 0, 1, 0, false, 0},   {5, 64, 64, 0, 1, 0, false, 0}};
+enum { NORM_PRODUCT_CASES = sizeof norm_product_cases / sizeof *norm_product_cases };
+
+/* With all that is wanted, and with the cotangents of y and z only; `out` is the device's own. */
+static void norm_product(struct both b, struct norm_product_case c, double tolerance)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
+  int64_t n = c.rows * c.E, nz = c.rows * d.ldz;
+  struct array *y = reals(&b, n, -1, 1), *z = reals(&b, nz, -6, 6), *w = reals(&b, c.E, 0.5, 2);
+  struct array *W = reals(&b, c.N * c.E, -1, 1), *outb = reals(&b, c.rows * c.N, -1, 1);
+  struct array *r = poison(&b, c.rows * c.G, sizeof(real)), *yn = poison(&b, n, sizeof(real));
+  struct array *out = poison(&b, c.rows * c.N, sizeof(real)), *ynb = poison(&b, n, sizeof(real));
+  struct array *yb[2], *zb[2], *wb = reals(&b, c.E, -1, 1), *Wb = reals(&b, c.N * c.E, -1, 1);
+  struct array *bb = reals(&b, c.N, -1, 1);
+  for (int i = 0; i < 2; i++) {
+    yb[i] = c.beta == 0 ? poison(&b, n, sizeof(real)) : reals(&b, n, -1, 1);
+    zb[i] = reals(&b, nz, -1, 1);
+  }
+  ON_BOTH(b)
+  {
+    const real *zk = (const real *)z->at[k] + c.z_at;
+    be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], r->at[k], yn->at[k]);
+    be->linear_fwd(be->st, c.rows, c.E, c.N, yn->at[k], W->at[k], NULL, NULL, 0, NULL, out->at[k]);
+    for (int i = 0; i < 2; i++)
+      be->gated_linear_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], yn->at[k], c.N, W->at[k],
+                           out->at[k], outb->at[k], ynb->at[k], c.beta, yb[i]->at[k],
+                           (real *)zb[i]->at[k] + c.z_at, i ? NULL : wb->at[k],
+                           i ? NULL : Wb->at[k], i ? NULL : bb->at[k]);
+  }
+  for (int i = 0; i < 2; i++) {
+    same(&b, yb[i], tolerance, "cotangent of y");
+    same(&b, zb[i], tolerance, "cotangent of z");
+  }
+  same(&b, wb, tolerance, "cotangent of the norm's weight");
+  same(&b, Wb, tolerance, "cotangent of W");
+  same(&b, bb, TOLERANCE, "cotangent of b");
+  end(&b);
+}
+
+#define device_norm_products NAME(device_norm_products)
+void device_norm_products(const void *cpu, const void *device, uint64_t seed)
+{
+  for (int i = 0; i < NORM_PRODUCT_CASES; i++)
+    norm_product(begin(cpu, device, seed), norm_product_cases[i], TOLERANCE);
+}
+
+#define device_rounded_norm_products NAME(device_rounded_norm_products)
+void device_rounded_norm_products(const void *cpu, const void *device, uint64_t seed)
+{
+  for (int i = 0; i < NORM_PRODUCT_CASES; i++)
+    norm_product(begin(cpu, device, seed), norm_product_cases[i],
+                 REAL_BITS == 32 ? 2 * TF32_UNIT : TOLERANCE);
+}
+
+/* So many rows that each processor of a GPU has some. */
+#define device_many_norm_products NAME(device_many_norm_products)
+void device_many_norm_products(const void *cpu, const void *device, uint64_t seed)
+{
+  static const struct norm_product_case cases[] = {{17003, 1024, 256, 1296, 1, 1280, false, 0},
+                                                   {35000, 192, 128, 0, 1, 0, false, 0},
+                                                   {17000, 64, 64, 36, 1, 4, false, 0}};
+  for (int i = 0; i < 3; i++)
+    norm_product(begin(cpu, device, seed), cases[i], 2 * TF32_UNIT);
+}
+
 /* x columns of a wider matrix, biasb over many rows; xb = beta xb + ... */
 #define device_softplus NAME(device_softplus)
 void device_softplus(const void *cpu, const void *device, uint64_t seed)

@@ -21,6 +21,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_gated_linear)    \
   TEST(device_embedding)       \
   TEST(device_columns)         \
+  TEST(device_norm_products)   \
   TEST(device_softplus)        \
   TEST(device_convolutions)    \
   TEST(device_unkept_outputs)  \
@@ -31,6 +32,8 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
 DEVICE_TESTS(DECLARE_DEVICE)
 /* where products may be of tf32; and, which takes long on the stand-in, with many rows */
 DECLARE_DEVICE(device_rounded_gated_linear)
+DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_gated_rows)
+DECLARE_DEVICE(device_many_norm_products)
 #undef DECLARE_DEVICE
 #endif
