@@ -74,24 +74,31 @@ static void project_in(const struct sequence_model *m, const struct layer_parame
                  p->in_proj_t, p->in_proj_bias, s->u ? 1 : 0, s->row ? NULL : s->u, a->zxbcdt);
 }
 
-/* out = W_out yn, or of [x0 silu(z0), yn] */
+/* yn = gated_rmsnorm(y, z); out = W_out yn, or of [x0 silu(z0), yn].  `keeps`: r and yn are wanted
+ */
 static void project_out(const struct sequence_model *m, const struct layer_parameters *p, int64_t M,
-                        const DEVICE real *zxbcdt, const struct layer_activations *a,
+                        const DEVICE real *zxbcdt, const struct layer_activations *a, bool keeps,
                         DEVICE real *out)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   struct columns at = columns_of(d);
+  struct gated_rmsnorm_shape gate = gate_shape(m, M);
   int64_t F = d->d_mlp, inner = F + d->E;
-  if (F) {
-    be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.x0, 0, 2 * F, a->h0);
-    be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.z0, 0, 2 * F, a->h0 + F);
-    be->silu_gate_fwd(be->st, M, F, a->h0, a->hg0);
-    be->columns(be->st, M, F, 1, F, a->hg0, 0, inner, a->inner);
-    be->columns(be->st, M, d->E, 1, d->E, a->yn, 0, inner, a->inner + F);
+  real eps = (real)m->config.norm_eps;
+  if (!F) {
+    be->gated_linear_fwd(be->st, gate, eps, a->y, zxbcdt + at.z, p->gate_norm, d->D, p->out_proj,
+                         p->out_proj_t, p->out_proj_bias, keeps, a->gr, a->yn, out);
+    return;
   }
-  be->linear_fwd(be->st, M, inner, d->D, F ? a->inner : a->yn, p->out_proj, p->out_proj_t,
-                 p->out_proj_bias, 0, NULL, out);
+  be->gated_rmsnorm_fwd(be->st, gate, eps, a->y, zxbcdt + at.z, p->gate_norm, a->gr, a->yn);
+  be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.x0, 0, 2 * F, a->h0);
+  be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.z0, 0, 2 * F, a->h0 + F);
+  be->silu_gate_fwd(be->st, M, F, a->h0, a->hg0);
+  be->columns(be->st, M, F, 1, F, a->hg0, 0, inner, a->inner);
+  be->columns(be->st, M, d->E, 1, d->E, a->yn, 0, inner, a->inner + F);
+  be->linear_fwd(be->st, M, inner, d->D, a->inner, p->out_proj, p->out_proj_t, p->out_proj_bias, 0,
+                 NULL, out);
 }
 
 /* yb, the cotangent of y, and in zxbcdtb those of z, x0 and z0; ynb (M,E) is scratch. */
@@ -150,7 +157,7 @@ static void project_out_jvp(const struct sequence_model *m, const struct layer_p
 
 enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                       const struct span *s, int64_t l, const struct layer_activations *a,
-                      struct scratch scratch, DEVICE real *out)
+                      bool keeps, struct scratch scratch, DEVICE real *out)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -177,9 +184,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
                         p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
   relay_pass(s->relay, l);
-  be->gated_rmsnorm_fwd(be->st, gate_shape(m, M), (real)m->config.norm_eps, a->y, zxbcdt + at.z,
-                        p->gate_norm, a->gr, a->yn);
-  project_out(m, p, M, zxbcdt, a, out);
+  project_out(m, p, M, zxbcdt, a, keeps, out);
   return OK;
 }
 

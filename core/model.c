@@ -308,7 +308,7 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     if (last && a->forgotten)
       next.x = NULL;
     DEVICE real *branch = l->out && !a->forgotten ? l->out : out;
-    TRY(mixer_fwd(m, w, s, i, l, scratch, branch));
+    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, branch));
     if (d->F) {
       add_and_norm(m, s, 2 * i, x, branch, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2},
                    NULL);

@@ -86,7 +86,8 @@ struct layer_activations {
 struct activations {
   int64_t rows, T;
   bool forgotten; /* a solver's: nobody differentiates them.  Layer 0's x and the last are not
-                     filled, and segments (block_whole_tokens) share the first one's memory */
+                     filled, perhaps neither gr nor yn, and segments (block_whole_tokens) share the
+                     first one's memory */
   struct layer_activations *layer; /* (n_layer) */
   DEVICE real *x, *r;              /* (M,D), (M): into the final norm */
 };
@@ -206,10 +207,11 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
 const DEVICE real *mixer_projected(const struct sequence_model *m, const struct layer_parameters *p,
                                    const struct span *s, int64_t l,
                                    const struct layer_activations *a);
-/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c. */
+/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c.  Unless it `keeps`
+ * all that mixer_vjp reads, a's gr and yn hold anything. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
-                               struct scratch scratch, DEVICE real *out);
+                               bool keeps, struct scratch scratch, DEVICE real *out);
 /* xnb (M,D), and ub = u_beta ub + ..., from outb (M,D) and s1b; adds to g and s0b; see
  * block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,

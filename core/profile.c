@@ -41,6 +41,8 @@ void profile_clear(struct profile *p)
 #define SKIP_int64_t WORD,
 #define SKIP_uint32_t WORD,
 #define SKIP_real WORD,
+#define SKIP_bool WORD,
+#define SKIP__Bool WORD, /* where bool is a macro */
 #define SKIP_double WORD,
 #define SKIP_struct STRUCT,
 #define SKIP_const CONST,

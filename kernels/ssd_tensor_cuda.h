@@ -39,8 +39,6 @@ enum { WIDE = TENSOR_TOKENS * TENSOR_STATE, NARROW = TENSOR_TOKENS * TENSOR_CHAN
 typedef tile<TENSOR_STATE> wide_tile;      /* B, C (tokens,N), S, Rb (P,N) */
 typedef tile<TENSOR_CHANNELS> narrow_tile; /* x, yb (tokens,P), pairs of tokens */
 
-INLINE_DEVICE int own_warp(void) { return (int)threadIdx.x / WARP_LANES; }
-
 /* ---- decays of a chunk ---- */
 
 /* dt of tokens 2 l and 2 l + 1, l this lane, of q; 0 beyond. */

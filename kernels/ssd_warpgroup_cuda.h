@@ -32,53 +32,62 @@ enum {
   TURNING = 2 * WARP_LANES,             /* the next, a warp a head, */
   COPYING = (int)GROUP_LANES - TURNING, /* and the last */
   WARPGROUP_THREADS = (int)MULTIPLYING + (int)COPYING + (int)TURNING,
-  WARPGROUP_FLOATS = /* two buffers of a chunk's C, B and each head's x; B'; times */
-  2 * CHUNK_FLOATS + (int)WIDE + (int)FORWARD_HEADS * FLOATS_OF(struct group_times)
+  WARPGROUP_FLOATS = /* C, B and B' of two chunks; each head's x and times of one */
+  6 * (int)WIDE + (int)FORWARD_HEADS * ((int)NARROW + FLOATS_OF(struct group_times))
 };
-enum { PREPARED = 1, WEIGHED = 2 }; /* barriers */
 
 struct warpgroup_memory {
   float *all;
-  INLINE_DEVICE float *buffer(int step) const { return all + (step & 1) * CHUNK_FLOATS; }
-  INLINE_DEVICE panels<TENSOR_TOKENS> C(int step) const { return {buffer(step)}; }
-  INLINE_DEVICE panels<TENSOR_TOKENS> B(int step) const { return {buffer(step) + WIDE}; }
-  INLINE_DEVICE narrow_tile x(int step, int head) const
+  INLINE_DEVICE float *wide(int which, int step) const
   {
-    return {buffer(step) + 2 * WIDE + head * NARROW};
+    return all + (2 * which + (step & 1)) * WIDE;
   }
+  INLINE_DEVICE panels<TENSOR_TOKENS> C(int step) const { return {wide(0, step)}; }
+  INLINE_DEVICE panels<TENSOR_TOKENS> B(int step) const { return {wide(1, step)}; }
+  INLINE_DEVICE panels<TENSOR_STATE> turned(int step) const { return {wide(2, step)}; }
   INLINE_DEVICE panels<TENSOR_TOKENS> w(int step, int head) const
   {
-    return {B(step).at + head * (WIDE / FORWARD_HEADS)};
+    return {wide(1, step) + head * (WIDE / FORWARD_HEADS)};
   }
-  INLINE_DEVICE panels<TENSOR_STATE> turned(void) const { return {all + 2 * CHUNK_FLOATS}; }
+  INLINE_DEVICE narrow_tile x(int head) const { return {all + 6 * WIDE + head * NARROW}; }
   INLINE_DEVICE struct group_times *times(int head) const
   {
-    return (struct group_times *)(all + 2 * CHUNK_FLOATS + WIDE) + head;
+    return (struct group_times *)(all + 6 * WIDE + FORWARD_HEADS * NARROW) + head;
   }
+};
+
+/* Barriers.  The chunk: its C, B and B' are there, and the memory of the one before is free, but
+ * for x.  Landed: the next chunk's B, for those who turn it.  Prepared: times and x; scores have
+ * been made.  Read: x.  Weighed: w of a head. */
+enum { LANDED = 1, PREPARED, READ, WEIGHED };
+INLINE_DEVICE void await_chunk(void) { __syncthreads(); }
+
+/* What all know of the chunks. */
+struct forward_grid {
+  int chunks, blocks, count; /* of a sequence; of a group of a sequence; in all */
 };
 
 /* The chunks of index u of (b,g, two heads), then those of u + gridDim.x, and so on; of an odd
  * number of heads the last is alone. */
 struct forward_steps {
-  int u, c, chunks, count, blocks; /* count: of indices; blocks: of a group of a sequence */
-  int b, g, first, heads;          /* the first head; those that are there, of FORWARD_HEADS */
-  INLINE_DEVICE explicit forward_steps(struct ssd_shape d)
-      : u((int)blockIdx.x), c(0), chunks((int)ssd_chunks(d)), blocks((int)forward_blocks(d))
+  int u, c;
+  int b, g, first, heads; /* the first head; those that are there, of FORWARD_HEADS */
+  INLINE_DEVICE forward_steps(struct ssd_shape d, struct forward_grid grid)
+      : u((int)blockIdx.x), c(0)
   {
-    count = (int)(d.B * d.G) * blocks;
-    find(d);
+    find(d, grid);
   }
-  INLINE_DEVICE bool there(void) const { return u < count; }
-  INLINE_DEVICE void next(struct ssd_shape d)
+  INLINE_DEVICE bool there(struct forward_grid grid) const { return u < grid.count; }
+  INLINE_DEVICE void next(struct ssd_shape d, struct forward_grid grid)
   {
-    if (++c < chunks)
+    if (++c < grid.chunks)
       return;
     c = 0, u += (int)gridDim.x;
-    find(d);
+    find(d, grid);
   }
-  INLINE_DEVICE void find(struct ssd_shape d)
+  INLINE_DEVICE void find(struct ssd_shape d, struct forward_grid grid)
   {
-    int of_group = u / blocks, own = u % blocks * FORWARD_HEADS, all = (int)(d.H / d.G);
+    int of_group = u / grid.blocks, own = u % grid.blocks * FORWARD_HEADS, all = (int)(d.H / d.G);
     b = of_group / (int)d.G, g = of_group % (int)d.G, first = g * all + own;
     heads = at_most(all - own, FORWARD_HEADS);
   }
@@ -91,37 +100,60 @@ struct forward_steps {
 
 /* ---- the warps that copy ---- */
 
-INLINE_DEVICE void copy_chunk(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
-                              struct warpgroup_memory m, int step)
+INLINE_DEVICE int copying_thread(void)
 {
-  int thread = (int)threadIdx.x - (int)MULTIPLYING - (int)TURNING, q = s.tokens(d);
-  int64_t row = s.token(d) * d.ld;
-  typedef panel_copies<COPYING, TENSOR_TOKENS, TENSOR_STATE> wide_copies;
-  wide_copies(f.C + row + s.g * d.N, d.ld, (int)d.N, thread).copy(m.C(step), 0, q);
-  wide_copies(f.B + row + s.g * d.N, d.ld, (int)d.N, thread).copy(m.B(step), 0, q);
-  tile_copies<COPYING, TENSOR_TOKENS, TENSOR_CHANNELS> x(f.x + row + s.first * d.P, d.ld, (int)d.P,
-                                                         thread);
+  return (int)threadIdx.x - (int)MULTIPLYING - (int)TURNING;
+}
+
+/* B, of which those who turn it are told, and C. */
+INLINE_DEVICE void copy_panels(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
+                               struct warpgroup_memory m, int step)
+{
+  int64_t first = s.token(d) * d.ld + s.g * d.N;
+  int q = s.tokens(d);
+  typedef panel_copies<COPYING, TENSOR_TOKENS, TENSOR_STATE> copies;
+  copies(f.B + first, d.ld, (int)d.N, copying_thread()).copy(m.B(step), 0, q);
+  end_batch();
+  copies(f.C + first, d.ld, (int)d.N, copying_thread()).copy(m.C(step), 0, q);
+  end_batch();
+  await_batches<1>();
+  show_to_products();
+  arrive_at_barrier<LANDED, GROUP_LANES>();
+}
+
+INLINE_DEVICE void copy_x(struct ssd_shape d, struct tensor_forward f, struct forward_steps s,
+                          struct warpgroup_memory m)
+{
+  tile_copies<COPYING, TENSOR_TOKENS, TENSOR_CHANNELS> x(f.x + s.token(d) * d.ld + s.first * d.P,
+                                                         d.ld, (int)d.P, copying_thread());
   for (int i = 0; i < FORWARD_HEADS; i++)
-    x.copy(m.x(step, i), i * d.P, i < s.heads ? q : 0);
+    x.copy(m.x(i), i * d.P, i < s.heads ? s.tokens(d) : 0);
+  end_batch();
 }
 
 INLINE_DEVICE void copy_chunks(struct ssd_shape d, struct tensor_forward f,
-                               struct warpgroup_memory m)
+                               struct forward_grid grid, struct warpgroup_memory m)
 {
-  struct forward_steps s(d);
-  if (!s.there())
+  struct forward_steps s(d, grid);
+  bool more = s.there(grid);
+  if (!more)
     return;
-  copy_chunk(d, f, s, m, 0);
-  end_batch();
+  copy_panels(d, f, s, m, 0);
+  copy_x(d, f, s, m);
 #pragma unroll 1
-  for (int step = 0; s.there(); step++) {
-    await_batches<0>();
+  for (int step = 0; more; step++) {
+    await_batches<1>(); /* of x, which is read later */
     show_to_products();
-    __syncthreads(); /* the chunk is there, and the last one's memory free */
-    s.next(d);
-    if (s.there())
-      copy_chunk(d, f, s, m, step + 1);
-    end_batch();
+    await_chunk();
+    await_batches<0>();
+    arrive_at_barrier<PREPARED, WARPGROUP_THREADS>();
+    s.next(d, grid);
+    more = s.there(grid);
+    if (more)
+      copy_panels(d, f, s, m, step + 1);
+    await_barrier<READ, (int)MULTIPLYING + (int)COPYING>();
+    if (more)
+      copy_x(d, f, s, m);
   }
 }
 
@@ -152,16 +184,17 @@ struct own_tokens {
   }
 };
 
-/* B' in fours by fours: a lane has tokens 8 a + odd + 2 k of one four of columns n, k = 0 to 3.  Of
- * eight lanes that read or write together each finds its four in other banks: `four` and `a` differ
- * in ways that reading, where a token's lowest bit counts, and writing, where the lowest of `four`
- * does, tell apart. */
+/* B' in fours by fours, by two warps: a lane has tokens 8 a + odd + 2 k of one four of columns n, k
+ * = 0 to 3.  Of eight lanes that read or write together each finds its four in other banks: `four`
+ * and `a` differ in ways that reading, where a token's lowest bit counts, and writing, where the
+ * lowest of `four` does, tell apart. */
 INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
 {
   typedef panels<TENSOR_TOKENS> from_panels;
   typedef panels<TENSOR_STATE> to_panels;
-  int lane = (int)threadIdx.x % WARP_LANES, low = (lane & 1) << 1 | (lane >> 1 & 1);
-  int four = own_warp() % 2 * 4 + low, a = low ^ lane >> 3, odd = (lane >> 2 ^ four) & 1;
+  int lane = (int)threadIdx.x % WARP_LANES;
+  int four = (lane & 1) * 4 + (lane & 2) + own_warp() % 2;
+  int a = four / 2 ^ lane >> 3, odd = (lane >> 2 ^ four) & 1;
   int from[4], put[4];
 #pragma unroll
   for (int k = 0; k < 4; k++) {
@@ -190,29 +223,32 @@ INLINE_DEVICE void turn_B(panels<TENSOR_TOKENS> B, panels<TENSOR_STATE> to)
 }
 
 INLINE_DEVICE void turn_chunks(struct ssd_shape d, struct tensor_forward f,
-                               struct warpgroup_memory m)
+                               struct forward_grid grid, struct warpgroup_memory m)
 {
   struct own_tokens own = {};
   int head = own_warp() % FORWARD_HEADS; /* whose times this warp has */
-  auto read_times = [&](struct forward_steps s) {
-    if (head < s.heads) {
+  struct forward_steps s(d, grid);
+  bool more = s.there(grid);
+  auto prepare = [&](int step) {
+    if (head < s.heads)
       own.dt = own_times(f.dt + s.token(d) * d.H + s.first + head, d.H, s.tokens(d));
-      own.compute(decay_rate(f.A_log, s.first + head));
-    }
-  };
-  struct forward_steps s(d);
-  if (s.there())
-    read_times(s);
-#pragma unroll 1
-  for (int step = 0; s.there(); step++) {
-    __syncthreads(); /* the chunk is there */
-    own.store(m.times(head));
-    turn_B(m.B(step), m.turned());
+    await_barrier<LANDED, GROUP_LANES>();
+    turn_B(m.B(step), m.turned(step));
     show_to_products();
-    arrive_at_barrier<PREPARED, (int)MULTIPLYING + (int)TURNING>();
-    s.next(d);
-    if (s.there())
-      read_times(s);
+    if (head < s.heads)
+      own.compute(decay_rate(f.A_log, s.first + head));
+  };
+  if (more)
+    prepare(0);
+#pragma unroll 1
+  for (int step = 0; more; step++) {
+    await_chunk();
+    own.store(m.times(head));
+    arrive_at_barrier<PREPARED, WARPGROUP_THREADS>();
+    s.next(d, grid);
+    more = s.there(grid);
+    if (more)
+      prepare(step + 1);
   }
 }
 
@@ -346,14 +382,14 @@ INLINE_DEVICE void gained_terms(const float (&x)[TOKEN_TILES][4], float *gain,
 }
 
 INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
-                                   struct warpgroup_memory m)
+                                   struct forward_grid grid, struct warpgroup_memory m)
 {
   int head = own_warp() / HEAD_WARPS, step = 0;
   struct group_times *times = m.times(head);
   float state[STATE_TILES][4];
   float2 D = {};
 #pragma unroll 1
-  for (struct forward_steps s(d); s.there(); s.next(d), step++) {
+  for (struct forward_steps s(d, grid); s.there(grid); s.next(d, grid), step++) {
     bool there = head < s.heads;
     int h = s.first + (there ? head : 0);
     auto carried = [&](auto *states) {
@@ -365,10 +401,10 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
       load_columns(d, f.S0 ? carried(f.S0) : NULL, state);
     }
     operand C = operand_at(m.C(step).at), B = operand_at(m.B(step).at);
-    operand w = operand_at(m.w(step, head).at), turned = operand_at(m.turned().at);
+    operand w = operand_at(m.w(step, head).at), turned = operand_at(m.turned(step).at);
     clear_sums(y);
     clear_sums(scores);
-    __syncthreads(); /* the chunk is there */
+    await_chunk();
     begin_products();
 #pragma unroll
     for (int k = 0; k < TENSOR_STATE / 8; k++)
@@ -377,21 +413,21 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
     end_products();
     begin_from_state<0>(y, state, C);
     if (f.S && there)
-      store_columns_of(d, state, f.S + ((s.b * (int64_t)s.chunks + s.c) * d.H + h) * d.P * d.N);
+      store_columns_of(d, state, f.S + ((s.b * (int64_t)grid.chunks + s.c) * d.H + h) * d.P * d.N);
     await_products<1>();
     settle_sums(scores);
-    await_barrier<PREPARED,
-                  (int)MULTIPLYING + (int)TURNING>(); /* times and B'; nobody reads B now */
+    await_barrier<PREPARED, WARPGROUP_THREADS>();
     put_weights(scores, times, m.w(step, head));
     await_products<0>();
     settle_sums(y);
     begin_from_state<HALF_STATE>(y, state, C);
 #pragma unroll
     for (int k = 0; k < TOKEN_TILES; k++) {
-      struct channels_of channels = {m.x(step, head)};
+      struct channels_of channels = {m.x(head)};
       float2 even = channels(k, 0), odd = channels(k, 1);
       x[k][0] = even.x, x[k][1] = even.y, x[k][2] = odd.x, x[k][3] = odd.y;
     }
+    arrive_at_barrier<READ, (int)MULTIPLYING + (int)COPYING>();
     show_to_products();
     if (head == 0)
       await_barrier<WEIGHED, GROUP_LANES>();
@@ -431,26 +467,26 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
           s.tokens(d), y, f.y + (s.token(d) * d.H + h) * d.P);
     await_products<0>();
     settle_sums(state);
-    if (f.S1 && there && s.c == s.chunks - 1)
+    if (f.S1 && there && s.c == grid.chunks - 1)
       store_columns_of(d, state, carried(f.S1));
   }
 }
 
 static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
-    warpgroup_forward(struct ssd_shape d, struct tensor_forward f)
+    warpgroup_forward(struct ssd_shape d, struct tensor_forward f, struct forward_grid grid)
 {
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
   struct warpgroup_memory m = {memory};
   if (threadIdx.x < MULTIPLYING) {
     take_registers<232>();
-    multiply_chunks(d, f, m);
+    multiply_chunks(d, f, grid, m);
   } else {
     leave_registers<40>();
     if (threadIdx.x < (int)MULTIPLYING + (int)TURNING)
-      turn_chunks(d, f, m);
+      turn_chunks(d, f, grid, m);
     else
-      copy_chunks(d, f, m);
+      copy_chunks(d, f, grid, m);
   }
 #endif
 }
@@ -465,10 +501,11 @@ static bool has_warpgroups(stream st)
 
 static void forward_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_forward f)
 {
-  int64_t n = d.B * d.G * forward_blocks(d);
-  if (f.y && n <= INT32_MAX && has_warpgroups(st))
-    LAUNCH_SHARED(st, n < PROCESSORS ? n : PROCESSORS, WARPGROUP_THREADS, floats(WARPGROUP_FLOATS),
-                  warpgroup_forward, d, f);
+  int64_t count = d.B * d.G * forward_blocks(d);
+  struct forward_grid grid = {(int)ssd_chunks(d), (int)forward_blocks(d), (int)count};
+  if (f.y && count <= INT32_MAX / 2 && has_warpgroups(st))
+    LAUNCH_SHARED(st, count < PROCESSORS ? count : PROCESSORS, WARPGROUP_THREADS,
+                  floats(WARPGROUP_FLOATS), warpgroup_forward, d, f, grid);
   else
     tensor_fwd(st, d, f);
 }

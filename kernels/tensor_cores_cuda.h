@@ -22,6 +22,7 @@
 #include "core/packs.h"
 
 enum { WARP_LANES = 32 }; /* on the stand-in, too: WARP is less there */
+INLINE_DEVICE int own_warp(void) { return (int)threadIdx.x / WARP_LANES; }
 INLINE_DEVICE int lane_row(void) { return (int)threadIdx.x % WARP_LANES / 4; }
 INLINE_DEVICE int lane_pair(void) { return (int)threadIdx.x % 4; }
 
@@ -155,11 +156,10 @@ INLINE_DEVICE void mma(float (&d)[4], const float (&a)[4], float b0, float b1)
 }
 INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 {
-  for (int i = 0; i < 4; i++)
-    to[i] = there ? from[i] : 0;
+  emulated_copy(to, from, there);
 }
-INLINE_DEVICE void end_batch(void) {}
-template <int LEFT> void await_batches(void) {}
+INLINE_DEVICE void end_batch(void) { emulated_end_batch(); }
+template <int LEFT> void await_batches(void) { emulated_await_batches(LEFT); }
 INLINE_DEVICE float power_of_2(float x) { return exp2f(x); }
 #endif
 

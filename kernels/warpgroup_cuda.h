@@ -13,7 +13,12 @@
  * await_products before sums or operands are touched.  What threads have stored is shown to it by
  * show_to_products, and a barrier behind that.
  *
- * Reference: PTX ISA, "wgmma.mma_async", "Shared Memory Matrix Layout", "matrix-descriptor". */
+ * Whole blocks of memory are copied by copy_block, and who waits for them, or for threads, does so
+ * by a signal, which is given once so many arrivals and bytes are there, and is then the next: its
+ * uses are numbered from 0.
+ *
+ * References: PTX ISA, "wgmma.mma_async", "Shared Memory Matrix Layout", "matrix-descriptor",
+ * "mbarrier", "cp.async.bulk". */
 #ifndef KERNELS_WARPGROUP_CUDA_H
 #define KERNELS_WARPGROUP_CUDA_H
 #include "kernels/tensor_cores_cuda.h"
@@ -112,15 +117,6 @@ template <int WHICH, int THREADS> INLINE_DEVICE void arrive_at_barrier(void)
 {
   asm volatile("bar.arrive %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
 }
-/* The same, of a number that is known when it runs. */
-template <int THREADS> INLINE_DEVICE void await_at(int which)
-{
-  asm volatile("bar.sync %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
-}
-template <int THREADS> INLINE_DEVICE void arrive_at(int which)
-{
-  asm volatile("bar.arrive %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
-}
 /* From here on the threads of this warpgroup have COUNT registers each. */
 template <int COUNT> INLINE_DEVICE void take_registers(void)
 {
@@ -146,6 +142,12 @@ template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
 #define NAMES_128                                                                              \
   NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51," \
            "%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define NAMES_256                                                                                 \
+  NAMES_128                                                                                       \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86," \
+  "%87,%88,%89,%90,%91,%92,%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,"  \
+  "%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,"    \
+  "%126,%127"
 #define WGMMA(n, names, left, a, b, adds)                                                      \
   "{.reg .pred p; .reg .b64 left, right; mov.b64 right, {" b ", 0x40000040};" left             \
   "setp.ne.b32 p, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" n "k8.f32.tf32.tf32 {" names \
@@ -165,6 +167,13 @@ INLINE_DEVICE void group_mma(float (&d)[16][4], const float (&a)[4], operand b, 
                : SUMS_32(0), SUMS_32(4), SUMS_32(8), SUMS_32(12)
                : LEFT_WORDS, "r"(b.low), "r"((int)adds));
 }
+INLINE_DEVICE void group_mma(float (&d)[32][4], const float (&a)[4], operand b, bool adds)
+{
+  asm volatile(WGMMA("256", NAMES_256, "", "{%128,%129,%130,%131}", "%132", "%133")
+               : SUMS_32(0), SUMS_32(4), SUMS_32(8), SUMS_32(12), SUMS_32(16), SUMS_32(20),
+                 SUMS_32(24), SUMS_32(28)
+               : LEFT_WORDS, "r"(b.low), "r"((int)adds));
+}
 INLINE_DEVICE void group_mma(float (&d)[8][4], operand a, operand b, bool adds)
 {
   asm volatile(WGMMA("64", NAMES_64, "mov.b64 left, {%32, 0x40000040};", "left", "%33", "%34")
@@ -176,8 +185,54 @@ INLINE_DEVICE void group_mma(float (&d)[8][4], operand a, operand b, bool adds)
 #undef NAMES_32
 #undef NAMES_64
 #undef NAMES_128
+#undef NAMES_256
 #undef WGMMA
 #undef LEFT_WORDS
+
+/* ---- signals, and copies that give them ---- */
+
+INLINE_DEVICE unsigned shared_address(const void *at)
+{
+  return (unsigned)__cvta_generic_to_shared(at);
+}
+/* By one thread; all wait at a barrier before others use it. */
+INLINE_DEVICE void make_signal(uint64_t *signal, int arrivals)
+{
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1; fence.mbarrier_init.release.cluster; "
+               "fence.proxy.async.shared::cta;" ::"r"(shared_address(signal)),
+               "r"(arrivals)
+               : "memory");
+}
+/* One arrival, if this thread is one that `arrives`. */
+INLINE_DEVICE void arrive(uint64_t *signal, bool arrives)
+{
+  asm volatile(
+      "{.reg .pred p; setp.ne.b32 p, %1, 0; @p mbarrier.arrive.shared::cta.b64 _, [%0];}" ::"r"(
+          shared_address(signal)),
+      "r"((int)arrives)
+      : "memory");
+}
+/* Until use `use` of the signal has been given. */
+INLINE_DEVICE void await_signal(uint64_t *signal, int use)
+{
+  unsigned given;
+  do
+    asm volatile("{.reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; "
+                 "selp.u32 %0, 1, 0, p;}"
+                 : "=r"(given)
+                 : "r"(shared_address(signal)), "r"(use & 1)
+                 : "memory");
+  while (!given);
+}
+/* An arrival, and `bytes` of global memory to shared memory, a multiple of 16 from one on. */
+INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
+{
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2; "
+               "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
+               "[%3];" ::"r"(shared_address(to)),
+               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(signal))
+               : "memory");
+}
 #else /* tests/emulation */
 struct operand {
   const float *at;
@@ -200,8 +255,6 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 {
   emulated_barrier(WHICH, THREADS, false);
 }
-template <int THREADS> void await_at(int which) { emulated_barrier(which, THREADS, true); }
-template <int THREADS> void arrive_at(int which) { emulated_barrier(which, THREADS, false); }
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
@@ -213,7 +266,32 @@ template <int TILES> void group_mma(float (&d)[TILES][4], operand a, operand b, 
 {
   emulated_group_mma(8 * TILES, d[0], NULL, a.at, b.at, adds);
 }
+INLINE_DEVICE void make_signal(uint64_t *signal, int arrivals)
+{
+  emulated_make_signal(signal, arrivals);
+}
+INLINE_DEVICE void arrive(uint64_t *signal, bool arrives)
+{
+  if (arrives)
+    emulated_arrive(signal);
+}
+INLINE_DEVICE void await_signal(uint64_t *signal, int use) { emulated_await_signal(signal, use); }
+INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
+{
+  emulated_copy_block(to, from, bytes, signal);
+}
 #endif
+
+/* A stage of a ring, and how often the ring was used before. */
+template <int STAGES> struct ring_place {
+  int stage, use;
+  INLINE_DEVICE void step(void)
+  {
+    bool around = stage == STAGES - 1;
+    stage = around ? 0 : stage + 1;
+    use += around;
+  }
+};
 
 /* Terms 8 k to 8 k + 7 of (ROWS, any number of panels) that start at `first`. */
 template <int ROWS> INLINE_DEVICE operand terms_behind(operand first, int k)

@@ -66,6 +66,15 @@ void emulated_group_mma(int n, float *d, const float *a, const float *left, cons
 void emulated_end_products(void);
 void emulated_await_products(int batches);
 void emulated_barrier(int which, unsigned threads, bool waits); /* 1 to 15 of a block */
+/* mbarrier, and cp.async.bulk that gives it, once for `use` 0, 1, ...: copies are made when somebody
+ * waits for them; likewise those by cp.async of a thread */
+void emulated_make_signal(const void *signal, int arrivals);
+void emulated_arrive(const void *signal);
+void emulated_await_signal(const void *signal, int use);
+void emulated_copy_block(void *to, const void *from, int bytes, const void *signal);
+void emulated_copy(float *to, const float *from, bool there);
+void emulated_end_batch(void);
+void emulated_await_batches(int left);
 extern float emulated_shared[];
 #define SHARED_FLOATS(name) float *name = emulated_shared
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)

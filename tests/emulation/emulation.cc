@@ -4,6 +4,7 @@
 #include <cublasLt.h>
 #include <cusolverDn.h>
 #include <lapacke.h>
+#include <map>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -403,8 +404,110 @@ void emulated_barrier(int which, unsigned threads, bool waits)
   open_when_all(b);
 }
 
+/* Copies by a thread, by batch. */
+struct pending_copy {
+  float *to;
+  const float *from;
+  bool there;
+  int batch;
+};
+static struct {
+  std::vector<pending_copy> copies;
+  int batch; /* that is being filled */
+} copying[THREADS_MOST];
+
+void emulated_copy(float *to, const float *from, bool there)
+{
+  emulated_alignment(to, 16), emulated_alignment(from, 16);
+  copying[running].copies.push_back({to, from, there, copying[running].batch});
+}
+
+void emulated_end_batch(void) { copying[running].batch++; }
+
+void emulated_await_batches(int left)
+{
+  auto &own = copying[running];
+  size_t done = 0;
+  for (; done < own.copies.size() && own.copies[done].batch < own.batch - left; done++)
+    for (int i = 0; i < 4; i++)
+      own.copies[done].to[i] = own.copies[done].there ? own.copies[done].from[i] : 0;
+  own.copies.erase(own.copies.begin(), own.copies.begin() + done);
+}
+
+/* Signals of a block: a barrier of arrivals, which passes when no copies are left either. */
+struct signal {
+  struct barrier arrivals;
+  unsigned waiting;
+  std::vector<std::function<void()>> copies;
+};
+static std::map<const void *, struct signal> signals;
+
+static struct signal *signal_at(const void *at)
+{
+  auto found = signals.find(at);
+  if (found == signals.end()) {
+    fprintf(stderr, "emulated device: no signal at %p\n", at);
+    abort();
+  }
+  return &found->second;
+}
+
+static void give_when_all(struct signal *s)
+{
+  if (s->waiting) {
+    for (auto &copy : s->copies)
+      copy();
+    s->copies.clear();
+  }
+  if (s->copies.empty())
+    open_when_all(&s->arrivals);
+}
+
+void emulated_make_signal(const void *signal, int arrivals)
+{
+  emulated_alignment(signal, 8);
+  signals[signal] = {{(unsigned)arrivals, 0, 0}, 0, {}};
+}
+
+void emulated_arrive(const void *signal)
+{
+  struct signal *s = signal_at(signal);
+  s->arrivals.arrived++;
+  give_when_all(s);
+}
+
+/* The hardware knows whether a use is odd, only. */
+void emulated_await_signal(const void *signal, int use)
+{
+  struct signal *s = signal_at(signal);
+  s->waiting++;
+  give_when_all(s);
+  while (s->arrivals.passed % 2 == (unsigned)use % 2) {
+    waits[running] = {&s->arrivals, s->arrivals.passed};
+    give_turn();
+  }
+  s->waiting--;
+  if (s->arrivals.passed != (unsigned)use + 1) {
+    fprintf(stderr, "emulated device: use %d of a signal was waited for at %u\n", use,
+            s->arrivals.passed);
+    abort();
+  }
+}
+
+void emulated_copy_block(void *to, const void *from, int bytes, const void *signal)
+{
+  struct signal *s = signal_at(signal);
+  emulated_alignment(to, 16), emulated_alignment(from, 16);
+  s->copies.push_back([=] { memcpy(to, from, (size_t)bytes); });
+  s->arrivals.arrived++;
+  give_when_all(s);
+}
+
 static void run_block(unsigned threads)
 {
+  signals.clear();
+  for (unsigned t = 0; t < threads; t++)
+    copying[t].copies.clear();
   block_barrier = {threads, 0, 0};
   for (unsigned t = 0; t < threads; t += warp_lanes)
     warp_barrier[t / warp_lanes] = {std::min(warp_lanes, threads - t), 0, 0};

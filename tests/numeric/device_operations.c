@@ -536,6 +536,77 @@ void device_norms(const void *cpu, const void *device, uint64_t seed)
   }
 }
 
+/* Shapes for one pass and others: rows that are no whole tile, more tiles than blocks; groups, the
+ * norm before the gate, a bias, an odd place. */
+static const struct gated_linear_case {
+  int64_t rows, E, N, gap, G;
+  bool norm_first, biased;
+  int64_t z_at;
+} gated_linear_cases[] = {
+    {128, 64, 64, 0, 1, false, false, 0},       {517, 128, 256, 36, 1, false, false, 4},
+    {301, 1024, 128, 1296, 1, false, false, 0}, {259, 1024, 256, 1296, 1, false, false, 0},
+    {777, 192, 64, 8, 1, false, false, 8},      {131, 64, 64, 4, 2, false, false, 0},
+    {131, 64, 64, 0, 1, true, false, 0},        {131, 64, 64, 0, 1, false, true, 0},
+    {131, 64, 64, 4, 1, false, false, 3},       {131, 96, 64, 0, 1, false, false, 0},
+    {131, 64, 192, 0, 1, false, false, 0},      {5, 64, 64, 0, 1, false, false, 0}};
+enum { GATED_LINEAR_CASES = sizeof gated_linear_cases / sizeof *gated_linear_cases };
+
+static void gated_linear(struct both b, struct gated_linear_case c, double tolerance)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
+  int64_t n = c.rows * c.E;
+  struct array *y = reals(&b, n, -1, 1), *z = reals(&b, c.rows * d.ldz, -6, 6);
+  struct array *w = reals(&b, c.E, 0.5, 2), *W = reals(&b, c.N * c.E, -1, 1);
+  struct array *bias = reals(&b, c.N, -1, 1), *r = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *yn = poison(&b, n, sizeof(real)), *other_r = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *other = poison(&b, n, sizeof(real)), *Wt = poison(&b, c.N * c.E, sizeof(real));
+  struct array *kept = poison(&b, c.rows * c.N, sizeof(real));
+  struct array *unkept = poison(&b, c.rows * c.N, sizeof(real));
+  ON_BOTH(b)
+  {
+    const real *zk = (const real *)z->at[k] + c.z_at, *bk = c.biased ? bias->at[k] : NULL;
+    be->transpose(be->st, c.N, c.E, W->at[k], Wt->at[k]);
+    be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], c.N, W->at[k], Wt->at[k],
+                         bk, true, r->at[k], yn->at[k], kept->at[k]);
+    for (int again = 0; again < 2; again++)
+      be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], c.N, W->at[k], NULL, bk,
+                           false, other_r->at[k], other->at[k], unkept->at[k]);
+  }
+  same(&b, r, TOLERANCE, "gated_linear's scale");
+  same(&b, yn, TOLERANCE, "gated_linear's norm");
+  same(&b, kept, tolerance, "gated_linear");
+  same(&b, unkept, tolerance, "gated_linear whose norm is not kept");
+  end(&b);
+}
+
+#define device_gated_linear NAME(device_gated_linear)
+void device_gated_linear(const void *cpu, const void *device, uint64_t seed)
+{
+  for (int i = 0; i < GATED_LINEAR_CASES; i++)
+    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], TOLERANCE);
+}
+
+/* Of E terms, both of whose factors were rounded: the errors grow as the sums do. */
+#define ROUNDED_TOLERANCE (REAL_BITS == 32 ? 2 * TF32_UNIT : TOLERANCE)
+#define device_rounded_gated_linear NAME(device_rounded_gated_linear)
+void device_rounded_gated_linear(const void *cpu, const void *device, uint64_t seed)
+{
+  for (int i = 0; i < GATED_LINEAR_CASES; i++)
+    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], ROUNDED_TOLERANCE);
+}
+
+/* As many rows as give all processors of a GPU some, and some two or more tiles. */
+#define device_many_gated_rows NAME(device_many_gated_rows)
+void device_many_gated_rows(const void *cpu, const void *device, uint64_t seed)
+{
+  static const struct gated_linear_case cases[] = {{17003, 1024, 256, 1296, 1, false, false, 1280},
+                                                   {9001, 128, 256, 4, 1, false, false, 0},
+                                                   {35000, 192, 128, 0, 1, false, false, 0},
+                                                   {17000, 64, 64, 36, 1, false, false, 4}};
+  for (int i = 0; i < 4; i++)
+    gated_linear(begin(cpu, device, seed), cases[i], ROUNDED_TOLERANCE);
+}
+
 /* Rows of whole packs and others, more tokens than one table holds, none that is known, ranges of
  * several batches. */
 #define device_embedding NAME(device_embedding)

@@ -18,6 +18,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_branches)        \
   TEST(device_reductions)      \
   TEST(device_norms)           \
+  TEST(device_gated_linear)    \
   TEST(device_embedding)       \
   TEST(device_columns)         \
   TEST(device_norm_products)   \
@@ -29,7 +30,9 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
 
 #define DECLARE_DEVICE(name) extern device_test name##_f32, name##_f64;
 DEVICE_TESTS(DECLARE_DEVICE)
-/* where products may be of tf32; and, which takes long on the stand-in, of many rows */
+/* where products may be of tf32; and, which takes long on the stand-in, with many rows */
+DECLARE_DEVICE(device_rounded_gated_linear)
+DECLARE_DEVICE(device_many_gated_rows)
 DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_norm_products)
 #undef DECLARE_DEVICE

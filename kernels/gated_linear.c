@@ -1,0 +1,23 @@
+/* gated_linear: out = gated_rmsnorm(y, z) W' + b, for which see gated_rmsnorm.c and linear.c.
+ * On a GPU perhaps in one pass, where nobody keeps what the norm gives.
+ */
+#include "kernels/elementary.h"
+#include "kernels/operations.h"
+
+#if defined(__CUDACC__) && REAL_BITS == 32
+#include "kernels/gated_linear_cuda.h"
+#endif
+
+void OP(gated_linear_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, const DEVICE real *y,
+                          const DEVICE real *z, const DEVICE real *w, int64_t N,
+                          const DEVICE real *W, const DEVICE real *Wt, const DEVICE real *b,
+                          bool keeps, DEVICE real *r, DEVICE real *yn, DEVICE real *out)
+{
+#if defined(__CUDACC__) && REAL_BITS == 32
+  if (!keeps && in_one_pass(st, d, eps, y, z, w, N, W, b, out))
+    return;
+#endif
+  (void)keeps;
+  OP(gated_rmsnorm_fwd)(st, d, eps, y, z, w, r, yn);
+  OP(linear_fwd)(st, d.rows, d.E, N, yn, W, Wt, b, 0, NULL, out);
+}
