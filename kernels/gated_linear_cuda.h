@@ -55,17 +55,6 @@ template <int D> struct gated_memory {
 };
 enum { INPUT_STRIDE = 4 * MULTIPLIERS };
 
-/* A stage of a ring, and how often the ring was used before. */
-struct weight_place {
-  int stage, use;
-  INLINE_DEVICE void step(void)
-  {
-    bool around = stage == WEIGHT_STAGES - 1;
-    stage = around ? 0 : stage + 1;
-    use += around;
-  }
-};
-
 /* One float of w W in order; there are less than 2^31. */
 KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float *to)
 {
@@ -84,7 +73,9 @@ template <int D>
 INLINE_DEVICE void send_weights(struct gated_product p, struct gated_memory<D> m, int64_t tiles)
 {
   int panels = (int)(p.E / PANEL);
-  struct weight_place at = {0, 0};
+  struct ring_place<WEIGHT_STAGES> at = {
+    0, 0
+  };
   FOR_EACH_BLOCK (tile, tiles, 0)
     for (int i = 0; i < panels; i++) {
       if (at.use > 0)
@@ -193,7 +184,9 @@ INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D>
 {
   int panels = (int)(p.E / PANEL), stage = 0;
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
-  struct weight_place at = {0, 0};
+  struct ring_place<WEIGHT_STAGES> at = {
+    0, 0
+  };
   struct input_copies inputs;
   float *own = m.inputs(), sums[D / 8][4], terms[2][4][4];
   inputs.stage = 0;

@@ -7,8 +7,8 @@
  *
  * A block has 128 rows at a time.  Each of eight warps holds 16 of outb in its registers, as left
  * operands for all of E, as four warps multiply together; it goes through E by 64 columns.  y and z
- * come by copies of 16 bytes that the lane makes which will read them, ahead by 48 columns.  Four
- * more warps send W', rounded to tf32, which lies in global memory as the product wants it in
+ * come by copies of 16 bytes that the lane makes which will read them, ahead by 48 columns.  A
+ * ninth warp sends W', rounded to tf32, which lies in global memory as the product wants it in
  * shared memory (`put_weights_in_order`):
  *
  *   term t + 4 q of step k of a panel  is  column 16 (k/2) + 4 t + 2 (k%2) + q of outb
@@ -24,13 +24,13 @@
 
 enum {
   TILE_ROWS = 128,
-  COLUMNS = 64,      /* of ynb at a time: 8 tiles of sums */
-  MULTIPLIERS = 256, /* threads that multiply have the first numbers, */
-  SENDERS = 128,     /* and the others few registers */
-  VJP_THREADS = (int)MULTIPLIERS + (int)SENDERS,
+  COLUMNS = 64,                            /* of ynb at a time: 8 tiles of sums */
+  MULTIPLIERS = 256,                       /* threads that multiply */
+  VJP_THREADS = MULTIPLIERS + GROUP_LANES, /* of the others one sends, with few registers */
   WARPS = MULTIPLIERS / WARP_LANES,
-  WEIGHT_STAGES = 3, /* of W', each PART of its terms */
-  PART = 128,
+  PART = 128, /* terms of W' that come together */
+  WEIGHT_STAGES = 3,
+  SIGNAL_FLOATS = 2 * WEIGHT_STAGES * sizeof(uint64_t) / sizeof(float),
   SIXTEENS = COLUMNS / 16,
   INPUT_STAGES = SIXTEENS, /* of y and z, each of 16 columns: a sixteen is always in the same */
   INPUT_FOURS = 4,         /* of a thread: two rows of y, of z */
@@ -44,41 +44,39 @@ struct gated_cotangents {
   float *yb, *zb, *sums;                             /* (blocks,E), or NULL */
 };
 
-/* Of the shared memory: parts of W', y and z, w, sums of each warp. */
+/* Of the shared memory: parts of W', y and z, signals, w, sums of each warp.  Signals: a part has
+ * come; the warps have read it. */
 template <int D> struct vjp_memory {
   enum {
     TERMS = D < PART ? D : PART,
     PARTS = D / TERMS,
     STAGE_FLOATS = COLUMNS * TERMS,
     INPUTS = WEIGHT_STAGES * STAGE_FLOATS,
-    ROWS_OF_E = INPUTS + INPUT_STAGES * INPUT_FLOATS
+    SIGNALS = INPUTS + INPUT_STAGES * INPUT_FLOATS,
+    ROWS_OF_E = SIGNALS + SIGNAL_FLOATS
   };
   float *at;
   INLINE_DEVICE float *weights(int stage) const { return at + stage * STAGE_FLOATS; }
   /* a thread's fours, INPUT_STRIDE apart */
   INLINE_DEVICE float *inputs(void) const { return at + INPUTS + 4 * threadIdx.x; }
+  INLINE_DEVICE uint64_t *come(int stage) const { return (uint64_t *)(at + SIGNALS) + stage; }
+  INLINE_DEVICE uint64_t *read(int stage) const { return come(WEIGHT_STAGES + stage); }
   INLINE_DEVICE float *w(void) const { return at + ROWS_OF_E; }
   INLINE_DEVICE float *sums(int warp, int64_t E) const { return w() + (1 + warp) * E; }
   static size_t bytes(int64_t E) { return (ROWS_OF_E + (1 + WARPS) * E) * sizeof(float); }
 };
-
-/* Barriers: a part has come, for four warps each; they have read it; all sums have been made. */
-INLINE_DEVICE int part_came(int stage, int group) { return 1 + 2 * stage + group; }
-INLINE_DEVICE int part_read(int stage) { return 1 + 2 * WEIGHT_STAGES + stage; }
-enum { SUMS_MADE = 1 + 3 * WEIGHT_STAGES };
+enum { SUMS_MADE = 1 }; /* a barrier */
 
 INLINE int tiles_of(int64_t M) { return (int)((M + TILE_ROWS - 1) / TILE_ROWS); }
 #define FOR_OWN_TILES(tile, M) \
   for (int tile = (int)blockIdx.x, tiles_ = tiles_of(M); tile < tiles_; tile += (int)gridDim.x)
 
-INLINE_DEVICE int next_stage(int stage) { return stage == WEIGHT_STAGES - 1 ? 0 : stage + 1; }
-
-/* Four terms of a row of the right operand, of W (D,E). */
-KERNEL put_weights_in_order(int64_t D, int64_t E, const float *W, float *to)
+/* Four terms of a row of the right operand, of W (D,E); there are less than 2^31. */
+KERNEL put_weights_in_order(int D, int E, const float *W, float *to)
 {
-  FOR_EACH (i, D / 4 * E) {
-    int64_t column = i % E;
-    int four = (int)(i / E), k = four % 8 / 2, q = four % 2, c = (int)(column % COLUMNS);
+  FOR_EACH (i, (int64_t)(D / 4) * E) {
+    int four = (int)i / E, column = (int)i - four * E, c = column % COLUMNS;
+    int k = four % 8 / 2, q = four % 2;
     int row = 8 * (2 * (c / 16) + c / 2 % 2) + 2 * (c / 4 % 4) + c % 2;
     const float *from = W + (four / 8 * PANEL + 16 * (k / 2) + 2 * (k % 2) + q) * E + column;
     float4 terms;
@@ -91,44 +89,23 @@ KERNEL put_weights_in_order(int64_t D, int64_t E, const float *W, float *to)
   }
 }
 
-/* ---- the warps that send ---- */
+/* ---- the warp that sends ---- */
 
-INLINE_DEVICE void tell_of_part(int stage)
-{
-  show_to_products();
-  arrive_at<(int)SENDERS + (int)GROUP_LANES>(part_came(stage, 0));
-  arrive_at<(int)SENDERS + (int)GROUP_LANES>(part_came(stage, 1));
-}
-
-/* They speak of a part when they have asked for the next. */
 template <int D> INLINE_DEVICE void send_weights(struct gated_cotangents p, struct vjp_memory<D> m)
 {
-  typedef struct vjp_memory<D> memory;
-  enum { OFTEN = memory::STAGE_FLOATS / (4 * SENDERS) };
-  int own = 4 * ((int)threadIdx.x - (int)MULTIPLIERS), parts = (int)(p.E / COLUMNS * memory::PARTS);
-  int stage = 0, last = -1, sent = 0;
+  enum { FLOATS = vjp_memory<D>::STAGE_FLOATS };
+  int parts = (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS;
+  struct ring_place<WEIGHT_STAGES> at = {
+    0, 0
+  };
   FOR_OWN_TILES(tile, p.M)
-  {
-    const float *from = p.weights + own;
-#pragma unroll 1
-    for (int i = 0; i < parts; i++, from += memory::STAGE_FLOATS) {
-      if (sent == WEIGHT_STAGES)
-        await_at<VJP_THREADS>(part_read(stage));
-      else
-        sent++;
-#pragma unroll
-      for (int k = 0; k < OFTEN; k++)
-        copy_16_bytes(m.weights(stage) + own + 4 * k * SENDERS, from + 4 * k * SENDERS, true);
-      end_batch();
-      if (last >= 0) {
-        await_batches<1>();
-        tell_of_part(last);
-      }
-      last = stage, stage = next_stage(stage);
-    }
+  for (int i = 0; i < parts; i++) {
+    if (at.use > 0)
+      await_signal(m.read(at.stage), at.use - 1);
+    copy_block(m.weights(at.stage), p.weights + i * (int64_t)FLOATS, FLOATS * (int)sizeof(float),
+               m.come(at.stage));
+    at.step();
   }
-  await_batches<0>();
-  tell_of_part(last);
 }
 
 /* ---- the warps that multiply ---- */
@@ -277,7 +254,7 @@ INLINE_DEVICE void put_sixteen(struct gated_cotangents p, struct own_rows rows, 
 /* This block's wb, all warps' sums in their order. */
 template <int D> INLINE_DEVICE void put_sums(struct gated_cotangents p, struct vjp_memory<D> m)
 {
-  await_at<MULTIPLIERS>(SUMS_MADE);
+  await_barrier<SUMS_MADE, MULTIPLIERS>();
   for (int64_t e = threadIdx.x; e < p.E; e += MULTIPLIERS) {
     float sum = 0;
 #pragma unroll
@@ -292,10 +269,11 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
 {
   typedef struct vjp_memory<D> memory;
   enum { STEPS = memory::TERMS / 8, PARTS = memory::PARTS };
-  int t = lane_pair(), group = (int)threadIdx.x / GROUP_LANES, stage = 0;
-  int columns = (int)(p.E / COLUMNS);
-  int own_tiles = (tiles_of(p.M) - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
-  int awaited = own_tiles * columns * PARTS - WEIGHT_STAGES; /* parts whose place is in use */
+  int t = lane_pair(), columns = (int)(p.E / COLUMNS);
+  bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
+  struct ring_place<WEIGHT_STAGES> at = {
+    0, 0
+  };
   operand weights = operand_at(m.weights(0));
   struct input_copies inputs;
   float *own = m.inputs(), terms[D / 8][4], sums[COLUMNS / 8][4];
@@ -312,24 +290,23 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
     settle_sums(terms);
 #pragma unroll 1
     for (int j = 0; j < columns; j++, yb += COLUMNS, zb += COLUMNS) {
-      int first = stage;
+      int read[PARTS];
 #pragma unroll
-      for (int part = 0; part < PARTS; part++) {
-        operand right = weights.behind(stage * memory::STAGE_FLOATS);
-        await_at<(int)SENDERS + (int)GROUP_LANES>(part_came(stage, group));
+      for (int part = 0; part < PARTS; part++, at.step()) {
+        operand right = weights.behind(at.stage * memory::STAGE_FLOATS);
+        read[part] = at.stage;
+        await_signal(m.come(at.stage), at.use);
         begin_products();
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
           group_mma(sums, terms[part * STEPS + k], terms_behind<COLUMNS>(right, k), part + k > 0);
         end_products();
-        stage = next_stage(stage);
       }
       await_products<0>();
       settle_sums(sums);
 #pragma unroll
-      for (int part = 0; part < PARTS; part++, first = next_stage(first))
-        if (awaited-- > 0)
-          arrive_at<VJP_THREADS>(part_read(first));
+      for (int part = 0; part < PARTS; part++)
+        arrive(m.read(read[part]), speaks);
       float wb[8];
 #pragma unroll
       for (int i = 0; i < SIXTEENS; i++) {
@@ -362,13 +339,19 @@ static __global__ void __launch_bounds__(VJP_THREADS, 1) gated_vjp_tiles(struct 
   m.at = memory;
   for (int64_t e = threadIdx.x; e < (1 + WARPS) * p.E; e += VJP_THREADS)
     m.w()[e] = e < p.E ? p.w[e] : 0;
+  if (threadIdx.x == 0)
+    for (int stage = 0; stage < WEIGHT_STAGES; stage++) {
+      make_signal(m.come(stage), 1);
+      make_signal(m.read(stage), WARPS);
+    }
   __syncthreads();
   if (threadIdx.x < MULTIPLIERS) {
     take_registers<240>();
     multiply_tiles<D>(p, m);
   } else {
     leave_registers<24>();
-    send_weights<D>(p, m);
+    if (threadIdx.x == MULTIPLIERS)
+      send_weights<D>(p, m);
   }
 #endif
 }
@@ -413,7 +396,7 @@ static bool vjp_in_one_pass(stream st, struct gated_rmsnorm_shape d, const real 
       !in_packs(d.ldz, z) || !in_packs(0, out) || !in_packs(0, outb) || !in_packs(0, yb) ||
       !in_packs(d.ldz, zb))
     return false;
-  LAUNCH(st, D / 4 * d.E, put_weights_in_order, D, d.E, W, weights);
+  LAUNCH(st, D / 4 * d.E, put_weights_in_order, (int)D, (int)d.E, W, weights);
   if (D == 64)
     launch_gated_vjp<64>(st, p, blocks);
   else if (D == 128)

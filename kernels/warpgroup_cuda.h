@@ -117,15 +117,6 @@ template <int WHICH, int THREADS> INLINE_DEVICE void arrive_at_barrier(void)
 {
   asm volatile("bar.arrive %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
 }
-/* The same, of a number that is known when it runs. */
-template <int THREADS> INLINE_DEVICE void await_at(int which)
-{
-  asm volatile("bar.sync %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
-}
-template <int THREADS> INLINE_DEVICE void arrive_at(int which)
-{
-  asm volatile("bar.arrive %0, %1;" ::"r"(which), "n"(THREADS) : "memory");
-}
 /* From here on the threads of this warpgroup have COUNT registers each. */
 template <int COUNT> INLINE_DEVICE void take_registers(void)
 {
@@ -264,8 +255,6 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 {
   emulated_barrier(WHICH, THREADS, false);
 }
-template <int THREADS> void await_at(int which) { emulated_barrier(which, THREADS, true); }
-template <int THREADS> void arrive_at(int which) { emulated_barrier(which, THREADS, false); }
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
@@ -292,6 +281,17 @@ INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t 
   emulated_copy_block(to, from, bytes, signal);
 }
 #endif
+
+/* A stage of a ring, and how often the ring was used before. */
+template <int STAGES> struct ring_place {
+  int stage, use;
+  INLINE_DEVICE void step(void)
+  {
+    bool around = stage == STAGES - 1;
+    stage = around ? 0 : stage + 1;
+    use += around;
+  }
+};
 
 /* Terms 8 k to 8 k + 7 of (ROWS, any number of panels) that start at `first`. */
 template <int ROWS> INLINE_DEVICE operand terms_behind(operand first, int k)

@@ -735,8 +735,7 @@ void device_norm_products(const void *cpu, const void *device, uint64_t seed)
 void device_rounded_norm_products(const void *cpu, const void *device, uint64_t seed)
 {
   for (int i = 0; i < NORM_PRODUCT_CASES; i++)
-    norm_product(begin(cpu, device, seed), norm_product_cases[i],
-                 REAL_BITS == 32 ? 2 * TF32_UNIT : TOLERANCE);
+    norm_product(begin(cpu, device, seed), norm_product_cases[i], ROUNDED_TOLERANCE);
 }
 
 /* So many rows that each processor of a GPU has some. */
@@ -747,7 +746,7 @@ void device_many_norm_products(const void *cpu, const void *device, uint64_t see
                                                    {35000, 192, 128, 0, 1, 0, false, 0},
                                                    {17000, 64, 64, 36, 1, 4, false, 0}};
   for (int i = 0; i < 3; i++)
-    norm_product(begin(cpu, device, seed), cases[i], 2 * TF32_UNIT);
+    norm_product(begin(cpu, device, seed), cases[i], ROUNDED_TOLERANCE);
 }
 
 /* x columns of a wider matrix, biasb over many rows; xb = beta xb + ... */

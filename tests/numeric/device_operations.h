@@ -32,8 +32,8 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
 DEVICE_TESTS(DECLARE_DEVICE)
 /* where products may be of tf32; and, which takes long on the stand-in, with many rows */
 DECLARE_DEVICE(device_rounded_gated_linear)
-DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_gated_rows)
+DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_norm_products)
 #undef DECLARE_DEVICE
 #endif
