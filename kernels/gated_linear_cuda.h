@@ -73,9 +73,7 @@ template <int D>
 INLINE_DEVICE void send_weights(struct gated_product p, struct gated_memory<D> m, int64_t tiles)
 {
   int panels = (int)(p.E / PANEL);
-  struct ring_place<WEIGHT_STAGES> at = {
-    0, 0
-  };
+  ring_place<WEIGHT_STAGES> at = {0, 0};
   FOR_EACH_BLOCK (tile, tiles, 0)
     for (int i = 0; i < panels; i++) {
       if (at.use > 0)
@@ -184,9 +182,7 @@ INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D>
 {
   int panels = (int)(p.E / PANEL), stage = 0;
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
-  struct ring_place<WEIGHT_STAGES> at = {
-    0, 0
-  };
+  ring_place<WEIGHT_STAGES> at = {0, 0};
   struct input_copies inputs;
   float *own = m.inputs(), sums[D / 8][4], terms[2][4][4];
   inputs.stage = 0;

@@ -95,9 +95,7 @@ template <int D> INLINE_DEVICE void send_weights(struct gated_cotangents p, stru
 {
   enum { FLOATS = vjp_memory<D>::STAGE_FLOATS };
   int parts = (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS;
-  struct ring_place<WEIGHT_STAGES> at = {
-    0, 0
-  };
+  ring_place<WEIGHT_STAGES> at = {0, 0};
   FOR_OWN_TILES(tile, p.M)
   for (int i = 0; i < parts; i++) {
     if (at.use > 0)
@@ -271,9 +269,7 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
   enum { STEPS = memory::TERMS / 8, PARTS = memory::PARTS };
   int t = lane_pair(), columns = (int)(p.E / COLUMNS);
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
-  struct ring_place<WEIGHT_STAGES> at = {
-    0, 0
-  };
+  ring_place<WEIGHT_STAGES> at = {0, 0};
   operand weights = operand_at(m.weights(0));
   struct input_copies inputs;
   float *own = m.inputs(), terms[D / 8][4], sums[COLUMNS / 8][4];
