@@ -479,10 +479,10 @@ static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
   SHARED_FLOATS(memory);
   struct warpgroup_memory m = {memory};
   if (threadIdx.x < MULTIPLYING) {
-    take_registers<232>();
+    take_registers<224>();
     multiply_chunks(d, f, grid, m);
   } else {
-    leave_registers<40>();
+    leave_registers<56>();
     if (threadIdx.x < (int)MULTIPLYING + (int)TURNING)
       turn_chunks(d, f, grid, m);
     else
