@@ -117,9 +117,9 @@ struct input_copies {
 #pragma unroll
     for (int i = 0; i < INPUT_FOURS / 2; i++) {
       int half = i % 2, channel = i / 2 * 16;
-      copy_16_bytes(to + i * INPUT_STRIDE, y + half * 8 * p.E + channel, there[half]);
-      copy_16_bytes(to + (INPUT_FOURS / 2 + i) * INPUT_STRIDE, z + half * 8 * p.ldz + channel,
-                    there[half]);
+      copy_16_of_256_bytes(to + i * INPUT_STRIDE, y + half * 8 * p.E + channel, there[half]);
+      copy_16_of_256_bytes(to + (INPUT_FOURS / 2 + i) * INPUT_STRIDE,
+                           z + half * 8 * p.ldz + channel, there[half]);
     }
     end_batch();
     stage = (stage + 1) % INPUT_STAGES;

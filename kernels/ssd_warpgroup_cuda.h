@@ -60,7 +60,7 @@ struct warpgroup_memory {
  * for x.  Landed: the next chunk's B, for those who turn it.  Prepared: times and x; scores have
  * been made.  Read: x.  Weighed: w of a head. */
 enum { LANDED = 1, PREPARED, READ, WEIGHED };
-INLINE_DEVICE void await_chunk(void) { __syncthreads(); }
+INLINE_DEVICE void await_chunk(void) { await_block<WARPGROUP_THREADS>(); }
 
 /* What all know of the chunks. */
 struct forward_grid {

@@ -108,7 +108,12 @@ INLINE_DEVICE void show_to_products(void)
 {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-/* Barriers 1 to 15 of THREADS, some of which may only arrive. */
+/* All THREADS of the block, whose warps may be at different places of the program. */
+template <int THREADS> INLINE_DEVICE void await_block(void)
+{
+  asm volatile("barrier.sync 0, %0;" ::"n"(THREADS) : "memory");
+}
+/* Barriers 1 to 15 of THREADS, some of which may only arrive; those who wait are at one place. */
 template <int WHICH, int THREADS> INLINE_DEVICE void await_barrier(void)
 {
   asm volatile("bar.sync %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
@@ -247,6 +252,7 @@ INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
 INLINE_DEVICE void show_to_products(void) {}
+template <int THREADS> void await_block(void) { __syncthreads(); }
 template <int WHICH, int THREADS> void await_barrier(void)
 {
   emulated_barrier(WHICH, THREADS, true);
