@@ -73,12 +73,11 @@ struct batch {
 };
 
 struct network_result {
-  wide loss_sum;   /* of the cross-entropies of the labels that count */
-  int64_t labels;  /* how many those are */
-  int64_t correct; /* of them, where the largest logit is the label's */
-  const int32_t
-      *best;   /* evaluating: (M) the largest logit's index, on the host until the next call */
-  int64_t bad; /* learning: the first sequence with a loss that is not finite; -1: none */
+  wide loss_sum;       /* of the cross-entropies of the labels that count */
+  int64_t labels;      /* how many those are */
+  int64_t correct;     /* of them, where the largest logit is the label's */
+  const int32_t *best; /* evaluating: (M) the largest logit's index, until the next call */
+  int64_t bad;         /* learning: the first sequence with a loss that is not finite; -1: none */
   struct fp_result forward, backward; /* samples = 0: no solve took place */
   /* learning: what was differentiated: the mean loss, with correction and regularisation */
   wide objective;
