@@ -205,7 +205,6 @@ static enum status open_device(struct device *d)
 {
   const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS");
   d->graphs = !graphs || strcmp(graphs, "0") != 0;
-  TRY(find_device(d));
   TRY_CUDA(cudaStreamCreateWithFlags(&d->queue, cudaStreamNonBlocking), "a stream");
   return open_blas(d);
 }
@@ -227,6 +226,7 @@ EXPORTED enum status deqmamba_plugin_open(const struct plugin_host *from, enum p
   host = *from;
   d.self = &d;
   d.matmul = matmul;
+  TRY(find_device(&d));
   if (!d.queue)
     TRY(open_device(&d));
   const struct dense_library *dense = dense_cuda(&d);

@@ -39,18 +39,32 @@ static void recurrences(void **state)
   check_on_device(ssd_operations, gpu.f32, gpu.f64, FLOAT_UNIT, seed);
 }
 
-/* On a device whose blocks have less, as an A100's: kernels that take less, or others. */
-static void less_shared_memory(void **state)
+/* Another device: its compute capability and what shared memory a block may have. */
+static void pretend(const char *major, const char *bytes)
 {
+  assert_int_equal(setenv("EMULATED_MAJOR", major, 1), 0);
+  assert_int_equal(setenv("EMULATED_SHARED", bytes, 1), 0);
+}
+
+/* An A100, and one of the smaller ones, without products by warpgroups and with less shared memory:
+ * kernels that take less, or others. */
+static void other_devices(void **state)
+{
+  static const char *const bytes[] = {"166912", "101376"};
   (void)state;
-  struct plugin small;
   if (!emulated)
     skip();
-  assert_int_equal(setenv("EMULATED_SHARED", "166912", 1), 0);
-  check_ok(backend_cuda_open(PLUGIN_IEEE, &small));
-  device_unkept_outputs_f32(cpu.f32, small.f32, seed);
-  device_whole_sequences_f32(cpu.f32, small.f32, seed);
-  assert_int_equal(unsetenv("EMULATED_SHARED"), 0);
+  for (int i = 0; i < 2; i++) {
+    struct plugin other;
+    pretend("8", bytes[i]);
+    check_ok(backend_cuda_open(PLUGIN_IEEE, &other));
+    assert_non_null(strstr(other.device, "sm_80"));
+    device_unkept_outputs_f32(cpu.f32, other.f32, seed);
+    device_whole_sequences_f32(cpu.f32, other.f32, seed);
+    check_ok(backend_cuda_open(PLUGIN_TF32, &other));
+    check_on_device(ssd_operations, other.f32, other.f64, TF32_UNIT, seed);
+  }
+  assert_int_equal(unsetenv("EMULATED_MAJOR") | unsetenv("EMULATED_SHARED"), 0);
   check_ok(backend_cuda_open(PLUGIN_IEEE, &gpu));
 }
 
@@ -445,7 +459,7 @@ int main(int argc, char **argv)
   const struct CMUnitTest tests[] = {
       DEVICE_TESTS(LIST) cmocka_unit_test(operations),
       cmocka_unit_test(recurrences),
-      cmocka_unit_test(less_shared_memory),
+      cmocka_unit_test(other_devices),
       cmocka_unit_test(rounded_products),
       cmocka_unit_test(graphs),
       cmocka_unit_test(refused_updates),

@@ -10,7 +10,8 @@
  *
  * Environment: EMULATED_DEVICES=0: there is no device; EMULATED_FAULT=n: the n-th launch fails;
  * EMULATED_OPEN: device memory is not closed, which is faster; EMULATED_GRAPHS=capture,
- * instantiate, update, or launch (one that is captured): that fails always. */
+ * instantiate, update, or launch (one that is captured): that fails always; EMULATED_MAJOR and
+ * EMULATED_SHARED: the compute capability's first number, and the shared memory of a block. */
 #ifndef TESTS_EMULATION_CUDA_RUNTIME_H
 #define TESTS_EMULATION_CUDA_RUNTIME_H
 #include <functional>
@@ -157,10 +158,11 @@ struct cudaDeviceProp {
 struct cudaFuncAttributes {
   int numRegs;
 };
+cudaError_t emulated_shared_memory(int bytes); /* whether a block may have so much */
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 template <class F> cudaError_t cudaFuncSetAttribute(F *, cudaFuncAttribute, int bytes)
 {
-  return bytes <= 232448 ? cudaSuccess : cudaErrorInvalidValue;
+  return emulated_shared_memory(bytes);
 }
 extern "C" {
 cudaError_t cudaGetLastError(void);

@@ -618,10 +618,24 @@ cudaError_t cudaGetDeviceCount(int *count)
 
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 
+static int told(const char *name, int otherwise)
+{
+  const char *value = getenv(name);
+  return value ? atoi(value) : otherwise;
+}
+
+static int shared_bytes(void) { return told("EMULATED_SHARED", sizeof emulated_shared); }
+
+cudaError_t emulated_shared_memory(int bytes)
+{
+  if (bytes <= shared_bytes())
+    return cudaSuccess;
+  return failure = cudaErrorInvalidValue;
+}
+
 cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *p, int)
 {
-  const char *shared = getenv("EMULATED_SHARED");
-  *p = {"emulated", CAPACITY, shared ? (size_t)atoll(shared) : sizeof emulated_shared, 9, 0};
+  *p = {"emulated", CAPACITY, (size_t)shared_bytes(), told("EMULATED_MAJOR", 9), 0};
   return cudaSuccess;
 }
 
