@@ -169,21 +169,34 @@ struct forward_memory {
 
 INLINE_DEVICE float2 &pair_at(float *from, int i) { return *(float2 *)(from + i); } /* i even */
 
+/* Of tokens 2 l and 2 l + 1 of a warp's lane l: L = high + low, e, r dt. */
+struct own_decays {
+  float2 high, low, until, gain;
+  INLINE_DEVICE void compute(float2 dt, const double (&l)[2], double all)
+  {
+    high.x = (float)l[0], high.y = (float)l[1];
+    low.x = (float)(l[0] - (double)high.x), low.y = (float)(l[1] - (double)high.y);
+    until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
+    gain.x = power_of_2((float)(all - l[0])) * dt.x;
+    gain.y = power_of_2((float)(all - l[1])) * dt.y;
+  }
+  template <class TIMES> INLINE_DEVICE void store(TIMES *to, float2 dt) const
+  {
+    int first = (int)threadIdx.x % WARP_LANES * 2;
+    pair_at(to->high, first) = high, pair_at(to->low, first) = low;
+    pair_at(to->dt, first) = dt;
+    pair_at(to->until, first) = until, pair_at(to->gain, first) = gain;
+  }
+};
+
 /* A warp fills in a head's times. */
 INLINE_DEVICE void put_times(struct forward_times *to, float2 dt, float A)
 {
-  int first = (int)threadIdx.x % WARP_LANES * 2;
   double l[2], all;
-  float2 high, low, until, gain;
+  struct own_decays own;
   add_up_times(dt, A, l, &all);
-  high.x = (float)l[0], high.y = (float)l[1];
-  low.x = (float)(l[0] - (double)high.x), low.y = (float)(l[1] - (double)high.y);
-  until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
-  gain.x = power_of_2((float)(all - l[0])) * dt.x;
-  gain.y = power_of_2((float)(all - l[1])) * dt.y;
-  pair_at(to->high, first) = high, pair_at(to->low, first) = low;
-  pair_at(to->dt, first) = dt;
-  pair_at(to->until, first) = until, pair_at(to->gain, first) = gain;
+  own.compute(dt, l, all);
+  own.store(to, dt);
 }
 
 /* w of every head in TILES tiles of 16 rows from i0 and 8 columns from j0 on, of this warp. */

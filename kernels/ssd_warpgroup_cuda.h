@@ -159,28 +159,23 @@ INLINE_DEVICE void copy_chunks(struct ssd_shape d, struct tensor_forward f,
 
 /* ---- the warps that turn B ---- */
 
-/* A warp's lane has tokens 2 l and 2 l + 1. */
+/* A head's times before they are stored, of the tokens of own_decays. */
 struct own_tokens {
-  float2 dt, high, low, until, gain, share;
+  float2 dt, share;
+  struct own_decays decays;
   INLINE_DEVICE void compute(float A)
   {
-    double l[2], all, rate = (double)A;
-    add_up_times(dt, (float)rate, l, &all);
+    double l[2], all;
+    add_up_times(dt, A, l, &all);
     double last = from_lane(l[1], ~(int)threadIdx.x & 3); /* of the eight tokens */
-    high.x = (float)l[0], high.y = (float)l[1];
-    low.x = (float)(l[0] - (double)high.x), low.y = (float)(l[1] - (double)high.y);
-    until.x = power_of_2(high.x + low.x), until.y = power_of_2(high.y + low.y);
-    gain.x = power_of_2((float)(all - l[0])) * dt.x;
-    gain.y = power_of_2((float)(all - l[1])) * dt.y;
+    decays.compute(dt, l, all);
     share.x = power_of_2((float)(last - l[0])) * dt.x;
     share.y = power_of_2((float)(last - l[1])) * dt.y;
   }
   INLINE_DEVICE void store(struct group_times *to) const
   {
-    int first = (int)threadIdx.x % WARP_LANES * 2;
-    pair_at(to->high, first) = high, pair_at(to->low, first) = low;
-    pair_at(to->dt, first) = dt, pair_at(to->until, first) = until;
-    pair_at(to->gain, first) = gain, pair_at(to->share, first) = share;
+    decays.store(to, dt);
+    pair_at(to->share, (int)threadIdx.x % WARP_LANES * 2) = share;
   }
 };
 

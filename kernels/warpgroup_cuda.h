@@ -23,7 +23,7 @@
 #define KERNELS_WARPGROUP_CUDA_H
 #include "kernels/tensor_cores_cuda.h"
 
-enum { PANEL = 32, GROUP_LANES = 128, PANEL_ALIGNMENT = 1024 };
+enum { PANEL = 32, GROUP_LANES = 128 };
 
 /* Whether this compilation has the instructions: elsewhere such kernels are empty, and are not
  * started (device.warpgroups). */
