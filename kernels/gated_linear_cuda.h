@@ -15,19 +15,12 @@
  * so that a lane has fours of channels, and of outputs, side by side. */
 #ifndef KERNELS_GATED_LINEAR_CUDA_H
 #define KERNELS_GATED_LINEAR_CUDA_H
-#include "kernels/device_cuda.h"
-#include "kernels/rows.h"
-#include "kernels/warpgroup_cuda.h"
+#include "kernels/gated_tiles_cuda.h"
 
 enum {
-  TILE_ROWS = 128,
-  MULTIPLIERS = 256,                         /* threads that multiply */
-  GATED_THREADS = MULTIPLIERS + GROUP_LANES, /* of the others one sends, with few registers */
   INPUT_STAGES = 4,
-  WEIGHT_STAGES = 3,
   INPUT_FOURS = 8, /* of y, z and a panel: of two rows and two sixteens each */
-  INPUT_FLOATS = INPUT_FOURS * MULTIPLIERS * 4,
-  SIGNAL_FLOATS = 2 * WEIGHT_STAGES * sizeof(uint64_t) / sizeof(float)
+  INPUT_FLOATS = INPUT_FOURS * (int)INPUT_STRIDE
 };
 
 struct gated_product {
@@ -37,23 +30,15 @@ struct gated_product {
   float *out;
 };
 
-/* Of the shared memory: panels of w W, y and z, signals: a panel has come; the warps have read it.
- */
+/* Of the shared memory: panels of w W; y and z. */
 template <int D> struct gated_memory {
-  enum {
-    PANEL_FLOATS = PANEL * D,
-    INPUTS = WEIGHT_STAGES * PANEL_FLOATS,
-    SIGNALS = INPUTS + INPUT_STAGES * INPUT_FLOATS,
-    FLOATS = SIGNALS + SIGNAL_FLOATS
-  };
-  float *at;
-  INLINE_DEVICE panels<D> weights(int stage) const { return {at + stage * PANEL_FLOATS}; }
+  typedef weight_ring<(int)PANEL * D> ring;
+  enum { FLOATS = ring::FLOATS + INPUT_STAGES * INPUT_FLOATS };
+  ring weights;
+  INLINE_DEVICE explicit gated_memory(float *at) { weights.at = at; }
   /* a thread's fours, INPUT_STRIDE apart */
-  INLINE_DEVICE float *inputs(void) const { return at + INPUTS + 4 * threadIdx.x; }
-  INLINE_DEVICE uint64_t *come(int stage) const { return (uint64_t *)(at + SIGNALS) + stage; }
-  INLINE_DEVICE uint64_t *read(int stage) const { return come(WEIGHT_STAGES + stage); }
+  INLINE_DEVICE float *inputs(void) const { return weights.at + ring::FLOATS + 4 * threadIdx.x; }
 };
-enum { INPUT_STRIDE = 4 * MULTIPLIERS };
 
 /* One float of w W in order; there are less than 2^31. */
 KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float *to)
@@ -67,40 +52,17 @@ KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float 
   }
 }
 
-/* ---- the warp that sends ---- */
-
-template <int D>
-INLINE_DEVICE void send_weights(struct gated_product p, struct gated_memory<D> m, int64_t tiles)
-{
-  int panels = (int)(p.E / PANEL);
-  ring_place<WEIGHT_STAGES> at = {0, 0};
-  FOR_EACH_BLOCK (tile, tiles, 0)
-    for (int i = 0; i < panels; i++) {
-      if (at.use > 0)
-        await_signal(m.read(at.stage), at.use - 1);
-      copy_block(m.weights(at.stage).at, p.weights + i * (int64_t)(PANEL * D),
-                 (int)(PANEL * D * sizeof(float)), m.come(at.stage));
-      at.step();
-    }
-}
-
 /* ---- the warps that multiply ---- */
-
-/* This lane's rows of a tile: g and g + 8 of its warp's. */
-INLINE_DEVICE int64_t own_tile_row(int64_t tile)
-{
-  return tile * TILE_ROWS + 16 * own_warp() + lane_row();
-}
 
 /* The copies of y and z, panel by panel, on behind what is multiplied. */
 struct input_copies {
   const float *y, *z; /* of the next panel */
-  int64_t tile;
+  int tile;
   int panels; /* left of this tile */
   int stage;
   bool there[2];
 
-  INLINE_DEVICE void begin_tile(struct gated_product p, int64_t next)
+  INLINE_DEVICE void begin_tile(struct gated_product p, int next)
   {
     int64_t row = own_tile_row(next);
     tile = next;
@@ -125,7 +87,7 @@ struct input_copies {
     stage = (stage + 1) % INPUT_STAGES;
     y += PANEL, z += PANEL;
     if (--panels == 0)
-      begin_tile(p, tile + gridDim.x);
+      begin_tile(p, tile + (int)gridDim.x);
   }
 };
 
@@ -154,7 +116,7 @@ INLINE_DEVICE void gated_terms(const float *from, float (&terms)[4][4], float (&
 
 /* The outputs of a tile: four lanes have a row's. */
 template <int TILES>
-INLINE_DEVICE void put_scaled(struct gated_product p, int64_t tile, const float (&sums)[TILES][4],
+INLINE_DEVICE void put_scaled(struct gated_product p, int tile, const float (&sums)[TILES][4],
                               const float (&squares)[2][2])
 {
 #pragma unroll
@@ -177,19 +139,19 @@ INLINE_DEVICE void put_scaled(struct gated_product p, int64_t tile, const float 
   }
 }
 
-template <int D>
-INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D> m, int64_t tiles)
+template <int D> INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D> m)
 {
   int panels = (int)(p.E / PANEL), stage = 0;
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
-  ring_place<WEIGHT_STAGES> at = {0, 0};
+  weight_place at = {0, 0};
   struct input_copies inputs;
   float *own = m.inputs(), sums[D / 8][4], terms[2][4][4];
   inputs.stage = 0;
-  inputs.begin_tile(p, blockIdx.x);
+  inputs.begin_tile(p, (int)blockIdx.x);
   for (int i = 0; i < INPUT_STAGES - 1; i++)
     inputs.copy(p, own);
-  FOR_EACH_BLOCK (tile, tiles, 0) {
+  FOR_OWN_TILES(tile, p.M)
+  {
     float squares[2][2] = {};
     int before = 0; /* the stage that the products under way read */
     for (int i = 0; i < panels; i += 2) {
@@ -199,8 +161,8 @@ INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D>
         await_batches<INPUT_STAGES - 1>();
         gated_terms(own + stage * INPUT_FLOATS, terms[odd], squares);
         stage = (stage + 1) % INPUT_STAGES;
-        await_signal(m.come(at.stage), at.use);
-        operand weights = operand_at(m.weights(at.stage).at);
+        await_signal(m.weights.come(at.stage), at.use);
+        operand weights = operand_at(m.weights.stage(at.stage));
         settle_sums(terms[odd]);
         begin_products();
 #pragma unroll
@@ -208,13 +170,13 @@ INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D>
           group_mma(sums, terms[odd][k], terms_behind<D>(weights, k), i + odd + k > 0);
         end_products();
         await_products<1>();
-        arrive(m.read(before), speaks && i + odd > 0);
+        arrive(m.weights.read(before), speaks && i + odd > 0);
         before = at.stage;
         at.step();
       }
     }
     await_products<0>();
-    arrive(m.read(before), speaks);
+    arrive(m.weights.read(before), speaks);
     settle_sums(sums);
     put_scaled(p, tile, sums, squares);
   }
@@ -222,27 +184,19 @@ INLINE_DEVICE void multiply_tiles(struct gated_product p, struct gated_memory<D>
 }
 
 template <int D>
-static __global__ void __launch_bounds__(GATED_THREADS, 1)
-    gated_linear_tiles(struct gated_product p)
+static __global__ void __launch_bounds__(TILE_THREADS, 1) gated_linear_tiles(struct gated_product p)
 {
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
-  struct gated_memory<D> m;
-  m.at = memory;
-  int64_t tiles = (p.M + TILE_ROWS - 1) / TILE_ROWS;
-  if (threadIdx.x == 0)
-    for (int stage = 0; stage < WEIGHT_STAGES; stage++) {
-      make_signal(m.come(stage), 1);
-      make_signal(m.read(stage), MULTIPLIERS / WARP_LANES);
-    }
-  __syncthreads();
+  struct gated_memory<D> m(memory);
+  m.weights.make_signals();
   if (threadIdx.x < MULTIPLIERS) {
     take_registers<240>();
-    multiply_tiles<D>(p, m, tiles);
+    multiply_tiles<D>(p, m);
   } else {
     leave_registers<24>();
     if (threadIdx.x == MULTIPLIERS)
-      send_weights<D>(p, m, tiles);
+      m.weights.send(p.weights, (int)(p.E / PANEL), p.M);
   }
 #endif
 }
@@ -252,10 +206,10 @@ static __global__ void __launch_bounds__(GATED_THREADS, 1)
 template <int D> static bool launch_gated_linear(stream st, struct gated_product p)
 {
   size_t bytes = gated_memory<D>::FLOATS * sizeof(float);
-  int64_t tiles = (p.M + TILE_ROWS - 1) / TILE_ROWS;
+  int tiles = tiles_of(p.M);
   if (bytes > device_of(st)->shared_bytes)
     return false;
-  LAUNCH_SHARED(st, tiles < PROCESSORS ? tiles : PROCESSORS, GATED_THREADS, bytes,
+  LAUNCH_SHARED(st, tiles < PROCESSORS ? tiles : PROCESSORS, TILE_THREADS, bytes,
                 gated_linear_tiles<D>, p);
   return true;
 }

@@ -18,24 +18,15 @@
  * memory, where each column is one lane's; its blocks' sums are added up behind them. */
 #ifndef KERNELS_GATED_LINEAR_VJP_CUDA_H
 #define KERNELS_GATED_LINEAR_VJP_CUDA_H
-#include "kernels/device_cuda.h"
-#include "kernels/rows.h"
-#include "kernels/warpgroup_cuda.h"
+#include "kernels/gated_tiles_cuda.h"
 
 enum {
-  TILE_ROWS = 128,
-  COLUMNS = 64,                            /* of ynb at a time: 8 tiles of sums */
-  MULTIPLIERS = 256,                       /* threads that multiply */
-  VJP_THREADS = MULTIPLIERS + GROUP_LANES, /* of the others one sends, with few registers */
-  WARPS = MULTIPLIERS / WARP_LANES,
-  PART = 128, /* terms of W' that come together */
-  WEIGHT_STAGES = 3,
-  SIGNAL_FLOATS = 2 * WEIGHT_STAGES * sizeof(uint64_t) / sizeof(float),
+  COLUMNS = 64, /* of ynb at a time: 8 tiles of sums */
+  PART = 128,   /* terms of W' that come together */
   SIXTEENS = COLUMNS / 16,
   INPUT_STAGES = SIXTEENS, /* of y and z, each of 16 columns: a sixteen is always in the same */
   INPUT_FOURS = 4,         /* of a thread: two rows of y, of z */
-  INPUT_STRIDE = 4 * MULTIPLIERS,
-  INPUT_FLOATS = INPUT_FOURS * INPUT_STRIDE
+  INPUT_FLOATS = INPUT_FOURS * (int)INPUT_STRIDE
 };
 
 struct gated_cotangents {
@@ -44,32 +35,23 @@ struct gated_cotangents {
   float *yb, *zb, *sums;                             /* (blocks,E), or NULL */
 };
 
-/* Of the shared memory: parts of W', y and z, signals, w, sums of each warp.  Signals: a part has
- * come; the warps have read it. */
+/* Of the shared memory: parts of W', y and z, w, sums of each warp. */
 template <int D> struct vjp_memory {
-  enum {
-    TERMS = D < PART ? D : PART,
-    PARTS = D / TERMS,
-    STAGE_FLOATS = COLUMNS * TERMS,
-    INPUTS = WEIGHT_STAGES * STAGE_FLOATS,
-    SIGNALS = INPUTS + INPUT_STAGES * INPUT_FLOATS,
-    ROWS_OF_E = SIGNALS + SIGNAL_FLOATS
-  };
-  float *at;
-  INLINE_DEVICE float *weights(int stage) const { return at + stage * STAGE_FLOATS; }
+  enum { TERMS = D < PART ? D : (int)PART, PARTS = D / TERMS, STAGE_FLOATS = COLUMNS * TERMS };
+  typedef weight_ring<STAGE_FLOATS> ring;
+  enum { ROWS_OF_E = ring::FLOATS + INPUT_STAGES * INPUT_FLOATS };
+  ring weights;
+  INLINE_DEVICE explicit vjp_memory(float *at) { weights.at = at; }
   /* a thread's fours, INPUT_STRIDE apart */
-  INLINE_DEVICE float *inputs(void) const { return at + INPUTS + 4 * threadIdx.x; }
-  INLINE_DEVICE uint64_t *come(int stage) const { return (uint64_t *)(at + SIGNALS) + stage; }
-  INLINE_DEVICE uint64_t *read(int stage) const { return come(WEIGHT_STAGES + stage); }
-  INLINE_DEVICE float *w(void) const { return at + ROWS_OF_E; }
+  INLINE_DEVICE float *inputs(void) const { return weights.at + ring::FLOATS + 4 * threadIdx.x; }
+  INLINE_DEVICE float *w(void) const { return weights.at + ROWS_OF_E; }
   INLINE_DEVICE float *sums(int warp, int64_t E) const { return w() + (1 + warp) * E; }
-  static size_t bytes(int64_t E) { return (ROWS_OF_E + (1 + WARPS) * E) * sizeof(float); }
+  static size_t bytes(int64_t E)
+  {
+    return (ROWS_OF_E + (1 + MULTIPLYING_WARPS) * E) * sizeof(float);
+  }
 };
 enum { SUMS_MADE = 1 }; /* a barrier */
-
-INLINE int tiles_of(int64_t M) { return (int)((M + TILE_ROWS - 1) / TILE_ROWS); }
-#define FOR_OWN_TILES(tile, M) \
-  for (int tile = (int)blockIdx.x, tiles_ = tiles_of(M); tile < tiles_; tile += (int)gridDim.x)
 
 /* Four terms of a row of the right operand, of W (D,E); there are less than 2^31. */
 KERNEL put_weights_in_order(int D, int E, const float *W, float *to)
@@ -89,30 +71,7 @@ KERNEL put_weights_in_order(int D, int E, const float *W, float *to)
   }
 }
 
-/* ---- the warp that sends ---- */
-
-template <int D> INLINE_DEVICE void send_weights(struct gated_cotangents p, struct vjp_memory<D> m)
-{
-  enum { FLOATS = vjp_memory<D>::STAGE_FLOATS };
-  int parts = (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS;
-  ring_place<WEIGHT_STAGES> at = {0, 0};
-  FOR_OWN_TILES(tile, p.M)
-  for (int i = 0; i < parts; i++) {
-    if (at.use > 0)
-      await_signal(m.read(at.stage), at.use - 1);
-    copy_block(m.weights(at.stage), p.weights + i * (int64_t)FLOATS, FLOATS * (int)sizeof(float),
-               m.come(at.stage));
-    at.step();
-  }
-}
-
 /* ---- the warps that multiply ---- */
-
-/* This lane's rows of a tile: g and g + 8 of its warp's. */
-INLINE_DEVICE int64_t own_tile_row(int tile)
-{
-  return (int64_t)tile * TILE_ROWS + 16 * (int)(threadIdx.x / WARP_LANES) + lane_row();
-}
 
 /* The copies of y and z, sixteen columns after the other, on behind what is multiplied. */
 struct input_copies {
@@ -256,7 +215,7 @@ template <int D> INLINE_DEVICE void put_sums(struct gated_cotangents p, struct v
   for (int64_t e = threadIdx.x; e < p.E; e += MULTIPLIERS) {
     float sum = 0;
 #pragma unroll
-    for (int warp = 0; warp < WARPS; warp++)
+    for (int warp = 0; warp < MULTIPLYING_WARPS; warp++)
       sum += m.sums(warp, p.E)[e];
     p.sums[blockIdx.x * p.E + e] = sum;
   }
@@ -269,12 +228,11 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
   enum { STEPS = memory::TERMS / 8, PARTS = memory::PARTS };
   int t = lane_pair(), columns = (int)(p.E / COLUMNS);
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
-  ring_place<WEIGHT_STAGES> at = {0, 0};
-  operand weights = operand_at(m.weights(0));
+  weight_place at = {0, 0};
+  operand weights = operand_at(m.weights.stage(0));
   struct input_copies inputs;
   float *own = m.inputs(), terms[D / 8][4], sums[COLUMNS / 8][4];
-  float *own_sums =
-      m.sums((int)threadIdx.x / WARP_LANES, p.E) + lane_row() / 4 * 16 + 4 * t + lane_row() % 4;
+  float *own_sums = m.sums(own_warp(), p.E) + lane_row() / 4 * 16 + 4 * t + lane_row() % 4;
   inputs.begin_tile(p, (int)blockIdx.x);
   for (int i = 0; i < INPUT_STAGES - 1; i++)
     inputs.copy(p, own + i * INPUT_FLOATS);
@@ -291,7 +249,7 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
       for (int part = 0; part < PARTS; part++, at.step()) {
         operand right = weights.behind(at.stage * memory::STAGE_FLOATS);
         read[part] = at.stage;
-        await_signal(m.come(at.stage), at.use);
+        await_signal(m.weights.come(at.stage), at.use);
         begin_products();
 #pragma unroll
         for (int k = 0; k < STEPS; k++)
@@ -302,7 +260,7 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
       settle_sums(sums);
 #pragma unroll
       for (int part = 0; part < PARTS; part++)
-        arrive(m.read(read[part]), speaks);
+        arrive(m.weights.read(read[part]), speaks);
       float wb[8];
 #pragma unroll
       for (int i = 0; i < SIXTEENS; i++) {
@@ -327,27 +285,21 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
 }
 
 template <int D>
-static __global__ void __launch_bounds__(VJP_THREADS, 1) gated_vjp_tiles(struct gated_cotangents p)
+static __global__ void __launch_bounds__(TILE_THREADS, 1) gated_vjp_tiles(struct gated_cotangents p)
 {
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
-  struct vjp_memory<D> m;
-  m.at = memory;
-  for (int64_t e = threadIdx.x; e < (1 + WARPS) * p.E; e += VJP_THREADS)
+  struct vjp_memory<D> m(memory);
+  for (int64_t e = threadIdx.x; e < (1 + MULTIPLYING_WARPS) * p.E; e += TILE_THREADS)
     m.w()[e] = e < p.E ? p.w[e] : 0;
-  if (threadIdx.x == 0)
-    for (int stage = 0; stage < WEIGHT_STAGES; stage++) {
-      make_signal(m.come(stage), 1);
-      make_signal(m.read(stage), WARPS);
-    }
-  __syncthreads();
+  m.weights.make_signals(); /* and w is there */
   if (threadIdx.x < MULTIPLIERS) {
     take_registers<240>();
     multiply_tiles<D>(p, m);
   } else {
     leave_registers<24>();
     if (threadIdx.x == MULTIPLIERS)
-      send_weights<D>(p, m);
+      m.weights.send(p.weights, (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS, p.M);
   }
 #endif
 }
@@ -363,7 +315,7 @@ BLOCK_KERNEL add_up_blocks(int64_t blocks, int64_t E, const float *sums, float *
 
 template <int D> static void launch_gated_vjp(stream st, struct gated_cotangents p, int64_t blocks)
 {
-  LAUNCH_SHARED(st, blocks, VJP_THREADS, vjp_memory<D>::bytes(p.E), gated_vjp_tiles<D>, p);
+  LAUNCH_SHARED(st, blocks, TILE_THREADS, vjp_memory<D>::bytes(p.E), gated_vjp_tiles<D>, p);
 }
 
 static size_t gated_vjp_bytes(int64_t D, int64_t E)
