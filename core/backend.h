@@ -26,12 +26,14 @@ struct backend {
   enum status (*download)(stream st, size_t bytes, const DEVICE void *dev, void *host); /* syncs */
   enum status (*sync)(stream st);
   /* Work that is enqueued again and again; NULL: the device gains nothing by it.  What is enqueued
-   * between capture_begin and capture_end is not run, but kept as a graph that replay enqueues; it
-   * holds until the next capture_end.  Nothing in between may wait, allocate, or copy from or to
-   * the host.  false, NULL: there is no graph, and the caller enqueues all of the work itself. */
+   * between capture_begin and capture_end is not run, but kept as a graph that replay enqueues, a
+   * few at a time, until release_captured.  Nothing in between may wait, allocate, or copy from or
+   * to the host.  false, NULL: there is no graph, and the caller enqueues all of the work itself.
+   */
   bool (*capture_begin)(stream st);
   const struct captured *(*capture_end)(stream st);
   void (*replay)(stream st, const struct captured *graph);
+  void (*release_captured)(stream st);
 #define OPERATION(name, ...) void (*name)(stream st, __VA_ARGS__);
 #include "core/operations.def"
 #undef OPERATION

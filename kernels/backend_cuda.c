@@ -16,6 +16,7 @@ static struct backend table = {
     .capture_begin = device_capture_begin,
     .capture_end = device_capture_end,
     .replay = device_replay,
+    .release_captured = device_release_captured,
 #define OPERATION(operation, ...) .operation = OP(operation),
 #include "core/operations.def"
 #undef OPERATION

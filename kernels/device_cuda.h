@@ -13,8 +13,10 @@ struct captured {
   cudaGraphExec_t graph; /* NULL: this place is free */
   size_t nodes;
   uint64_t products;
+  uint64_t captured; /* when: later ones have larger numbers */
+  bool held;         /* since then: no other graph may become this executable */
 };
-enum { GRAPHS_KEPT = 8 };
+enum { GRAPHS_KEPT = 24 };
 
 /* How cuBLASLt makes a product that adds more in the same pass (linalg_cuda.c): found out once. */
 struct product_key {
@@ -51,7 +53,8 @@ struct device {
   bool graphs, capturing;
   uint64_t products;   /* a hash of what cuBLAS was asked for since the capture began */
   const char *spoiled; /* why what is being captured is no graph; NULL: it may be */
-  struct captured captured[GRAPHS_KEPT]; /* the last used first */
+  struct captured captured[GRAPHS_KEPT];
+  uint64_t captures; /* so far */
 };
 
 static inline struct device *device_of(stream st) { return *(struct device **)st; }
@@ -70,6 +73,7 @@ void device_note(stream st, const char *call, const char *why);
 bool device_capture_begin(stream st);
 const struct captured *device_capture_end(stream st);
 void device_replay(stream st, const struct captured *graph);
+void device_release_captured(stream st);
 }
 
 /* What the plug-in's files, compiled by precision, give to it. */

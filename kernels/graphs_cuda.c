@@ -35,53 +35,66 @@ extern "C" bool device_capture_begin(stream st)
   return d->capturing;
 }
 
-/* The place of a kept executable that has become this graph; GRAPHS_KEPT: there is none. */
-static int update(struct device *d, cudaGraph_t graph, const struct captured *like)
+/* A kept executable that has become this graph; NULL: there is none. */
+static struct captured *update(struct device *d, cudaGraph_t graph, size_t nodes)
 {
   cudaGraphExecUpdateResultInfo unused;
-  for (int i = 0; i < GRAPHS_KEPT && d->captured[i].graph; i++) {
-    if (d->captured[i].nodes != like->nodes || d->captured[i].products != like->products)
+  for (int i = 0; i < GRAPHS_KEPT; i++) {
+    struct captured *c = &d->captured[i];
+    if (!c->graph || c->held || c->nodes != nodes || c->products != d->products)
       continue;
-    if (cudaGraphExecUpdate(d->captured[i].graph, graph, &unused) == cudaSuccess)
-      return i;
+    if (cudaGraphExecUpdate(c->graph, graph, &unused) == cudaSuccess)
+      return c;
     (void)cudaGetLastError();
   }
-  return GRAPHS_KEPT;
+  return NULL;
 }
 
-/* Makes room in the last place; what was enqueued of the graph there has then run. */
-static cudaError_t drop_last(struct device *d)
+/* The place for another executable: an empty one, or that of the one captured longest ago. */
+static struct captured *oldest(struct device *d)
 {
-  struct captured *last = &d->captured[GRAPHS_KEPT - 1];
-  if (!last->graph)
+  struct captured *found = NULL;
+  for (int i = 0; i < GRAPHS_KEPT; i++) {
+    struct captured *c = &d->captured[i];
+    if (!c->held && (!found || (c->graph ? c->captured : 0) < (found->graph ? found->captured : 0)))
+      found = c;
+  }
+  return found;
+}
+
+/* What was enqueued of the graph has then run. */
+static cudaError_t drop(struct device *d, struct captured *c)
+{
+  if (!c->graph)
     return cudaSuccess;
   cudaError_t e = cudaStreamSynchronize(d->queue);
   if (e == cudaSuccess)
-    e = cudaGraphExecDestroy(last->graph);
-  last->graph = NULL;
+    e = cudaGraphExecDestroy(c->graph);
+  c->graph = NULL;
   return e;
 }
 
-/* The graph becomes the executable in the first place. */
-static cudaError_t make_executable(struct device *d, cudaGraph_t graph)
+/* *made: the graph's executable, held. */
+static cudaError_t make_executable(struct device *d, cudaGraph_t graph, struct captured **made)
 {
-  struct captured c = {NULL, 0, d->products};
-  cudaError_t e = cudaGraphGetNodes(graph, NULL, &c.nodes);
+  size_t nodes;
+  cudaError_t e = cudaGraphGetNodes(graph, NULL, &nodes);
   if (e != cudaSuccess)
     return e;
-  int at = update(d, graph, &c);
-  if (at < GRAPHS_KEPT) {
-    c = d->captured[at];
-  } else {
-    e = drop_last(d);
+  struct captured *c = update(d, graph, nodes);
+  if (!c) {
+    c = oldest(d);
+    if (!c)
+      return cudaErrorInvalidValue;
+    e = drop(d, c);
     if (e == cudaSuccess)
-      e = cudaGraphInstantiate(&c.graph, graph, 0);
+      e = cudaGraphInstantiate(&c->graph, graph, 0);
     if (e != cudaSuccess)
       return e;
-    at = GRAPHS_KEPT - 1;
   }
-  memmove(d->captured + 1, d->captured, (size_t)at * sizeof c);
-  d->captured[0] = c;
+  c->nodes = nodes, c->products = d->products;
+  c->held = true, c->captured = ++d->captures;
+  *made = c;
   return cudaSuccess;
 }
 
@@ -89,17 +102,18 @@ extern "C" const struct captured *device_capture_end(stream st)
 {
   struct device *d = device_of(st);
   cudaGraph_t graph = NULL;
+  struct captured *made = NULL;
   const char *doing = "capture";
   cudaError_t e = cudaStreamEndCapture(d->queue, &graph);
   d->capturing = false;
   if (e == cudaSuccess && !d->spoiled) {
     doing = "instantiation";
-    e = make_executable(d, graph);
+    e = make_executable(d, graph, &made);
   }
   if (graph)
     (void)cudaGraphDestroy(graph);
   if (e == cudaSuccess && !d->spoiled)
-    return &d->captured[0];
+    return made;
   give_up(d, doing, d->spoiled ? d->spoiled : cudaGetErrorString(e));
   return NULL;
 }
@@ -110,5 +124,12 @@ extern "C" void device_replay(stream st, const struct captured *graph)
   if (e != cudaSuccess)
     (void)cudaGetLastError();
   device_note(st, "a graph's replay", e == cudaSuccess ? NULL : cudaGetErrorString(e));
+}
+
+extern "C" void device_release_captured(stream st)
+{
+  struct device *d = device_of(st);
+  for (int i = 0; i < GRAPHS_KEPT; i++)
+    d->captured[i].held = false;
 }
 #endif

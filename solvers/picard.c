@@ -1,72 +1,64 @@
 /* picard.c: z <- (1 - damping) z + damping f(z).  Converges when the damped map contracts; the
- * oracle that the other methods are tested against.  One pass keeps the best iterate, and steps or
- * goes back to it. */
+ * oracle that the other methods are tested against.
+ *
+ * It moves no vector that need not move.  The next iterate is made where f(z) lies, and z, which as
+ * a rule is the best one so far, stays: then `best`, z and fz change places. */
 #include "solvers/samples.h"
 
-INLINE real mixed(real damping, real z, real fz)
-{
-  return damping == 1 ? fz : z + damping * (fz - z);
-}
+INLINE real mixed(real damping, real z, real fz) { return z + damping * (fz - z); }
 
-/* What becomes of a tile's unknowns. */
-struct turn {
-  bool keeps, steps;
-  real damping;
-};
-
-INLINE void step_columns(const struct fp_samples *s, const struct fp_tile *t, struct turn turn)
+/* fz <- the damped step */
+INLINE void mix_columns(int64_t first, int64_t end, real damping, const real *z, real *fz)
 {
-  real *z = s->z, *best = s->best;
-  const real *fz = s->fz;
 #ifdef __CUDACC__
-  if (in_packs(t->first | t->end, z) && in_packs(0, fz) && in_packs(0, best)) {
+  if (in_packs(first | end, z) && in_packs(0, fz)) {
     enum { FLIGHT = 4 }; /* loads on their way together */
-    int64_t packs = t->end / PACK;
-    for (int64_t k = t->first / PACK + lane(); k < packs; k += FLIGHT * WARP) {
-      pack<PACK> p[FLIGHT], f[FLIGHT] = {};
+    int64_t packs = end / PACK;
+    for (int64_t k = first / PACK + lane(); k < packs; k += FLIGHT * WARP) {
+      pack<PACK> p[FLIGHT], f[FLIGHT];
 #pragma unroll
       for (int i = 0; i < FLIGHT; i++)
-        if (k + i * WARP < packs) {
-          p[i] = pack_at(z, k + i * WARP);
-          if (turn.steps)
-            f[i] = pack_at(fz, k + i * WARP);
-        }
+        if (k + i * WARP < packs)
+          p[i] = pack_at(z, k + i * WARP), f[i] = pack_at(fz, k + i * WARP);
 #pragma unroll
       for (int i = 0; i < FLIGHT; i++) {
         if (k + i * WARP >= packs)
           break;
-        if (turn.keeps)
-          put_pack(p[i], best, k + i * WARP);
         for (int q = 0; q < PACK; q++)
-          p[i].at[q] = mixed(turn.damping, p[i].at[q], f[i].at[q]);
-        if (turn.steps)
-          put_pack(p[i], z, k + i * WARP);
+          f[i].at[q] = mixed(damping, p[i].at[q], f[i].at[q]);
+        put_pack(f[i], fz, k + i * WARP);
       }
     }
     return;
   }
 #endif
-  if (turn.keeps)
-    copy_columns(t->first, t->end, z, best);
-  if (turn.steps) {
-    SIMD
-    FOR_COLUMNS (j, t->first, t->end)
-      z[j] = mixed(turn.damping, z[j], fz[j]);
-  }
+  SIMD
+  FOR_COLUMNS (j, first, end)
+    fz[j] = mixed(damping, z[j], fz[j]);
 }
 
-KERNEL advance(struct fp_samples s, real damping)
+/* fz <- the next iterate of an active sample, z <- its best one, where they are not there. */
+INLINE void turn_tile(const struct fp_samples *s, const struct fp_tile *t, real damping)
+{
+  const struct fp_sample *p = &s->sample[t->sample];
+  if (p->action == FP_STEP && damping != 1)
+    mix_columns(t->first, t->end, damping, s->z, s->fz);
+  else if (p->action == FP_HOLD || (p->action == FP_REPLAY && p->keep))
+    copy_columns(t->first, t->end, s->z, s->fz);
+  else if (p->action == FP_REPLAY)
+    copy_columns(t->first, t->end, s->best, s->fz);
+  if (!p->keep && p->exit == FP_RUNNING)
+    copy_columns(t->first, t->end, s->best, s->z);
+}
+
+KERNEL turn(struct fp_samples s, real damping)
 {
   FOR_EACH_ROW (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
     struct fp_tile t = tile_of(&s, i);
-    if (t.active) {
-      const struct fp_sample *p = &s.sample[t.sample];
-      struct turn turn = {p->keep, p->action == FP_STEP, damping};
-      if (turn.keeps || turn.steps)
-        step_columns(&s, &t, turn);
-      if (p->action == FP_REPLAY)
-        copy_columns(t.first, t.end, s.best, s.z);
-    }
+    if (t.active)
+      turn_tile(&s, &t, damping);
+    else
+      zero_columns(t.first, t.end, s.fz);
   }
 }
 
@@ -74,7 +66,7 @@ static void picard_step(stream st, const struct fp_samples *s, const struct fp_o
                         const struct fp_memory *m)
 {
   (void)m;
-  LAUNCH_ROWS(st, fp_tiles(s), advance, *s, (real)o->damping);
+  LAUNCH_ROWS(st, fp_tiles(s), turn, *s, (real)o->damping);
 }
 
 extern const struct fp_method picard;

@@ -389,6 +389,12 @@ void samples_replay(stream st, const struct fp_samples *s)
   LAUNCH_ROWS(st, fp_tiles(s), replay_best, *s);
 }
 
+void samples_trade(struct fp_samples *s)
+{
+  DEVICE real *best = s->best;
+  s->best = s->z, s->z = s->fz, s->fz = best;
+}
+
 /* Block b of packed row r begins anew, from the guess; behind the row's end it is zero.  A warp
  * does that together, as all that moves a row's blocks. */
 INLINE void admit_block(const struct fp_samples *s, const struct fp_decision *d, const real *guess,

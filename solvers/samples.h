@@ -95,11 +95,12 @@ struct fp_memory {
 /* A method: carve (NULL: nothing to keep) takes its memory for the samples in s; step makes z of
  * every sample whose action is FP_STEP the next iterate.  A sample with iterations = 1 is new.
  * inverse (NULL: nothing to tell; window: all): where H lies, and of each slot how many terms.
- * keeps: the step does samples_keep and samples_replay in the same pass. */
+ * trades: the step does what samples_keep and samples_replay do in the same pass, and leaves next
+ * iterates in fz and best ones in z: samples_trade follows. */
 #define fp_method NAME(fp_method)
 struct fp_method {
   const char *name;
-  bool keeps;
+  bool trades;
   enum status (*carve)(struct arena *device, const struct fp_samples *s, const struct fp_options *o,
                        struct fp_memory *m);
   void (*step)(stream st, const struct fp_samples *s, const struct fp_options *o,
@@ -119,6 +120,7 @@ extern const struct fp_method picard, anderson, broyden, gmres;
 #define samples_decide OP(samples_decide)
 #define samples_keep OP(samples_keep)
 #define samples_replay OP(samples_replay)
+#define samples_trade OP(samples_trade)
 #define samples_record OP(samples_record)
 #define samples_live OP(samples_live)
 #define samples_count OP(samples_count)
@@ -138,6 +140,9 @@ void samples_decide(stream st, const struct fp_samples *s, const struct fp_decis
 void samples_keep(stream st, const struct fp_samples *s);
 /* z of those that must replay becomes their best iterate. */
 void samples_replay(stream st, const struct fp_samples *s);
+/* What is in fz is z now, what is in z is best; after SAMPLES_TRADES all are where they were. */
+enum { SAMPLES_TRADES = 3 };
+void samples_trade(struct fp_samples *s);
 /* What is known of finished rows goes into the answer (window: all). */
 void samples_record(stream st, const struct fp_samples *s, const struct fp_decision *d);
 /* Sums of the slots' counters (FP_COUNTERS). */

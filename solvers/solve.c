@@ -18,9 +18,11 @@ struct solver {
   int32_t *host_iterations; /* total */
   double *host_residual;
   uint8_t *host_exit;
-  DEVICE real *z;               /* the caller's (problem rows,length,n) */
-  const struct captured *graph; /* of an iteration on iterated_rows; NULL: none yet */
-  int64_t iterated_rows;        /* of the last iteration; 0: there was none */
+  DEVICE real *z; /* the caller's (problem rows,length,n) */
+  /* of iterations on iterated_rows, by the places of their arrays; NULL: none yet */
+  const struct captured *graph[SAMPLES_TRADES];
+  int trades;            /* so far, modulo SAMPLES_TRADES */
+  int64_t iterated_rows; /* of the last iteration; 0: there was none */
 };
 
 static const struct fp_method *method_of(enum fp_solver solver)
@@ -105,6 +107,12 @@ static enum status poll(struct solver *v, bool *done)
   return OK;
 }
 
+static void trade(struct solver *v)
+{
+  samples_trade(&v->s);
+  v->trades = (v->trades + 1) % SAMPLES_TRADES;
+}
+
 static enum status iterate(struct solver *v)
 {
   stream st = v->be->st;
@@ -114,10 +122,12 @@ static enum status iterate(struct solver *v)
   TRY(v->p->f(v->p->ctx, &a, s->z, s->fz));
   samples_measure(st, s, v->o.stop == FP_MAX);
   samples_decide(st, s, &v->d);
-  if (!v->method->keeps)
+  if (!v->method->trades)
     samples_keep(st, s);
   v->method->step(st, s, &v->o, &v->memory);
-  if (!v->method->keeps)
+  if (v->method->trades)
+    trade(v);
+  else
     samples_replay(st, s);
   if (!v->d.all) {
     if (v->p->retire)
@@ -128,27 +138,47 @@ static enum status iterate(struct solver *v)
   return OK;
 }
 
-/* An iteration enqueues the same work as long as no row is dropped.  The first runs as it is (what
- * a device and its libraries load at a first call cannot be captured), the second is captured, and
- * replayed as itself and for those behind it. */
-static enum status iterate_captured(struct solver *v)
+/* No graph of what was enqueued so far is wanted any more. */
+static void forget_graphs(struct solver *v)
+{
+  v->be->release_captured(v->be->st);
+  memset(v->graph, 0, sizeof v->graph);
+}
+
+/* Captures an iteration, without running it; *graph is NULL where that is refused. */
+static enum status capture(struct solver *v, const struct captured **graph)
 {
   const struct backend *be = v->be;
+  const struct fp_samples s = v->s;
+  const int trades = v->trades;
+  *graph = NULL;
+  if (!be->capture_begin(be->st))
+    return OK;
+  enum status status = iterate(v);
+  v->s = s, v->trades = trades;
+  *graph = be->capture_end(be->st);
+  return *graph ? status : OK;
+}
+
+/* An iteration enqueues the same work as long as no row is dropped and its arrays have the same
+ * places.  The first runs as it is (what a device and its libraries load at a first call cannot be
+ * captured); those behind it are captured where they are the first with these places, and replayed
+ * as themselves and for those that follow. */
+static enum status iterate_captured(struct solver *v)
+{
+  const struct captured **graph = &v->graph[v->trades];
   if (v->iterated_rows != v->s.rows) {
     v->iterated_rows = v->s.rows;
-    v->graph = NULL;
+    forget_graphs(v);
     return iterate(v);
   }
-  if (!v->graph) {
-    if (!be->capture_begin(be->st))
-      return iterate(v);
-    enum status s = iterate(v);
-    v->graph = be->capture_end(be->st);
-    if (!v->graph)
-      return iterate(v);
-    TRY(s);
-  }
-  be->replay(be->st, v->graph);
+  if (!*graph)
+    TRY(capture(v, graph));
+  if (!*graph)
+    return iterate(v);
+  v->be->replay(v->be->st, *graph);
+  if (v->method->trades)
+    trade(v);
   return OK;
 }
 
@@ -285,6 +315,8 @@ enum status fp_solve(const struct backend *be, const struct fp_problem *p,
     }
     TRY(poll(&v, &done));
   }
+  if (captured)
+    forget_graphs(&v);
   if (v.d.all)
     finish_rows(&v);
   if (p->inverse)
