@@ -218,6 +218,9 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   TRY(CARVE(dev, M * d->H, &dtb));
   TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
   TRY(project_out_vjp(m, p, M, zxbcdt, a, outb, scratch, ynb, yb, zxbcdtb, g));
+  relay_await(s->relay, l);
+  if (s->relay && s0b)
+    layer_states_clear(m, s->rows, l, s0b);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
@@ -226,6 +229,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   be->conv1d_vjp(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
                  xBCb, s1b ? s1b->conv[l] : NULL, 0, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
                  s0b ? s0b->conv[l] : NULL);
+  relay_pass(s->relay, l);
   if (ub && adds)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, u_beta, ub);
   be->linear_vjp(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, zxbcdtb, 0, xnb,

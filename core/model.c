@@ -1,6 +1,6 @@
-/* model.c: parameters, activations, and f around its mixers.  Equations: model.h. */
+/* model.c: parameters, activations, and f around its mixers.  Equations: model.h; of long
+ * sequences: segments.c. */
 #include "core/model.h"
-#include "core/parallel.h"
 #include <stdio.h>
 
 /* ---- memory ---- */
@@ -241,14 +241,19 @@ enum status carried_states_carve(const struct sequence_model *m, int64_t rows, s
   return OK;
 }
 
+void layer_states_clear(const struct sequence_model *m, int64_t rows, int64_t l,
+                        const struct carried_states *c)
+{
+  const struct model_dims *d = &m->dims;
+  m->be->fill(m->be->st, rows * d->conv_dim * d->W, 0, c->conv[l]);
+  m->be->fill(m->be->st, rows * d->H * d->P * d->N, 0, c->ssm[l]);
+}
+
 void carried_states_clear(const struct sequence_model *m, int64_t rows,
                           const struct carried_states *c)
 {
-  const struct model_dims *d = &m->dims;
-  for (int64_t i = 0; i < d->layers; i++) {
-    m->be->fill(m->be->st, rows * d->conv_dim * d->W, 0, c->conv[i]);
-    m->be->fill(m->be->st, rows * d->H * d->P * d->N, 0, c->ssm[i]);
-  }
+  for (int64_t l = 0; l < m->dims.layers; l++)
+    layer_states_clear(m, rows, l, c);
 }
 
 /* ---- f ---- */
@@ -284,9 +289,9 @@ static void add_and_norm(const struct sequence_model *m, const struct span *s, i
                   mask_of(m, s->masks, which), to.w, z ? s->damping : 1, z, to.r, to.x, to.xn);
 }
 
-static enum status whole_fwd(const struct sequence_model *m, const struct parameter_set *p,
-                             const struct span *s, const DEVICE real *z,
-                             const struct activations *a, struct scratch scratch, DEVICE real *fz)
+enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                     const struct span *s, const DEVICE real *z, const struct activations *a,
+                     struct scratch scratch, DEVICE real *fz)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -321,175 +326,6 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     x = next.x;
   }
   return OK;
-}
-
-/* Tokens of a segment: whole chunks. */
-static int64_t segment_of(const struct model_dims *d, bool forgotten)
-{
-  enum { TOKENS = 256, FORGOTTEN = 64 };
-  int64_t tokens = forgotten ? FORGOTTEN : TOKENS;
-  return (tokens + d->chunk - 1) / d->chunk * d->chunk;
-}
-
-int64_t block_whole_tokens(const struct sequence_model *m)
-{
-  int64_t two = 2 * segment_of(&m->dims, false), chunk = 4 * m->dims.N;
-  return ssd_one_chunk(m, chunk) && chunk > two ? chunk : two;
-}
-
-/* Whether a single sequence is worked through segment by segment, so that what its operations hand
- * on stays in the cache: on a CPU, where it is long. */
-static bool has_segments(const struct sequence_model *m, const struct span *s, bool forgotten)
-{
-  bool alone = s->rows == 1 && !s->row && !s->carried && !s->after;
-  int64_t whole = forgotten ? segment_of(&m->dims, true) : block_whole_tokens(m);
-  return m->be->concurrent && alone && s->T > whole && !(forgotten && ssd_one_chunk(m, s->T));
-}
-
-/* The activations of tokens t.. of a sequence; `layer` is the table for them. */
-static struct activations activations_from(const struct sequence_model *m, int64_t t,
-                                           const struct activations *a,
-                                           struct layer_activations *layer)
-{
-  const struct model_dims *d = &m->dims;
-  struct activations from = *a;
-  for (int64_t i = 0; i < d->layers; i++) {
-    struct layer_activations *l = &layer[i];
-    *l = a->layer[i];
-    const struct {
-      DEVICE real **at;
-      int64_t n; /* reals a token */
-    } array[] = {{&l->x, d->D},          {&l->r, 1},
-                 {&l->xn, d->D},         {&l->zxbcdt, d->d_in_proj},
-                 {&l->xBC, d->conv_dim}, {&l->dt, d->H},
-                 {&l->y, d->E},          {&l->gr, d->G},
-                 {&l->yn, d->E},         {&l->out, d->D},
-                 {&l->x2, d->D},         {&l->r2, 1},
-                 {&l->xn2, d->D},        {&l->h, 2 * d->F},
-                 {&l->hg, d->F},         {&l->h0, 2 * d->d_mlp},
-                 {&l->hg0, d->d_mlp},    {&l->inner, d->d_mlp + d->E}};
-    for (size_t k = 0; k < sizeof array / sizeof *array; k++)
-      if (*array[k].at)
-        *array[k].at += t * array[k].n;
-    if (l->S)
-      l->S += t / d->chunk * d->H * d->P * d->N;
-  }
-  from.layer = layer;
-  from.x += t * d->D, from.r += t;
-  return from;
-}
-
-/* Segments of one sequence, and who works on them. */
-#define segments NAME(segments)
-struct segments {
-  const struct sequence_model *m;
-  const struct parameter_set *p;
-  const struct span *s;
-  const DEVICE real *z;
-  const struct activations *a;
-  DEVICE real *fz;
-  int64_t length, count, workers, next; /* next: taken by __atomic_fetch_add */
-  struct carried_states between[2];     /* behind segments of even and odd places */
-  int64_t *passed;                      /* (layers), see core/relay.h */
-  struct layer_activations *layer[SEGMENTS_AT_ONCE];
-  struct arena scratch[SEGMENTS_AT_ONCE];
-  enum status status[SEGMENTS_AT_ONCE];
-  char error[SEGMENTS_AT_ONCE][256];
-};
-
-static enum status run_segment(struct segments *c, int64_t worker, int64_t i)
-{
-  int64_t D = c->m->dims.D, t = i * c->length;
-  struct activations part =
-      activations_from(c->m, c->a->forgotten ? worker * c->length : t, c->a, c->layer[worker]);
-  struct relay relay = {i, c->passed};
-  struct span segment = *c->s;
-  segment.T = c->s->T - t < c->length ? c->s->T - t : c->length;
-  segment.u = c->s->u ? c->s->u + t * c->m->dims.d_in_proj : NULL;
-  segment.carried = i ? &c->between[(i + 1) % 2] : NULL;
-  segment.after = &c->between[i % 2];
-  segment.relay = &relay;
-  return whole_fwd(c->m, c->p, &segment, c->z + t * D, &part,
-                   (struct scratch){c->scratch[worker], {0}}, c->fz + t * D);
-}
-
-/* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
- * the others go on. */
-static void run_segments(void *segments, int64_t worker)
-{
-  struct segments *c = segments;
-  for (int64_t i; (i = __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED)) < c->count;) {
-    enum status s = run_segment(c, worker, i);
-    struct relay relay = {i, c->passed};
-    if (s == OK)
-      continue;
-    c->status[worker] = s;
-    (void)snprintf(c->error[worker], sizeof c->error[worker], "%s", last_error());
-    for (int64_t l = 0; l < c->m->dims.layers; l++) {
-      relay_await(&relay, l);
-      relay_pass(&relay, l);
-    }
-  }
-}
-
-/* Reals that whole_fwd carves for T tokens of one sequence: its own, and the mixers' for the SSD.
- */
-static int64_t forward_scratch(const struct sequence_model *m, int64_t T)
-{
-  enum { ALIGNED = 64 };
-  return T * m->dims.D + ssd_chunked_work(ssd_shape_of(m, 1, T)) + 3 * ALIGNED;
-}
-
-/* To start threads costs more than they save on fewer tokens: there one worker's loops have all. */
-static int64_t workers_for(int64_t T, int64_t length)
-{
-  enum { SIDE_BY_SIDE = 1024 };
-  int64_t most = T < SIDE_BY_SIDE ? 1 : T / length, threads = parallel_threads();
-  most = most < SEGMENTS_AT_ONCE ? most : SEGMENTS_AT_ONCE;
-  return threads < most ? threads : most;
-}
-
-/* whole_fwd on one segment behind the other, with the states between them: each a thread's, who
- * waits for the states that it begins with, where threads are to be had. */
-static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
-                                const struct span *s, const DEVICE real *z,
-                                const struct activations *a, struct scratch scratch,
-                                DEVICE real *fz)
-{
-  struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
-  c.length = segment_of(&m->dims, a->forgotten);
-  c.count = (s->T + c.length - 1) / c.length;
-  c.workers = workers_for(s->T, c.length);
-  for (int i = 0; i < 2; i++)
-    TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &c.between[i]));
-  TRY(CARVE(&scratch.host, m->dims.layers, &c.passed));
-  for (int64_t i = 0; i < c.workers; i++) {
-    DEVICE real *block;
-    int64_t reals = forward_scratch(m, c.length);
-    TRY(CARVE(&scratch.host, m->dims.layers, &c.layer[i]));
-    c.scratch[i] = scratch.device;
-    TRY(CARVE(&scratch.device, reals, &block));
-    c.scratch[i].size = scratch.device.used;
-    c.scratch[i].peak = NULL; /* that of all */
-    c.status[i] = OK;
-  }
-  if (!scratch.device.base) /* measuring */
-    return OK;
-  for (int64_t l = 0; l < m->dims.layers; l++)
-    c.passed[l] = 0;
-  parallel_run(c.workers, run_segments, &c);
-  for (int64_t i = 0; i < c.workers; i++)
-    if (c.status[i] != OK)
-      FAIL(c.status[i], "%s", c.error[i]);
-  return OK;
-}
-
-enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
-                      const struct span *s, const DEVICE real *z, const struct activations *a,
-                      struct scratch scratch, DEVICE real *fz)
-{
-  return has_segments(m, s, a->forgotten) ? segments_fwd(m, p, s, z, a, scratch, fz)
-                                          : whole_fwd(m, p, s, z, a, scratch, fz);
 }
 
 /* The cotangent of a branch's output from that of what a norm made of the sum, a yb: adds to xb,
@@ -564,68 +400,6 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
     be->rmsnorm_vjp(be->st, M, 1, d->D, a->layer[0].x, p->layer[0].norm, NULL, a->layer[0].r, 1,
                     xnb, apart ? xb : NULL, apart ? to->z_beta : 1, to->z, NULL, wb);
   return OK;
-}
-
-/* The last inputs of each layer's convolution before token t of a sequence. */
-static void inputs_before(const struct sequence_model *m, const struct parameter_set *p,
-                          const struct span *s, int64_t t, const struct activations *a,
-                          const struct carried_states *c)
-{
-  const struct backend *be = m->be;
-  const struct model_dims *d = &m->dims;
-  struct conv1d_shape conv = {1, d->W, d->conv_dim, d->W, d->d_in_proj};
-  for (int64_t i = 0; i < d->layers; i++) {
-    const DEVICE real *zxbcdt = mixer_projected(m, &p->layer[i], s, i, &a->layer[i]);
-    be->conv1d_fwd(be->st, conv, zxbcdt + (t - d->W) * d->d_in_proj + 2 * d->d_mlp + d->E, NULL,
-                   NULL, NULL, NULL, NULL, c->conv[i]);
-  }
-}
-
-/* From the last segment to the first, with the cotangents of the states between them. */
-static enum status segments_vjp(const struct sequence_model *m, const struct parameter_set *p,
-                                const struct span *s, const struct activations *a,
-                                const DEVICE real *fb, struct scratch scratch,
-                                const struct block_cotangents *to, const struct parameter_set *g)
-{
-  const struct model_dims *d = &m->dims;
-  int64_t length = segment_of(d, false);
-  struct carried_states enter, cotangents[2];
-  struct layer_activations *layer;
-  TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &enter));
-  for (int i = 0; i < 2; i++)
-    TRY(carried_states_carve(m, 1, &scratch.device, &scratch.host, &cotangents[i]));
-  TRY(CARVE(&scratch.host, d->layers, &layer));
-  for (int64_t k = (s->T - 1) / length; k >= 0; k--) {
-    int64_t t = k * length;
-    bool last = t + length >= s->T;
-    struct activations part = activations_from(m, t, a, layer);
-    struct span segment = *s;
-    struct block_cotangents of_part = *to;
-    of_part.z = to->z ? to->z + t * d->D : NULL;
-    of_part.u = to->u ? to->u + t * d->d_in_proj : NULL;
-    segment.T = last ? s->T - t : length;
-    segment.u = s->u ? s->u + t * d->d_in_proj : NULL;
-    segment.carried = k ? &enter : NULL;
-    if (k) {
-      inputs_before(m, p, s, t, a, &enter);
-      carried_states_clear(m, 1, &cotangents[k % 2]);
-    }
-    TRY(block_vjp_carried(m, p, &segment, &part, fb + t * d->D,
-                          last ? NULL : &cotangents[(k + 1) % 2], scratch, &of_part, g,
-                          k ? &cotangents[k % 2] : NULL));
-  }
-  return OK;
-}
-
-enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
-                      const struct span *s, const struct activations *a, const DEVICE real *fb,
-                      struct scratch scratch, const struct block_cotangents *to,
-                      const struct parameter_set *g)
-{
-  CHECK(!s->carried);
-  if (has_segments(m, s, false))
-    return segments_vjp(m, p, s, a, fb, scratch, to, g);
-  return block_vjp_carried(m, p, s, a, fb, NULL, scratch, to, g, NULL);
 }
 
 /* outd (M,D) from the tangent of the MLP's normed input in ad->xn2. */

@@ -36,6 +36,9 @@
 #define carried_states_carve NAME(carried_states_carve)
 #define carried_states_clear NAME(carried_states_clear)
 #define block_whole_tokens NAME(block_whole_tokens)
+#define span_fwd NAME(span_fwd)
+#define layer_states_clear NAME(layer_states_clear)
+#define segments_host_bytes NAME(segments_host_bytes)
 #define block_fwd NAME(block_fwd)
 #define block_vjp NAME(block_vjp)
 #define block_vjp_carried NAME(block_vjp_carried)
@@ -113,7 +116,8 @@ struct span {
   const struct carried_states *carried;      /* NULL: zero states */
   const struct carried_states *after;        /* takes the states behind the last token, and may be
                                                 `carried`; NULL: not wanted */
-  const struct relay *relay;                 /* the states come and go by it; NULL: at once */
+  const struct relay *relay;                 /* the states, or their cotangents, come and go by it,
+                                                and cotangents are written; NULL: at once */
   const struct dropout_masks *masks;         /* NULL: no dropout */
   /* z is zeros and nobody asks for its cotangent: it is not read, the first norm and in_proj's
    * product, which are zeros too, are not computed, and of the first layer neither x and xn are
@@ -149,16 +153,16 @@ MUST_USE enum status carried_states_carve(const struct sequence_model *m, int64_
                                           struct arena *device, struct arena *host,
                                           struct carried_states *c);
 
-/* Zero states for the first `rows` rows. */
+/* Zero states for the first `rows` rows; of one layer. */
 void carried_states_clear(const struct sequence_model *m, int64_t rows,
                           const struct carried_states *c);
+void layer_states_clear(const struct sequence_model *m, int64_t rows, int64_t l,
+                        const struct carried_states *c);
 
-/* Segments of a sequence that are evaluated side by side, at most. */
-enum { SEGMENTS_AT_ONCE = 16 };
-
-/* A single longer sequence is evaluated and differentiated in segments, which need less scratch
- * memory than this many tokens may. */
+/* segments.c: a single longer sequence is evaluated and differentiated in segments, which need less
+ * scratch memory than this many tokens may; and the host memory that they need. */
 int64_t block_whole_tokens(const struct sequence_model *m);
+size_t segments_host_bytes(const struct sequence_model *m);
 
 /* fz (M,D) = f(z,u), filling a; fz may be z, unless that is the x into layer 0 of a, which it may
  * be, or the span is damped.  scratch.device: block_fwd carves (M,D) + SSD work. */
@@ -166,6 +170,10 @@ MUST_USE enum status block_fwd(const struct sequence_model *m, const struct para
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
                                DEVICE real *fz);
+/* The same, never in segments. */
+MUST_USE enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                              const struct span *s, const DEVICE real *z,
+                              const struct activations *a, struct scratch scratch, DEVICE real *fz);
 /* Where df/dz' fb and df/du' fb go: z = z_beta z + df/dz' fb (M,D), and u (M,d_in_proj) likewise,
  * each unless NULL; beta = 0 does not read it.  z may be fb.  Of a damped span this is damping f:
  * what (1 - damping) z gives to z is z_beta's. */

@@ -242,10 +242,7 @@ static enum status measure_host(struct network *net, size_t *host)
   struct parameter_set p;
   struct arena unused = arena_measure(&device), tables = arena_measure(&peak);
   TRY(parameters_carve(net->m, &unused, &tables, &p));
-  size_t segments =
-      (size_t)net->m->dims.layers *
-      (SEGMENTS_AT_ONCE * sizeof(struct layer_activations) + 4 * sizeof(struct carried_states));
-  *host += most + peak + segments + 4096; /* segments' tables of pointers */
+  *host += most + peak + segments_host_bytes(net->m) + 4096;
   return OK;
 }
 

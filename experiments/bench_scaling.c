@@ -43,7 +43,9 @@ double bench_memory_formula(const struct config *c)
       3 * D + 5 * E + 4 * G * N + 10 * H + 2 * G * Q + (E * N + 2 * E * t + 128 * G * E / H) / Q;
   double sequence = layers * (W * (E + 2 * G * N) + E * N);
   int64_t together, shards = shards_of(c, w * block, &together);
-  double parameters = (shards > 1 ? 5 + (double)shards : 5) * block; /* one of transposes */
+  /* one of transposes; one that has segments has sums of its own, of 512 tokens or more each */
+  double copies = shards > 1 ? (double)shards : together == 1 ? fmin(floor(L / 512), 4) - 1 : 0;
+  double parameters = (5 + fmax(copies, 0)) * block;
   double T = (double)(shards * together) * L;
   double two = 2 * (double)d.chunk * ceil(256 / (double)d.chunk), whole = two > 4 * N ? two : 4 * N;
   double R = together == 1 && whole < L ? whole : L; /* segments of a sequence share scratch */

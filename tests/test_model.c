@@ -296,7 +296,7 @@ static void adjoint_windows_of_a_large_batch(void **state)
 static void a_long_sequence_alone(void **state)
 {
   (void)state;
-  enum { LONG = 1100 };
+  enum { LONG = 2100 };
   struct config c = small_model("d_intermediate: 6,", "");
   struct probe_result r[3] = {0};
   struct tensor_list list;
@@ -305,7 +305,7 @@ static void a_long_sequence_alone(void **state)
   draw_tokens(LONG, tokens, labels);
   memcpy(tokens + LONG, tokens, LONG * sizeof *tokens);
   memcpy(labels + LONG, labels, LONG * sizeof *labels);
-  c.deq.forward.max_iter = 30; /* on the way: every iterate is the same too */
+  c.deq.forward.max_iter = 12; /* on the way: every iterate is the same too */
   int threads = omp_get_max_threads();
   for (int i = 0; i < 3; i++) {
     int rows = i == 1 ? 2 : 1;

@@ -1,0 +1,336 @@
+/* segments.c: f, and its VJP, of one long sequence on a CPU, segment by segment, so that what
+ * operations hand on stays in the cache.
+ *
+ * Segment k begins with the states that k-1 ends with, and backwards ends with the cotangents of
+ * the states that k+1 began with.  Each is a thread's, who waits for these, layer by layer
+ * (core/relay.h), where threads are to be had.  What a segment adds to the parameters' cotangents
+ * goes into one of a few sums, of which it is every so many-th: how many depends on the length
+ * alone, so the result does not depend on the number of threads. */
+#include "core/network.h"
+#include "core/parallel.h"
+#include <stdio.h>
+
+enum { FORGOTTEN = 64, KEPT = 256, LEARNT = 128 }; /* tokens of a segment, at least */
+enum { SUMS = 4, SEGMENTS_A_SUM = 4 };             /* sums at most; segments of one at least */
+enum { AT_ONCE = 16 };                             /* segments that are at work, at most */
+enum { SIDE_BY_SIDE = 1024 }; /* tokens: of fewer threads cost more to start than they save */
+
+/* Whole chunks. */
+static int64_t segment_of(const struct model_dims *d, int64_t tokens)
+{
+  return (tokens + d->chunk - 1) / d->chunk * d->chunk;
+}
+
+int64_t block_whole_tokens(const struct sequence_model *m)
+{
+  int64_t two = 2 * segment_of(&m->dims, KEPT), chunk = 4 * m->dims.N;
+  return ssd_one_chunk(m, chunk) && chunk > two ? chunk : two;
+}
+
+/* On a CPU, a single sequence that is long. */
+static bool has_segments(const struct sequence_model *m, const struct span *s, bool forgotten)
+{
+  bool alone = s->rows == 1 && !s->row && !s->carried && !s->after;
+  int64_t whole = forgotten ? segment_of(&m->dims, FORGOTTEN) : block_whole_tokens(m);
+  return m->be->concurrent && alone && s->T > whole && !(forgotten && ssd_one_chunk(m, s->T));
+}
+
+/* The activations of tokens t.. of a sequence; `layer` is the table for them. */
+static struct activations activations_from(const struct sequence_model *m, int64_t t,
+                                           const struct activations *a,
+                                           struct layer_activations *layer)
+{
+  const struct model_dims *d = &m->dims;
+  struct activations from = *a;
+  for (int64_t i = 0; i < d->layers; i++) {
+    struct layer_activations *l = &layer[i];
+    *l = a->layer[i];
+    const struct {
+      DEVICE real **at;
+      int64_t n; /* reals a token */
+    } array[] = {{&l->x, d->D},          {&l->r, 1},
+                 {&l->xn, d->D},         {&l->zxbcdt, d->d_in_proj},
+                 {&l->xBC, d->conv_dim}, {&l->dt, d->H},
+                 {&l->y, d->E},          {&l->gr, d->G},
+                 {&l->yn, d->E},         {&l->out, d->D},
+                 {&l->x2, d->D},         {&l->r2, 1},
+                 {&l->xn2, d->D},        {&l->h, 2 * d->F},
+                 {&l->hg, d->F},         {&l->h0, 2 * d->d_mlp},
+                 {&l->hg0, d->d_mlp},    {&l->inner, d->d_mlp + d->E}};
+    for (size_t k = 0; k < sizeof array / sizeof *array; k++)
+      if (*array[k].at)
+        *array[k].at += t * array[k].n;
+    if (l->S)
+      l->S += t / d->chunk * d->H * d->P * d->N;
+  }
+  from.layer = layer;
+  from.x += t * d->D, from.r += t;
+  return from;
+}
+
+/* ---- segments, and who works on them ---- */
+
+struct worker {
+  struct layer_activations *layer; /* the table of its segment's activations */
+  struct carried_states enter;     /* backwards: the states that its segment begins with */
+  struct scratch scratch;
+  enum status status;
+  char error[256];
+};
+
+#define segments NAME(segments)
+#define segment_work NAME(segment_work)
+struct segments;
+/* Segment k, the i-th that is begun. */
+typedef enum status segment_work(struct segments *c, struct worker *w, int64_t i, int64_t k);
+struct segments {
+  const struct sequence_model *m;
+  const struct parameter_set *p;
+  const struct span *s;
+  const struct activations *a;
+  segment_work *work;
+  bool backwards;
+  int64_t length, count, workers, next; /* next: taken by __atomic_fetch_add */
+  struct carried_states between[2];     /* behind, or before, segments of even and odd places */
+  int64_t *passed;                      /* (layers), see core/relay.h */
+  struct worker worker[AT_ONCE];
+  const DEVICE real *z; /* forwards */
+  DEVICE real *fz;
+  const DEVICE real *fb; /* backwards */
+  const struct block_cotangents *to;
+  struct parameter_set sum[SUMS]; /* the first is the caller's */
+  int64_t sums;                   /* 0: not wanted */
+  int64_t added[SUMS];            /* segments that have been added to each */
+};
+
+/* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
+ * the others go on. */
+static void run_segments(void *segments, int64_t worker)
+{
+  struct segments *c = segments;
+  struct worker *w = &c->worker[worker];
+  for (int64_t i; (i = __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED)) < c->count;) {
+    enum status s = c->work(c, w, i, c->backwards ? c->count - 1 - i : i);
+    struct relay relay = {i, c->passed};
+    if (s == OK)
+      continue;
+    w->status = s;
+    (void)snprintf(w->error, sizeof w->error, "%s", last_error());
+    for (int64_t k = 0; k < c->m->dims.layers; k++) {
+      int64_t l = c->backwards ? c->m->dims.layers - 1 - k : k;
+      relay_await(&relay, l);
+      relay_pass(&relay, l);
+    }
+  }
+}
+
+static int64_t workers_for(int64_t T, int64_t length, int64_t most)
+{
+  int64_t threads = parallel_threads(), parts = T < SIDE_BY_SIDE ? 1 : T / length;
+  parts = parts < most ? parts : most;
+  return threads < parts ? threads : parts;
+}
+
+static enum status shared_carve(struct segments *c, struct scratch *scratch)
+{
+  const struct sequence_model *m = c->m;
+  for (int i = 0; i < 2; i++)
+    TRY(carried_states_carve(m, 1, &scratch->device, &scratch->host, &c->between[i]));
+  TRY(CARVE(&scratch->host, m->dims.layers, &c->passed));
+  for (int64_t l = 0; l < m->dims.layers; l++)
+    c->passed[l] = 0;
+  return OK;
+}
+
+/* `bytes` of the device for each. */
+static enum status workers_carve(struct segments *c, size_t bytes, struct scratch *scratch)
+{
+  for (int64_t i = 0; i < c->workers; i++) {
+    struct worker *w = &c->worker[i];
+    DEVICE char *block;
+    TRY(CARVE(&scratch->host, c->m->dims.layers, &w->layer));
+    if (c->backwards)
+      TRY(carried_states_carve(c->m, 1, &scratch->device, &scratch->host, &w->enter));
+    w->scratch.device = scratch->device;
+    TRY(CARVE(&scratch->device, bytes, &block));
+    w->scratch.device.size = scratch->device.used;
+    w->scratch.device.peak = NULL; /* that of all */
+    w->status = OK;
+  }
+  return OK;
+}
+
+size_t segments_host_bytes(const struct sequence_model *m)
+{
+  enum { TABLES = 4, ALIGNED = 64 };
+  size_t states = 2 * sizeof(DEVICE real *);
+  size_t worker = sizeof(struct layer_activations) + states;
+  size_t layer =
+      AT_ONCE * worker + 2 * states + sizeof(int64_t) + SUMS * sizeof(struct layer_parameters);
+  return (size_t)m->dims.layers * layer + (size_t)TABLES * (AT_ONCE + SUMS) * ALIGNED;
+}
+
+static enum status run(struct segments *c)
+{
+  parallel_run(c->workers, run_segments, c);
+  for (int64_t i = 0; i < c->workers; i++)
+    if (c->worker[i].status != OK)
+      FAIL(c->worker[i].status, "%s", c->worker[i].error);
+  return OK;
+}
+
+static struct span segment_span(const struct segments *c, int64_t k, const struct relay *relay)
+{
+  struct span segment = *c->s;
+  int64_t t = k * c->length;
+  segment.T = c->s->T - t < c->length ? c->s->T - t : c->length;
+  segment.u = c->s->u ? c->s->u + t * c->m->dims.d_in_proj : NULL;
+  segment.relay = relay;
+  return segment;
+}
+
+/* What a segment carves, by a run of it that does nothing. */
+static struct scratch measuring(size_t *device, struct sequence_model *m, struct backend *dry)
+{
+  *dry = backend_dry_of(m->be);
+  m->be = dry;
+  return (struct scratch){arena_measure(device), {0}};
+}
+
+/* ---- f ---- */
+
+static enum status evaluate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
+{
+  int64_t D = c->m->dims.D, t = k * c->length, kept = c->a->forgotten ? w - c->worker : k;
+  struct activations part = activations_from(c->m, kept * c->length, c->a, w->layer);
+  struct relay relay = {i, c->passed};
+  struct span segment = segment_span(c, k, &relay);
+  segment.carried = k ? &c->between[(k + 1) % 2] : NULL;
+  segment.after = &c->between[k % 2];
+  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, w->scratch, c->fz + t * D);
+}
+
+static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                                const struct span *s, const DEVICE real *z,
+                                const struct activations *a, struct scratch scratch,
+                                DEVICE real *fz)
+{
+  struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
+  struct sequence_model nothing = *m;
+  struct backend dry;
+  size_t bytes;
+  c.work = evaluate_segment;
+  c.length = segment_of(&m->dims, a->forgotten ? FORGOTTEN : KEPT);
+  c.count = (s->T + c.length - 1) / c.length;
+  c.workers = workers_for(s->T, c.length, AT_ONCE);
+  TRY(shared_carve(&c, &scratch));
+  struct span segment = segment_span(&c, 0, NULL);
+  segment.carried = &c.between[1], segment.after = &c.between[0];
+  TRY(span_fwd(&nothing, p, &segment, z, a, measuring(&bytes, &nothing, &dry), fz));
+  TRY(workers_carve(&c, bytes, &scratch));
+  return scratch.device.base ? run(&c) : OK;
+}
+
+enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const DEVICE real *z, const struct activations *a,
+                      struct scratch scratch, DEVICE real *fz)
+{
+  return has_segments(m, s, a->forgotten) ? segments_fwd(m, p, s, z, a, scratch, fz)
+                                          : span_fwd(m, p, s, z, a, scratch, fz);
+}
+
+/* ---- its VJP ---- */
+
+/* The last inputs of each layer's convolution before token t of a sequence. */
+static void inputs_before(const struct segments *c, int64_t t, const struct carried_states *to)
+{
+  const struct backend *be = c->m->be;
+  const struct model_dims *d = &c->m->dims;
+  struct conv1d_shape conv = {1, d->W, d->conv_dim, d->W, d->d_in_proj};
+  for (int64_t i = 0; i < d->layers; i++) {
+    const DEVICE real *zxbcdt = mixer_projected(c->m, &c->p->layer[i], c->s, i, &c->a->layer[i]);
+    be->conv1d_fwd(be->st, conv, zxbcdt + (t - d->W) * d->d_in_proj + 2 * d->d_mlp + d->E, NULL,
+                   NULL, NULL, NULL, NULL, to->conv[i]);
+  }
+}
+
+static enum status differentiate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
+{
+  const struct model_dims *d = &c->m->dims;
+  int64_t t = k * c->length, sum = c->sums ? i % c->sums : 0;
+  bool first = k == 0, last = k + 1 == c->count;
+  struct activations part = activations_from(c->m, t, c->a, w->layer);
+  struct block_cotangents to = *c->to;
+  struct relay relay = {i, c->passed};
+  struct span segment = segment_span(c, k, &relay);
+  to.z = to.z ? to.z + t * d->D : NULL;
+  to.u = to.u ? to.u + t * d->d_in_proj : NULL;
+  segment.carried = first ? NULL : &w->enter;
+  if (!first)
+    inputs_before(c, t, &w->enter);
+  relay_await(&(struct relay){c->sums ? i / c->sums : 0, c->added}, sum);
+  enum status s = block_vjp_carried(
+      c->m, c->p, &segment, &part, c->fb + t * d->D, last ? NULL : &c->between[(k + 1) % 2],
+      w->scratch, &to, c->sums ? &c->sum[sum] : NULL, first ? NULL : &c->between[k % 2]);
+  if (c->sums)
+    relay_pass(&(struct relay){i / c->sums, c->added}, sum);
+  return s;
+}
+
+/* Zeros to which segments add: all sums but the first, which is g. */
+static enum status sums_carve(struct segments *c, const struct parameter_set *g,
+                              struct scratch *scratch)
+{
+  const struct backend *be = c->m->be;
+  c->sums = c->count / SEGMENTS_A_SUM;
+  c->sums = !g ? 0 : c->sums < 1 ? 1 : c->sums < SUMS ? c->sums : SUMS;
+  for (int64_t i = 0; i < c->sums; i++) {
+    if (i == 0) {
+      c->sum[i] = *g;
+      continue;
+    }
+    TRY(parameters_carve(c->m, &scratch->device, &scratch->host, &c->sum[i]));
+    be->fill(be->st, c->m->tensors->block, 0, c->sum[i].block);
+  }
+  return OK;
+}
+
+static enum status segments_vjp(const struct sequence_model *m, const struct parameter_set *p,
+                                const struct span *s, const struct activations *a,
+                                const DEVICE real *fb, struct scratch scratch,
+                                const struct block_cotangents *to, const struct parameter_set *g)
+{
+  struct segments c = {.m = m, .p = p, .s = s, .a = a, .fb = fb, .to = to, .backwards = true};
+  const struct backend *be = m->be;
+  struct sequence_model nothing = *m;
+  struct backend dry;
+  size_t bytes;
+  c.work = differentiate_segment;
+  c.length = segment_of(&m->dims, LEARNT);
+  c.count = (s->T + c.length - 1) / c.length;
+  TRY(sums_carve(&c, g, &scratch));
+  c.workers = workers_for(s->T, c.length, g ? c.sums : SUMS);
+  TRY(shared_carve(&c, &scratch));
+  struct span segment = segment_span(&c, 0, NULL);
+  segment.carried = &c.between[0];
+  TRY(block_vjp_carried(&nothing, p, &segment, a, fb, NULL, measuring(&bytes, &nothing, &dry), to,
+                        g, NULL));
+  TRY(workers_carve(&c, bytes, &scratch));
+  if (!scratch.device.base)
+    return OK;
+  TRY(run(&c));
+  for (int64_t i = 1; g && i < c.sums; i++)
+    be->axpby(be->st, m->tensors->block, 1, c.sum[i].block, 1, g->block);
+  return OK;
+}
+
+enum status block_vjp(const struct sequence_model *m, const struct parameter_set *p,
+                      const struct span *s, const struct activations *a, const DEVICE real *fb,
+                      struct scratch scratch, const struct block_cotangents *to,
+                      const struct parameter_set *g)
+{
+  CHECK(!s->carried);
+  if (has_segments(m, s, false))
+    return segments_vjp(m, p, s, a, fb, scratch, to, g);
+  return block_vjp_carried(m, p, s, a, fb, NULL, scratch, to, g, NULL);
+}
