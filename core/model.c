@@ -175,7 +175,8 @@ void dropout_masks_draw(const struct sequence_model *m, int64_t rows, struct dro
                         masks->mask + i * masks->rows * m->dims.D);
 }
 
-/* Whether mixer_vjp gains by what mixer_fwd gave: where that is W_out yn and stays so. */
+/* Whether mixer_vjp wants what mixer_fwd gave in the place of yn: where that is W_out yn and stays
+ * so. */
 static bool reads_out(const struct sequence_model *m)
 {
   return m->be->reads_out && m->dims.d_mlp == 0 && !m->config.mamba2.bias &&
@@ -202,9 +203,10 @@ enum status activations_carve(const struct sequence_model *m, int64_t rows, int6
       TRY(CARVE(device, rows * ssd_chunks(ssd) * d->H * d->P * d->N, &l.S));
     TRY(CARVE(device, M * d->E, &l.y));
     TRY(CARVE(device, M * d->G, &l.gr));
-    TRY(CARVE(device, M * d->E, &l.yn));
     if (keep && reads_out(m))
       TRY(CARVE(device, M * d->D, &l.out));
+    else
+      TRY(CARVE(device, M * d->E, &l.yn));
     if (d->d_mlp > 0) {
       TRY(CARVE(device, M * 2 * d->d_mlp, &l.h0));
       TRY(CARVE(device, M * d->d_mlp, &l.hg0));

@@ -27,7 +27,7 @@ struct gated_product {
   int64_t M, E, ldz;
   float eps;
   const float *y, *z, *weights; /* w W, in order */
-  float *out;
+  float *r, *out;
 };
 
 /* Of the shared memory: panels of w W; y and z. */
@@ -126,6 +126,8 @@ INLINE_DEVICE void put_scaled(struct gated_product p, int tile, const float (&su
     sum += from_lane(sum, 1);
     sum += from_lane(sum, 2);
     float r = 1 / sqrtf(sum / (float)p.E + p.eps);
+    if (row < p.M && lane_pair() == 0)
+      p.r[row] = r;
     float *to = p.out + row * (8 * TILES) + 4 * lane_pair();
     if (row < p.M) {
 #pragma unroll
@@ -218,11 +220,11 @@ template <int D> static bool launch_gated_linear(stream st, struct gated_product
  * would have none. */
 static bool in_one_pass(stream st, struct gated_rmsnorm_shape d, real eps, const real *y,
                         const real *z, const real *w, int64_t D, const real *W, const real *b,
-                        real *out)
+                        real *r, real *out)
 {
   struct device *device = device_of(st);
   float *weights = (float *)device->turned;
-  struct gated_product p = {d.rows, d.E, d.ldz, eps, y, z, weights, out};
+  struct gated_product p = {d.rows, d.E, d.ldz, eps, y, z, weights, r, out};
   bool here =
       device->warpgroups && device->matmul == PLUGIN_TF32 && 2 * (d.rows / TILE_ROWS) >= PROCESSORS;
   bool plain = !d.norm_before_gate && d.G == 1 && !b && d.E > 0 && d.E % (2 * PANEL) == 0 &&

@@ -575,6 +575,7 @@ static void gated_linear(struct both b, struct gated_linear_case c, double toler
   same(&b, r, TOLERANCE, "gated_linear's scale");
   same(&b, yn, TOLERANCE, "gated_linear's norm");
   same(&b, kept, tolerance, "gated_linear");
+  same(&b, other_r, TOLERANCE, "gated_linear's scale where the norm is not kept");
   same(&b, unkept, tolerance, "gated_linear whose norm is not kept");
   end(&b);
 }
@@ -688,7 +689,8 @@ static const struct norm_product_case {
     {131, 64, 192, 0, 1, 0, false, 0},   {5, 64, 64, 0, 1, 0, false, 0}};
 enum { NORM_PRODUCT_CASES = sizeof norm_product_cases / sizeof *norm_product_cases };
 
-/* With all that is wanted, and with the cotangents of y and z only; `out` is the device's own. */
+/* With all that is wanted, with the cotangents of y and z only, and with yn forgotten; `out` is the
+ * device's own. */
 static void norm_product(struct both b, struct norm_product_case c, double tolerance)
 {
   struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
@@ -697,9 +699,9 @@ static void norm_product(struct both b, struct norm_product_case c, double toler
   struct array *W = reals(&b, c.N * c.E, -1, 1), *outb = reals(&b, c.rows * c.N, -1, 1);
   struct array *r = poison(&b, c.rows * c.G, sizeof(real)), *yn = poison(&b, n, sizeof(real));
   struct array *out = poison(&b, c.rows * c.N, sizeof(real)), *ynb = poison(&b, n, sizeof(real));
-  struct array *yb[2], *zb[2], *wb = reals(&b, c.E, -1, 1), *Wb = reals(&b, c.N * c.E, -1, 1);
+  struct array *yb[3], *zb[3], *wb = reals(&b, c.E, -1, 1), *Wb = reals(&b, c.N * c.E, -1, 1);
   struct array *bb = reals(&b, c.N, -1, 1);
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     yb[i] = c.beta == 0 ? poison(&b, n, sizeof(real)) : reals(&b, n, -1, 1);
     zb[i] = reals(&b, nz, -1, 1);
   }
@@ -708,13 +710,13 @@ static void norm_product(struct both b, struct norm_product_case c, double toler
     const real *zk = (const real *)z->at[k] + c.z_at;
     be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], r->at[k], yn->at[k]);
     be->linear_fwd(be->st, c.rows, c.E, c.N, yn->at[k], W->at[k], NULL, NULL, 0, NULL, out->at[k]);
-    for (int i = 0; i < 2; i++)
-      be->gated_linear_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], yn->at[k], c.N, W->at[k],
-                           out->at[k], outb->at[k], ynb->at[k], c.beta, yb[i]->at[k],
-                           (real *)zb[i]->at[k] + c.z_at, i ? NULL : wb->at[k],
-                           i ? NULL : Wb->at[k], i ? NULL : bb->at[k]);
+    for (int i = 0; i < 3; i++)
+      be->gated_linear_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], i == 2 ? NULL : yn->at[k],
+                           c.N, W->at[k], out->at[k], outb->at[k], ynb->at[k], c.beta, yb[i]->at[k],
+                           (real *)zb[i]->at[k] + c.z_at, i == 1 ? NULL : wb->at[k],
+                           i == 1 ? NULL : Wb->at[k], i == 1 ? NULL : bb->at[k]);
   }
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     same(&b, yb[i], tolerance, "cotangent of y");
     same(&b, zb[i], tolerance, "cotangent of z");
   }
