@@ -272,18 +272,33 @@ static struct norm_place norm_behind(const struct sequence_model *m, const struc
   return (struct norm_place){p->layer[i + 1].norm, l->x, l->r, l->xn};
 }
 
-/* The sum x + c mask out and its norm, to where `to` says; x NULL: zeros; `out` may be overwritten.
- * z: what f is damped with, NULL: nothing. */
-static void add_and_norm(const struct sequence_model *m, const struct span *s, int64_t which,
-                         const DEVICE real *x, DEVICE real *out, struct norm_place to,
-                         const DEVICE real *z)
+/* The norm behind a branch that is added to x (NULL: zeros), to where `to` says.  z: what f is
+ * damped with, NULL: nothing. */
+static struct branch_norm norm_of(const struct sequence_model *m, const struct span *s,
+                                  int64_t which, const DEVICE real *x, struct norm_place to,
+                                  const DEVICE real *z)
+{
+  return (struct branch_norm){.B = s->rows,
+                              .T = s->T,
+                              .x = x,
+                              .row = s->row,
+                              .mask = mask_of(m, s->masks, which),
+                              .w = to.w,
+                              .damping = z ? s->damping : 1,
+                              .z = z,
+                              .r = to.r,
+                              .h = to.x,
+                              .y = to.xn};
+}
+
+void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out)
 {
   const struct backend *be = m->be;
   int64_t D = m->dims.D;
   if (m->config.residual != 1)
-    be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, out, 0, out);
-  be->rmsnorm_fwd(be->st, s->rows, s->T, D, (real)m->config.norm_eps, x, out, s->row,
-                  mask_of(m, s->masks, which), to.w, z ? s->damping : 1, z, to.r, to.x, to.xn);
+    be->axpby(be->st, n.B * n.T * D, (real)m->config.residual, out, 0, out);
+  be->rmsnorm_fwd(be->st, n.B, n.T, D, (real)m->config.norm_eps, n.x, out, n.row, n.mask, n.w,
+                  n.damping, n.z, n.r, n.h, n.y);
 }
 
 static enum status whole_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -309,17 +324,16 @@ static enum status whole_fwd(const struct sequence_model *m, const struct parame
     struct norm_place next = norm_behind(m, p, a, i, fz);
     if (last && a->forgotten)
       next.x = NULL;
-    DEVICE real *branch = l->out && !a->forgotten ? l->out : out;
-    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, branch));
+    struct norm_place after = d->F ? (struct norm_place){w->norm2, l->x2, l->r2, l->xn2} : next;
+    const DEVICE real *damps = last ? with : NULL;
+    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, l->out && !a->forgotten ? l->out : out,
+                  norm_of(m, s, 2 * i, x, after, d->F ? NULL : damps)));
     if (d->F) {
-      add_and_norm(m, s, 2 * i, x, branch, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2},
-                   NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
-      x = l->x2, branch = out;
+      add_and_norm(m, norm_of(m, s, 2 * i + 1, l->x2, next, damps), out);
     }
-    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, branch, next, last ? with : NULL);
     x = next.x;
   }
   return OK;

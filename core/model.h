@@ -42,6 +42,7 @@
 #define block_jvp NAME(block_jvp)
 #define block_advance NAME(block_advance)
 #define mixer_projected NAME(mixer_projected)
+#define add_and_norm NAME(add_and_norm)
 #define mixer_fwd NAME(mixer_fwd)
 #define mixer_vjp NAME(mixer_vjp)
 #define mixer_jvp NAME(mixer_jvp)
@@ -209,11 +210,15 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
 const DEVICE real *mixer_projected(const struct sequence_model *m, const struct layer_parameters *p,
                                    const struct span *s, int64_t l,
                                    const struct layer_activations *a);
-/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c.  Unless it `keeps`
- * all that mixer_vjp reads, a's yn holds anything. */
+/* The sum n.x + c mask out (M,D) and its norm, where n says; c = config.residual.  `out` may be
+ * overwritten. */
+void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out);
+/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c; and add_and_norm.
+ * Unless it `keeps` all that mixer_vjp reads, a's yn and out hold anything. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
-                               bool keeps, struct scratch scratch, DEVICE real *out);
+                               bool keeps, struct scratch scratch, DEVICE real *out,
+                               struct branch_norm n);
 /* xnb (M,D), and ub = u_beta ub + ..., from outb (M,D) and s1b; adds to g and s0b; see
  * block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,

@@ -105,11 +105,6 @@ struct own_rows {
   bool there[2];
 };
 
-INLINE_DEVICE float dot_of_fours(float4 a, float4 b)
-{
-  return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w);
-}
-
 /* outb of this lane's rows as left operands.  It is read twice: beside `out`, too, the registers
  * would not hold it. */
 template <int D>
@@ -178,12 +173,6 @@ INLINE_DEVICE void four_cotangents(const float (&y)[4], const float (&z)[4], con
   yb.x = to_y[0], yb.y = to_y[1], yb.z = to_y[2], yb.w = to_y[3];
   zb.x = to_z[0], zb.y = to_z[1], zb.z = to_z[2], zb.w = to_z[3];
   yn.x = w[0] * norm[0], yn.y = w[1] * norm[1], yn.z = w[2] * norm[2], yn.w = w[3] * norm[3];
-}
-
-INLINE_DEVICE void get_four(const float *from, float (&to)[4])
-{
-  float4 four = *(const float4 *)from;
-  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
 }
 
 /* Columns 16 i to 16 i + 15 of COLUMNS, from what lies at `inputs` and w; wb: sums of the lane. */

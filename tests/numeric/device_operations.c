@@ -553,6 +553,7 @@ enum { GATED_LINEAR_CASES = sizeof gated_linear_cases / sizeof *gated_linear_cas
 
 static void gated_linear(struct both b, struct gated_linear_case c, double tolerance)
 {
+  static const struct branch_norm none;
   struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
   int64_t n = c.rows * c.E;
   struct array *y = reals(&b, n, -1, 1), *z = reals(&b, c.rows * d.ldz, -6, 6);
@@ -567,10 +568,10 @@ static void gated_linear(struct both b, struct gated_linear_case c, double toler
     const real *zk = (const real *)z->at[k] + c.z_at, *bk = c.biased ? bias->at[k] : NULL;
     be->transpose(be->st, c.N, c.E, W->at[k], Wt->at[k]);
     be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], c.N, W->at[k], Wt->at[k],
-                         bk, true, r->at[k], yn->at[k], kept->at[k]);
+                         bk, true, true, r->at[k], yn->at[k], kept->at[k], none);
     for (int again = 0; again < 2; again++)
       be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], c.N, W->at[k], NULL, bk,
-                           false, other_r->at[k], other->at[k], unkept->at[k]);
+                           false, true, other_r->at[k], other->at[k], unkept->at[k], none);
   }
   same(&b, r, TOLERANCE, "gated_linear's scale");
   same(&b, yn, TOLERANCE, "gated_linear's norm");
@@ -580,11 +581,77 @@ static void gated_linear(struct both b, struct gated_linear_case c, double toler
   end(&b);
 }
 
+/* What the norm behind a branch is given, and whether what a derivative reads is kept. */
+static const struct branch_case {
+  bool masked, mapped, no_x, keeps, in_place;
+  enum { UNDAMPED, DAMPED_BY_X, DAMPED } z;
+} branch_cases[] = {
+    {true, false, false, false, false, DAMPED_BY_X}, {true, false, false, true, false, DAMPED_BY_X},
+    {true, true, false, false, false, DAMPED},       {false, false, true, true, false, DAMPED},
+    {false, false, false, false, true, UNDAMPED},    {true, false, true, false, false, UNDAMPED}};
+enum { BRANCH_CASES = sizeof branch_cases / sizeof *branch_cases };
+
+/* The norm behind it, of sequences as long as `rows` has a divisor. */
+static void gated_branch(struct both b, struct gated_linear_case c, struct branch_case v,
+                         double tolerance)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
+  int64_t T = 2, n = c.rows * c.N;
+  while (c.rows % T)
+    T++;
+  int64_t B = c.rows / T;
+  int32_t *reversed = calloc((size_t)B, sizeof *reversed);
+  assert_non_null(reversed);
+  for (int64_t i = 0; i < B; i++)
+    reversed[i] = (int32_t)(B - i);
+  struct array *y = reals(&b, c.rows * c.E, -1, 1), *z = reals(&b, c.rows * d.ldz, -6, 6);
+  struct array *w = reals(&b, c.E, 0.5, 2), *W = reals(&b, c.N * c.E, -1, 1);
+  struct array *bias = reals(&b, c.N, -1, 1), *gr = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *yn = poison(&b, c.rows * c.E, sizeof(real)), *out = poison(&b, n, sizeof(real));
+  struct array *x = reals(&b, n, -20, 20), *mask = reals(&b, (B + 1) * c.N, 0, 2);
+  struct array *weight = reals(&b, c.N, 0.5, 2), *other = reals(&b, n, -1, 1);
+  struct array *r = poison(&b, c.rows, sizeof(real)), *h = poison(&b, n, sizeof(real));
+  struct array *to = poison(&b, n, sizeof(real)), *row = integers(&b, B, reversed);
+  ON_BOTH(b)
+  {
+    struct branch_norm norm = {.B = B, .T = T, .w = weight->at[k], .damping = 1, .r = r->at[k]};
+    norm.x = v.no_x ? NULL : x->at[k];
+    norm.row = v.mapped ? row->at[k] : NULL;
+    norm.mask = v.masked ? mask->at[k] : NULL;
+    norm.z = v.z == UNDAMPED ? NULL : v.z == DAMPED ? other->at[k] : x->at[k];
+    norm.damping = v.z == UNDAMPED ? 1 : 0.8;
+    norm.h = v.keeps ? h->at[k] : NULL;
+    norm.y = v.in_place ? x->at[k] : to->at[k];
+    be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], (const real *)z->at[k] + c.z_at, w->at[k],
+                         c.N, W->at[k], NULL, c.biased ? bias->at[k] : NULL, false, v.keeps,
+                         gr->at[k], yn->at[k], out->at[k], norm);
+  }
+  same(&b, gr, TOLERANCE, "gated_linear's scale before a norm");
+  same(&b, r, tolerance, "scale of the norm behind gated_linear");
+  same(&b, v.in_place ? x : to, tolerance, "norm behind gated_linear");
+  if (v.keeps) {
+    same(&b, out, tolerance, "gated_linear before a norm");
+    same(&b, h, tolerance, "what gated_linear is added to");
+  }
+  free(reversed);
+  end(&b);
+}
+
+/* Each shape, and each form of the norm behind two that one pass takes. */
+static void gated_linears(const void *cpu, const void *device, uint64_t seed, double tolerance)
+{
+  for (int i = 0; i < GATED_LINEAR_CASES; i++) {
+    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], tolerance);
+    for (int k = 0; k < BRANCH_CASES; k++)
+      if (i < 2 || k == i % BRANCH_CASES)
+        gated_branch(begin(cpu, device, seed), gated_linear_cases[i], branch_cases[k], tolerance);
+  }
+}
+
 #define device_gated_linear NAME(device_gated_linear)
 void device_gated_linear(const void *cpu, const void *device, uint64_t seed)
 {
-  for (int i = 0; i < GATED_LINEAR_CASES; i++)
-    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], TOLERANCE);
+  gated_linears(cpu, device, seed, TOLERANCE);
 }
 
 /* Of E terms, both of whose factors were rounded: the errors grow as the sums do. */
@@ -592,8 +659,7 @@ void device_gated_linear(const void *cpu, const void *device, uint64_t seed)
 #define device_rounded_gated_linear NAME(device_rounded_gated_linear)
 void device_rounded_gated_linear(const void *cpu, const void *device, uint64_t seed)
 {
-  for (int i = 0; i < GATED_LINEAR_CASES; i++)
-    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], ROUNDED_TOLERANCE);
+  gated_linears(cpu, device, seed, ROUNDED_TOLERANCE);
 }
 
 /* As many rows as give all processors of a GPU some, and some two or more tiles. */
@@ -604,8 +670,10 @@ void device_many_gated_rows(const void *cpu, const void *device, uint64_t seed)
                                                    {9001, 128, 256, 4, 1, false, false, 0},
                                                    {35000, 192, 128, 0, 1, false, false, 0},
                                                    {17000, 64, 64, 36, 1, false, false, 4}};
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 4; i++) {
     gated_linear(begin(cpu, device, seed), cases[i], ROUNDED_TOLERANCE);
+    gated_branch(begin(cpu, device, seed), cases[i], branch_cases[i], ROUNDED_TOLERANCE);
+  }
 }
 
 /* Rows of whole packs and others, more tokens than one table holds, none that is known, ranges of
