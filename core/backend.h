@@ -18,7 +18,7 @@ struct backend {
   bool transposes;    /* a transpose of every weight is kept: its products are faster by it */
   bool ssd_by_blocks; /* struct ssd_shape's by_blocks */
   bool concurrent;    /* operations may be called by several threads at a time (core/shards.h) */
-  bool reads_out;     /* gated_linear_vjp is faster by `out` */
+  bool reads_out;     /* gated_linear_vjp wants `out`, and makes yn itself */
   const struct dense_library *dense; /* core/dense.h: for host matrices; NULL: LAPACKE */
   enum status (*memory_alloc)(size_t bytes, void *out); /* into *(DEVICE void **)out; ERR_MEMORY */
   void (*memory_free)(DEVICE void *p);

@@ -74,22 +74,31 @@ static void project_in(const struct sequence_model *m, const struct layer_parame
                  p->in_proj_t, p->in_proj_bias, s->u ? 1 : 0, s->row ? NULL : s->u, a->zxbcdt);
 }
 
-/* yn = gated_rmsnorm(y, z); out = W_out yn, or of [x0 silu(z0), yn].  `keeps`: r and yn are wanted
- */
-static void project_out(const struct sequence_model *m, const struct layer_parameters *p, int64_t M,
-                        const DEVICE real *zxbcdt, const struct layer_activations *a, bool keeps,
-                        DEVICE real *out)
+/* yn = gated_rmsnorm(y, z); out = W_out yn, or of [x0 silu(z0), yn]; and what follows out. `keeps`:
+ * what a keeps of yn and out is wanted. */
+static enum status project_out(const struct sequence_model *m, const struct layer_parameters *p,
+                               int64_t M, const DEVICE real *zxbcdt,
+                               const struct layer_activations *a, bool keeps,
+                               struct scratch scratch, DEVICE real *out, struct branch_norm n)
 {
+  static const struct branch_norm none;
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   struct columns at = columns_of(d);
   struct gated_rmsnorm_shape gate = gate_shape(m, M);
   int64_t F = d->d_mlp, inner = F + d->E;
   real eps = (real)m->config.norm_eps;
+  bool apart = m->config.residual != 1; /* out's factor comes between */
   if (!F) {
+    DEVICE real *yn = a->yn;
+    if (!yn)
+      TRY(CARVE(&scratch.device, M * d->E, &yn));
     be->gated_linear_fwd(be->st, gate, eps, a->y, zxbcdt + at.z, p->gate_norm, d->D, p->out_proj,
-                         p->out_proj_t, p->out_proj_bias, keeps, a->gr, a->yn, out);
-    return;
+                         p->out_proj_t, p->out_proj_bias, keeps && a->yn,
+                         apart || (keeps && a->out), a->gr, yn, out, apart ? none : n);
+    if (apart)
+      add_and_norm(m, n, out);
+    return OK;
   }
   be->gated_rmsnorm_fwd(be->st, gate, eps, a->y, zxbcdt + at.z, p->gate_norm, a->gr, a->yn);
   be->columns(be->st, M, F, 1, d->d_in_proj, zxbcdt + at.x0, 0, 2 * F, a->h0);
@@ -99,6 +108,8 @@ static void project_out(const struct sequence_model *m, const struct layer_param
   be->columns(be->st, M, d->E, 1, d->E, a->yn, 0, inner, a->inner + F);
   be->linear_fwd(be->st, M, inner, d->D, a->inner, p->out_proj, p->out_proj_t, p->out_proj_bias, 0,
                  NULL, out);
+  add_and_norm(m, n, out);
+  return OK;
 }
 
 /* yb, the cotangent of y, and in zxbcdtb those of z, x0 and z0; ynb (M,E) is scratch. */
@@ -157,7 +168,7 @@ static void project_out_jvp(const struct sequence_model *m, const struct layer_p
 
 enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                       const struct span *s, int64_t l, const struct layer_activations *a,
-                      bool keeps, struct scratch scratch, DEVICE real *out)
+                      bool keeps, struct scratch scratch, DEVICE real *out, struct branch_norm n)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -184,8 +195,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
                         p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
   relay_pass(s->relay, l);
-  project_out(m, p, M, zxbcdt, a, keeps, out);
-  return OK;
+  return project_out(m, p, M, zxbcdt, a, keeps, scratch, out, n);
 }
 
 enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,

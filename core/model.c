@@ -175,7 +175,8 @@ void dropout_masks_draw(const struct sequence_model *m, int64_t rows, struct dro
                         masks->mask + i * masks->rows * m->dims.D);
 }
 
-/* Whether mixer_vjp gains by what mixer_fwd gave: where that is W_out yn and stays so. */
+/* Whether mixer_vjp wants what mixer_fwd gave in the place of yn: where that is W_out yn and stays
+ * so. */
 static bool reads_out(const struct sequence_model *m)
 {
   return m->be->reads_out && m->dims.d_mlp == 0 && !m->config.mamba2.bias &&
@@ -202,9 +203,10 @@ enum status activations_carve(const struct sequence_model *m, int64_t rows, int6
       TRY(CARVE(device, rows * ssd_chunks(ssd) * d->H * d->P * d->N, &l.S));
     TRY(CARVE(device, M * d->E, &l.y));
     TRY(CARVE(device, M * d->G, &l.gr));
-    TRY(CARVE(device, M * d->E, &l.yn));
     if (keep && reads_out(m))
       TRY(CARVE(device, M * d->D, &l.out));
+    else
+      TRY(CARVE(device, M * d->E, &l.yn));
     if (d->d_mlp > 0) {
       TRY(CARVE(device, M * 2 * d->d_mlp, &l.h0));
       TRY(CARVE(device, M * d->d_mlp, &l.hg0));
@@ -275,18 +277,33 @@ static struct norm_place norm_behind(const struct sequence_model *m, const struc
   return (struct norm_place){p->layer[i + 1].norm, l->x, l->r, l->xn};
 }
 
-/* The sum x + c mask out and its norm, to where `to` says; x NULL: zeros; `out` may be overwritten.
- * z: what f is damped with, NULL: nothing. */
-static void add_and_norm(const struct sequence_model *m, const struct span *s, int64_t which,
-                         const DEVICE real *x, DEVICE real *out, struct norm_place to,
-                         const DEVICE real *z)
+/* The norm behind a branch that is added to x (NULL: zeros), to where `to` says.  z: what f is
+ * damped with, NULL: nothing. */
+static struct branch_norm norm_of(const struct sequence_model *m, const struct span *s,
+                                  int64_t which, const DEVICE real *x, struct norm_place to,
+                                  const DEVICE real *z)
+{
+  return (struct branch_norm){.B = s->rows,
+                              .T = s->T,
+                              .x = x,
+                              .row = s->row,
+                              .mask = mask_of(m, s->masks, which),
+                              .w = to.w,
+                              .damping = z ? s->damping : 1,
+                              .z = z,
+                              .r = to.r,
+                              .h = to.x,
+                              .y = to.xn};
+}
+
+void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out)
 {
   const struct backend *be = m->be;
   int64_t D = m->dims.D;
   if (m->config.residual != 1)
-    be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, out, 0, out);
-  be->rmsnorm_fwd(be->st, s->rows, s->T, D, (real)m->config.norm_eps, x, out, s->row,
-                  mask_of(m, s->masks, which), to.w, z ? s->damping : 1, z, to.r, to.x, to.xn);
+    be->axpby(be->st, n.B * n.T * D, (real)m->config.residual, out, 0, out);
+  be->rmsnorm_fwd(be->st, n.B, n.T, D, (real)m->config.norm_eps, n.x, out, n.row, n.mask, n.w,
+                  n.damping, n.z, n.r, n.h, n.y);
 }
 
 enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -312,17 +329,16 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
     struct norm_place next = norm_behind(m, p, a, i, fz);
     if (last && a->forgotten)
       next.x = NULL;
-    DEVICE real *branch = l->out && !a->forgotten ? l->out : out;
-    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, branch));
+    struct norm_place after = d->F ? (struct norm_place){w->norm2, l->x2, l->r2, l->xn2} : next;
+    const DEVICE real *damps = last ? with : NULL;
+    TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, l->out && !a->forgotten ? l->out : out,
+                  norm_of(m, s, 2 * i, x, after, d->F ? NULL : damps)));
     if (d->F) {
-      add_and_norm(m, s, 2 * i, x, branch, (struct norm_place){w->norm2, l->x2, l->r2, l->xn2},
-                   NULL);
       be->linear_fwd(be->st, M, d->D, 2 * d->F, l->xn2, w->fc1, w->fc1_t, NULL, 0, NULL, l->h);
       be->silu_gate_fwd(be->st, M, d->F, l->h, l->hg);
       be->linear_fwd(be->st, M, d->F, d->D, l->hg, w->fc2, w->fc2_t, NULL, 0, NULL, out);
-      x = l->x2, branch = out;
+      add_and_norm(m, norm_of(m, s, 2 * i + 1, l->x2, next, damps), out);
     }
-    add_and_norm(m, s, d->F ? 2 * i + 1 : 2 * i, x, branch, next, last ? with : NULL);
     x = next.x;
   }
   return OK;

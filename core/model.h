@@ -45,6 +45,7 @@
 #define block_jvp NAME(block_jvp)
 #define block_advance NAME(block_advance)
 #define mixer_projected NAME(mixer_projected)
+#define add_and_norm NAME(add_and_norm)
 #define mixer_fwd NAME(mixer_fwd)
 #define mixer_vjp NAME(mixer_vjp)
 #define mixer_jvp NAME(mixer_jvp)
@@ -80,8 +81,9 @@ struct layer_activations {
   DEVICE real *xBC, *dt;   /* (M,conv_dim) after conv and silu, (M,H) Delta */
   DEVICE real *S; /* (rows,chunks,H,P,N) entering each chunk; NULL: not kept, and what starts from
                      zeros is one chunk where ssd_one_chunk says so, which is differentiable */
-  DEVICE real *y, *gr, *yn; /* (M,E) out of the SSD, (M,G), (M,E) gated and normed */
-  DEVICE real *out;         /* (M,D) W_out yn, where backend.reads_out and it is kept; else NULL */
+  DEVICE real *y, *gr;   /* (M,E) out of the SSD, (M,G) */
+  DEVICE real *yn, *out; /* (M,E) y gated and normed, or NULL and (M,D) W_out yn is kept in its
+                            place, where backend.reads_out; else that is NULL */
   DEVICE real *x2, *r2, *xn2, *h, *hg; /* (M,D), (M), (M,D), (M,2F), (M,F); MLP only */
   /* d_mlp > 0 only: (M,2 d_mlp) x0, z0; (M,d_mlp) x0 silu(z0); (M,d_mlp+E) that and yn */
   DEVICE real *h0, *hg0, *inner;
@@ -89,7 +91,7 @@ struct layer_activations {
 struct activations {
   int64_t rows, T;
   bool forgotten; /* a solver's: nobody differentiates them.  Layer 0's x and the last are not
-                     filled, perhaps neither gr nor yn, and segments (block_whole_tokens) share the
+                     filled, perhaps yn neither, and segments (block_whole_tokens) share the
                      first one's memory */
   struct layer_activations *layer; /* (n_layer) */
   DEVICE real *x, *r;              /* (M,D), (M): into the final norm */
@@ -165,7 +167,8 @@ int64_t block_whole_tokens(const struct sequence_model *m);
 size_t segments_host_bytes(const struct sequence_model *m);
 
 /* fz (M,D) = f(z,u), filling a; fz may be z, unless that is the x into layer 0 of a, which it may
- * be, or the span is damped.  scratch.device: block_fwd carves (M,D) + SSD work. */
+ * be, or the span is damped.  scratch.device: block_fwd carves (M,D) + SSD work,
+ * and (M,E) where a has no yn. */
 MUST_USE enum status block_fwd(const struct sequence_model *m, const struct parameter_set *p,
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
@@ -215,11 +218,15 @@ void block_advance(const struct sequence_model *m, const struct parameter_set *p
 const DEVICE real *mixer_projected(const struct sequence_model *m, const struct layer_parameters *p,
                                    const struct span *s, int64_t l,
                                    const struct layer_activations *a);
-/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c.  Unless it `keeps`
- * all that mixer_vjp reads, a's gr and yn hold anything. */
+/* The sum n.x + c mask out (M,D) and its norm, where n says; c = config.residual.  `out` may be
+ * overwritten. */
+void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out);
+/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c; and add_and_norm.
+ * Unless it `keeps` all that mixer_vjp reads, a's yn and out hold anything. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
-                               bool keeps, struct scratch scratch, DEVICE real *out);
+                               bool keeps, struct scratch scratch, DEVICE real *out,
+                               struct branch_norm n);
 /* xnb (M,D), and ub = u_beta ub + ..., from outb (M,D) and s1b; adds to g and s0b; see
  * block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,

@@ -64,4 +64,19 @@ struct gated_rmsnorm_shape {
   int64_t rows, E, G, ldz;
   bool norm_before_gate;
 };
+
+#ifdef REAL_BITS
+/* The norm behind a branch of the model, whose output is rmsnorm_fwd's `out`: the arguments that it
+ * has beside.  w NULL: there is none. */
+#define branch_norm NAME(branch_norm)
+struct branch_norm {
+  int64_t B, T;
+  const DEVICE real *x;
+  const DEVICE int32_t *row;
+  const DEVICE real *mask, *w;
+  double damping;
+  const DEVICE real *z;
+  DEVICE real *r, *h, *y;
+};
+#endif
 #endif

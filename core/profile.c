@@ -51,6 +51,8 @@ void profile_clear(struct profile *p)
 #define STRUCT_conv1d_shape
 #define STRUCT_ssd_shape
 #define STRUCT_gated_rmsnorm_shape
+#define STRUCT_branch_norm_f32
+#define STRUCT_branch_norm_f64
 #define POINTER_real &
 #define POINTER_double &
 #define POINTER_wide &

@@ -41,15 +41,21 @@
   WORK((20 * IF(yb) + 9 * IF(wb)) * d.rows * d.E, \
        (3 + (beta == 0 ? 1 : 2) * (IF(yb) + IF(zb))) * d.rows * d.E)
 #define WORK_linear_fwd WORK(2 * M * K * N, M * K + K * N + (beta == 0 ? 1 : 2) * M * N)
-#define WORK_gated_linear_fwd \
-  WORK((9 + 2 * N) * d.rows * d.E, (2 + keeps) * d.rows * d.E + d.E * N + d.rows * N)
+/* with the norm's: see rmsnorm_fwd */
+#define WORK_gated_linear_fwd                                                                      \
+  WORK((9 + 2 * N) * d.rows * d.E +                                                                \
+           IF(norm.w) * (4 + IF(norm.x) + IF(norm.mask) + 3 * (norm.damping != 1)) * d.rows * N,   \
+       (2 + keeps_yn) * d.rows * d.E + d.E * N + keeps_out * d.rows * N +                          \
+           IF(norm.w) * ((1 + IF(norm.x) + IF(norm.h) + (norm.damping != 1 && norm.z != norm.x)) * \
+                             d.rows * N +                                                          \
+                         IF(norm.mask) * norm.B * N))
 #define WORK_linear_vjp                   \
   WORK(2 * (IF(xb) + IF(Wb)) * M * K * N, \
        M * N + IF(xb) * (K * N + (beta == 0 ? 1 : 2) * M * K) + IF(Wb) * (M * K + 2 * K * N))
-/* ynb is not counted: it need not be in memory */
-#define WORK_gated_linear_vjp                                                  \
-  WORK((20 * IF(yb) + 9 * IF(wb) + 2 * (1 + IF(Wb)) * N) * d.rows * d.E,       \
-       (2 + IF(Wb) + (beta == 0 ? 1 : 2) * (IF(yb) + IF(zb))) * d.rows * d.E + \
+/* ynb and a yn that is not given are not counted: they need not be in memory */
+#define WORK_gated_linear_vjp                                                           \
+  WORK((20 * IF(yb) + 9 * IF(wb) + 2 * (1 + IF(Wb)) * N) * d.rows * d.E,                \
+       (2 + IF(Wb) * IF(yn) + (beta == 0 ? 1 : 2) * (IF(yb) + IF(zb))) * d.rows * d.E + \
            (1 + IF(out)) * d.rows * N + (1 + 2 * IF(Wb)) * d.E * N)
 #define WORK_conv1d_fwd WORK((2 * d.W + 5) * d.B * d.T * d.C, 2 * d.B * d.T * d.C)
 #define WORK_conv1d_vjp                                         \

@@ -3,11 +3,13 @@
  *
  *   out (M,D) = r (s (w W)'),   s = y silu(z) (M,E),   r = (mean(s^2) + eps)^(-1/2) by row
  *
+ * and, where it is asked for, the norm of what out is added to (rmsnorm.c).
+ *
  * A block has 128 rows at a time, of which each of eight warps holds 16, all D sums of them in its
- * registers, as four warps multiply together.  A panel is 32 channels.  y and z of it come by
- * copies of 16 bytes that the lane makes which will read them: nobody else waits for them.  A ninth
- * warp sends the panels of w W, rounded to tf32, which lie in global memory as the product wants
- * them in shared memory (`put_weights_in_order`):
+ * registers, as four warps multiply together: so it has whole rows to norm.  A panel is 32
+ * channels.  y and z of it come by copies of 16 bytes that the lane makes which will read them:
+ * nobody else waits for them.  A ninth warp sends the panels of w W, rounded to tf32, which lie in
+ * global memory as the product wants them in shared memory (`put_weights_in_order`):
  *
  *   term t + 4 q of step k of a panel  is  channel 16 (k/2) + 4 t + 2 (k%2) + q
  *   right operand's row 8 n + 2 t + e  is  row 16 (n/2) + 4 t + 2 (n%2) + e of W
@@ -20,14 +22,18 @@
 enum {
   INPUT_STAGES = 4,
   INPUT_FOURS = 8, /* of y, z and a panel: of two rows and two sixteens each */
-  INPUT_FLOATS = INPUT_FOURS * (int)INPUT_STRIDE
+  INPUT_FLOATS = INPUT_FOURS * (int)INPUT_STRIDE,
+  PART = 64 /* columns of what is added to out, of two rows, take a panel's place */
 };
 
 struct gated_product {
   int64_t M, E, ldz;
   float eps;
   const float *y, *z, *weights; /* w W, in order */
-  float *out;
+  float *r, *out;               /* out NULL: not wanted */
+  struct branch_norm norm;
+  int x_parts, z_parts; /* of norm.x and norm.z, or 0: which are not read */
+  float kept, damping;  /* y = kept z + damping w h r; without z_parts: w h r */
 };
 
 /* Of the shared memory: panels of w W; y and z. */
@@ -54,11 +60,12 @@ KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float 
 
 /* ---- the warps that multiply ---- */
 
-/* The copies of y and z, panel by panel, on behind what is multiplied. */
-struct input_copies {
+/* The copies of y and z, panel by panel, on behind what is multiplied; and behind a tile's last
+ * panel, by parts, of what its norm adds: x, and then z. */
+template <int D> struct input_copies {
   const float *y, *z; /* of the next panel */
   int tile;
-  int panels; /* left of this tile */
+  int left; /* of this tile: panels, and parts */
   int stage;
   bool there[2];
 
@@ -66,16 +73,15 @@ struct input_copies {
   {
     int64_t row = own_tile_row(next);
     tile = next;
-    panels = (int)(p.E / PANEL);
+    left = (int)(p.E / PANEL) + p.x_parts + p.z_parts;
     there[0] = row < p.M, there[1] = row + 8 < p.M;
     row = there[0] ? row : 0;
     y = p.y + row * p.E + 4 * lane_pair();
     z = p.z + row * p.ldz + 4 * lane_pair();
   }
 
-  INLINE_DEVICE void copy(struct gated_product p, float *to)
+  INLINE_DEVICE void copy_panel(struct gated_product p, float *to)
   {
-    to += stage * INPUT_FLOATS;
 #pragma unroll
     for (int i = 0; i < INPUT_FOURS / 2; i++) {
       int half = i % 2, channel = i / 2 * 16;
@@ -83,10 +89,28 @@ struct input_copies {
       copy_16_of_256_bytes(to + (INPUT_FOURS / 2 + i) * INPUT_STRIDE,
                            z + half * 8 * p.ldz + channel, there[half]);
     }
+    y += PANEL, z += PANEL;
+  }
+
+  INLINE_DEVICE void copy_part(struct gated_product p, float *to)
+  {
+    int part = left > p.z_parts ? p.x_parts + p.z_parts - left : p.z_parts - left;
+    const float *from = left > p.z_parts ? p.norm.x : p.norm.z;
+    from += (there[0] ? own_tile_row(tile) : 0) * D + part * PART + 4 * lane_pair();
+#pragma unroll
+    for (int i = 0; i < INPUT_FOURS; i++)
+      copy_16_of_256_bytes(to + i * INPUT_STRIDE, from + i % 2 * 8 * D + i / 2 * 16, there[i % 2]);
+  }
+
+  INLINE_DEVICE void copy(struct gated_product p, float *to)
+  {
+    if (left > p.x_parts + p.z_parts)
+      copy_panel(p, to + stage * INPUT_FLOATS);
+    else
+      copy_part(p, to + stage * INPUT_FLOATS);
     end_batch();
     stage = (stage + 1) % INPUT_STAGES;
-    y += PANEL, z += PANEL;
-    if (--panels == 0)
+    if (--left == 0)
       begin_tile(p, tile + (int)gridDim.x);
   }
 };
@@ -114,27 +138,141 @@ INLINE_DEVICE void gated_terms(const float *from, float (&terms)[4][4], float (&
   }
 }
 
-/* The outputs of a tile: four lanes have a row's. */
+/* (mean + eps)^(-1/2) of a row of which this lane has a part of the sum of n squares. */
+INLINE_DEVICE float scale_of_row(float squares, int n, float eps)
+{
+  squares += from_lane(squares, 1);
+  squares += from_lane(squares, 2);
+  return 1 / sqrtf(squares / (float)n + eps);
+}
+
+/* Of a row's sums, of which four lanes have fours, the i-th of this lane. */
+template <int TILES>
+INLINE_DEVICE float4 scaled_four(const float (&sums)[TILES][4], int half, int i, float r)
+{
+  float4 four;
+  four.x = r * sums[2 * i][2 * half], four.y = r * sums[2 * i][2 * half + 1];
+  four.z = r * sums[2 * i + 1][2 * half], four.w = r * sums[2 * i + 1][2 * half + 1];
+  return four;
+}
+
+template <int TILES>
+INLINE_DEVICE void set_four(float (&sums)[TILES][4], int half, int i, float4 four)
+{
+  sums[2 * i][2 * half] = four.x, sums[2 * i][2 * half + 1] = four.y;
+  sums[2 * i + 1][2 * half] = four.z, sums[2 * i + 1][2 * half + 1] = four.w;
+}
+
+/* This lane's first four of a row's mask, or NULL. */
+INLINE_DEVICE const float *own_mask(struct branch_norm n, int64_t row, int D)
+{
+  unsigned b = (unsigned)row / (unsigned)n.T;
+  return n.mask ? n.mask + (n.row ? n.row[b] : (int64_t)b) * D + 4 * lane_pair() : NULL;
+}
+
+INLINE_DEVICE float4 times_four(float4 a, float4 b)
+{
+  a.x *= b.x, a.y *= b.y, a.z *= b.z, a.w *= b.w;
+  return a;
+}
+
+/* f(k, half, i) for the fours of a part: the k-th of a stage, the i-th of the lane in its row. */
+template <class F> INLINE_DEVICE void for_own_fours(int part, F f)
+{
+#pragma unroll
+  for (int k = 0; k < INPUT_FOURS; k++)
+    f(k, k % 2, part * (PART / 16) + k / 2);
+}
+
+/* sums = a x + b sums of a part, x being what has come for this thread's next stage; goes on
+ * copying. */
+template <int D>
+INLINE_DEVICE void add_part(int part, struct gated_product p, struct input_copies<D> &inputs,
+                            float *own, int &stage, float a, float b, float (&sums)[D / 8][4])
+{
+  float x[INPUT_FOURS][4];
+  inputs.copy(p, own);
+  await_batches<INPUT_STAGES - 1>();
+#pragma unroll
+  for (int k = 0; k < INPUT_FOURS; k++)
+    get_four(own + stage * INPUT_FLOATS + k * INPUT_STRIDE, x[k]);
+  settle_sums(x); /* before the stage is copied to again */
+  stage = (stage + 1) % INPUT_STAGES;
+  for_own_fours(part, [&](int k, int half, int i) {
+    float4 four = scaled_four(sums, half, i, b);
+    four.x += a * x[k][0], four.y += a * x[k][1], four.z += a * x[k][2], four.w += a * x[k][3];
+    set_four(sums, half, i, four);
+  });
+}
+
+/* The norm of x + mask out of two rows, r times the sums; those are overwritten. */
+template <int D>
+INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)[2],
+                              struct input_copies<D> &inputs, float *own, int &stage,
+                              float (&sums)[D / 8][4])
+{
+  struct branch_norm n = p.norm;
+  int64_t row = own_tile_row(tile), at = row * D + 4 * lane_pair();
+  bool there[2] = {row < p.M, row + 8 < p.M};
+  const float *mask[2], *w = n.w + 4 * lane_pair();
+  float squares[2] = {}, scale[2];
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+    mask[half] = own_mask(n, there[half] ? row + 8 * half : 0, D);
+#pragma unroll
+  for (int part = 0; part < D / PART; part++) {
+    for_own_fours(part, [&](int, int half, int i) {
+      float4 branch = scaled_four(sums, half, i, r[half]);
+      if (n.mask)
+        branch = times_four(branch, *(const float4 *)(mask[half] + 16 * i));
+      set_four(sums, half, i, branch);
+    });
+    if (p.x_parts)
+      add_part(part, p, inputs, own, stage, 1, 1, sums);
+    for_own_fours(part, [&](int, int half, int i) {
+      float4 h = scaled_four(sums, half, i, 1);
+      squares[half] += dot_of_fours(h, h);
+      if (n.h && there[half])
+        put_four(n.h + at + half * 8 * D + 16 * i, 0, h);
+    });
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    scale[half] = scale_of_row(squares[half], D, p.eps);
+    if (there[half] && lane_pair() == 0)
+      n.r[row + 8 * half] = scale[half];
+  }
+#pragma unroll
+  for (int part = 0; part < D / PART; part++) {
+    for_own_fours(part, [&](int, int half, int i) {
+      float4 normed = scaled_four(sums, half, i, scale[half]);
+      set_four(sums, half, i, times_four(normed, *(const float4 *)(w + 16 * i)));
+    });
+    if (p.z_parts)
+      add_part(part, p, inputs, own, stage, p.kept, p.damping, sums);
+    for_own_fours(part, [&](int, int half, int i) {
+      if (there[half])
+        put_four(n.y + at + half * 8 * D + 16 * i, 0, scaled_four(sums, half, i, 1));
+    });
+  }
+}
+
+/* r of two rows, which is kept, and their outputs, if wanted. */
 template <int TILES>
 INLINE_DEVICE void put_scaled(struct gated_product p, int tile, const float (&sums)[TILES][4],
-                              const float (&squares)[2][2])
+                              const float (&squares)[2][2], float (&r)[2])
 {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     int64_t row = own_tile_row(tile) + 8 * half;
-    float sum = squares[half][0] + squares[half][1];
-    sum += from_lane(sum, 1);
-    sum += from_lane(sum, 2);
-    float r = 1 / sqrtf(sum / (float)p.E + p.eps);
-    float *to = p.out + row * (8 * TILES) + 4 * lane_pair();
-    if (row < p.M) {
+    r[half] = scale_of_row(squares[half][0] + squares[half][1], (int)p.E, p.eps);
+    if (row < p.M && lane_pair() == 0)
+      p.r[row] = r[half];
+    if (row < p.M && p.out) {
+      float *to = p.out + row * (8 * TILES) + 4 * lane_pair();
 #pragma unroll
-      for (int n = 0; n < TILES; n += 2) {
-        float4 four;
-        four.x = r * sums[n][2 * half], four.y = r * sums[n][2 * half + 1];
-        four.z = r * sums[n + 1][2 * half], four.w = r * sums[n + 1][2 * half + 1];
-        put_four(to + 8 * n, 0, four);
-      }
+      for (int i = 0; i < TILES / 2; i++)
+        put_four(to + 16 * i, 0, scaled_four(sums, half, i, r[half]));
     }
   }
 }
@@ -144,7 +282,7 @@ template <int D> INLINE_DEVICE void multiply_tiles(struct gated_product p, struc
   int panels = (int)(p.E / PANEL), stage = 0;
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
   weight_place at = {0, 0};
-  struct input_copies inputs;
+  struct input_copies<D> inputs;
   float *own = m.inputs(), sums[D / 8][4], terms[2][4][4];
   inputs.stage = 0;
   inputs.begin_tile(p, (int)blockIdx.x);
@@ -152,7 +290,7 @@ template <int D> INLINE_DEVICE void multiply_tiles(struct gated_product p, struc
     inputs.copy(p, own);
   FOR_OWN_TILES(tile, p.M)
   {
-    float squares[2][2] = {};
+    float squares[2][2] = {}, r[2];
     int before = 0; /* the stage that the products under way read */
     for (int i = 0; i < panels; i += 2) {
 #pragma unroll
@@ -178,7 +316,9 @@ template <int D> INLINE_DEVICE void multiply_tiles(struct gated_product p, struc
     await_products<0>();
     arrive(m.weights.read(before), speaks);
     settle_sums(sums);
-    put_scaled(p, tile, sums, squares);
+    put_scaled(p, tile, sums, squares, r);
+    if (p.norm.w)
+      put_normed<D>(p, tile, r, inputs, own, stage, sums);
   }
   await_batches<0>();
 }
@@ -214,21 +354,31 @@ template <int D> static bool launch_gated_linear(stream st, struct gated_product
   return true;
 }
 
+static bool can_norm(struct branch_norm n)
+{
+  return n.B * n.T <= UINT32_MAX && in_packs(0, n.x) && in_packs(0, n.mask) && in_packs(0, n.w) &&
+         in_packs(0, n.z) && in_packs(0, n.h) && in_packs(0, n.y);
+}
+
 /* false, and nothing is done: not here, not for such shapes, or so few rows that most processors
  * would have none. */
 static bool in_one_pass(stream st, struct gated_rmsnorm_shape d, real eps, const real *y,
                         const real *z, const real *w, int64_t D, const real *W, const real *b,
-                        real *out)
+                        real *r, real *out, struct branch_norm norm)
 {
   struct device *device = device_of(st);
   float *weights = (float *)device->turned;
-  struct gated_product p = {d.rows, d.E, d.ldz, eps, y, z, weights, out};
+  struct gated_product p = {d.rows, d.E, d.ldz, eps, y, z, weights, r, out, norm};
+  p.x_parts = norm.w && norm.x ? (int)D / PART : 0;
+  p.z_parts = norm.w && norm.z && norm.damping != 1 ? (int)D / PART : 0;
+  p.kept = (float)(1 - norm.damping), p.damping = (float)norm.damping;
   bool here =
       device->warpgroups && device->matmul == PLUGIN_TF32 && 2 * (d.rows / TILE_ROWS) >= PROCESSORS;
   bool plain = !d.norm_before_gate && d.G == 1 && !b && d.E > 0 && d.E % (2 * PANEL) == 0 &&
                (D == 64 || D == 128 || D == 256) &&
                D * d.E <= (int64_t)(TURNED_BYTES / sizeof *weights);
-  if (!here || !plain || !in_packs(0, y) || !in_packs(d.ldz, z) || !in_packs(0, out))
+  if (!here || !plain || !in_packs(0, y) || !in_packs(d.ldz, z) || !in_packs(0, out) ||
+      !can_norm(norm))
     return false;
   LAUNCH(st, D * d.E, put_weights_in_order, (int)D, (int)d.E, w, W, weights);
   return D == 64    ? launch_gated_linear<64>(st, p)

@@ -3,7 +3,7 @@
  * with q = silu(z):
  *
  *   ynb = outb W (M,E)      p = y q      pb = r (w ynb - p r outb . out / E)
- *   yb = pb q      zb = pb y silu'(z)      wb += sum_rows ynb p r
+ *   yb = pb q      zb = pb y silu'(z)      wb += sum_rows ynb p r      yn = w p r, if wanted
  *
  * A block has 128 rows at a time.  Each of eight warps holds 16 of outb in its registers, as left
  * operands for all of E, as four warps multiply together; it goes through E by 64 columns.  y and z
@@ -32,7 +32,7 @@ enum {
 struct gated_cotangents {
   int64_t M, E, ldz;
   const float *y, *z, *w, *r, *out, *outb, *weights; /* W' in order */
-  float *yb, *zb, *sums;                             /* (blocks,E), or NULL */
+  float *yb, *zb, *yn, *sums;                        /* yn, sums (blocks,E): or NULL */
 };
 
 /* Of the shared memory: parts of W', y and z, w, sums of each warp. */
@@ -105,11 +105,6 @@ struct own_rows {
   bool there[2];
 };
 
-INLINE_DEVICE float dot_of_fours(float4 a, float4 b)
-{
-  return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w);
-}
-
 /* outb of this lane's rows as left operands.  It is read twice: beside `out`, too, the registers
  * would not hold it. */
 template <int D>
@@ -163,25 +158,21 @@ INLINE_DEVICE struct silu_pair short_silu(float z)
 /* Of four columns of a row; adds to the sums over rows. */
 INLINE_DEVICE void four_cotangents(const float (&y)[4], const float (&z)[4], const float (&w)[4],
                                    const float (&ynb)[4], float r, float along, float4 &yb,
-                                   float4 &zb, float *wb)
+                                   float4 &zb, float4 &yn, float *wb)
 {
-  float to_y[4], to_z[4];
+  float to_y[4], to_z[4], norm[4];
 #pragma unroll
   for (int c = 0; c < 4; c++) {
     struct silu_pair gate = short_silu(z[c]);
     float p = y[c] * gate.value, pb = r * (w[c] * ynb[c] - p * along);
     to_y[c] = pb * gate.value;
     to_z[c] = pb * y[c] * gate.slope;
-    wb[c] += ynb[c] * r * p;
+    norm[c] = r * p;
+    wb[c] += ynb[c] * norm[c];
   }
   yb.x = to_y[0], yb.y = to_y[1], yb.z = to_y[2], yb.w = to_y[3];
   zb.x = to_z[0], zb.y = to_z[1], zb.z = to_z[2], zb.w = to_z[3];
-}
-
-INLINE_DEVICE void get_four(const float *from, float (&to)[4])
-{
-  float4 four = *(const float4 *)from;
-  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+  yn.x = w[0] * norm[0], yn.y = w[1] * norm[1], yn.z = w[2] * norm[2], yn.w = w[3] * norm[3];
 }
 
 /* Columns 16 i to 16 i + 15 of COLUMNS, from what lies at `inputs` and w; wb: sums of the lane. */
@@ -195,15 +186,17 @@ INLINE_DEVICE void put_sixteen(struct gated_cotangents p, struct own_rows rows, 
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     float y[4], z[4];
-    float4 to_y, to_z;
+    float4 to_y, to_z, norm;
     float ynb[4] = {sums[2 * i][2 * half], sums[2 * i][2 * half + 1], sums[2 * i + 1][2 * half],
                     sums[2 * i + 1][2 * half + 1]};
     get_four(inputs + half * INPUT_STRIDE, y);
     get_four(inputs + (2 + half) * INPUT_STRIDE, z);
-    four_cotangents(y, z, w, ynb, rows.r[half], rows.along[half], to_y, to_z, wb);
+    four_cotangents(y, z, w, ynb, rows.r[half], rows.along[half], to_y, to_z, norm, wb);
     if (rows.there[half]) {
       put_four(yb + half * 8 * p.E + 16 * i, 0, to_y);
       put_four(zb + half * 8 * p.ldz + 16 * i, 0, to_z);
+      if (p.yn)
+        put_four(p.yn + (yb - p.yb) + half * 8 * p.E + 16 * i, 0, norm);
     }
   }
 }
@@ -328,13 +321,14 @@ static size_t gated_vjp_bytes(int64_t D, int64_t E)
 /* false, and nothing is done: not here, not for such shapes, or so few rows that most processors
  * would have none. */
 static bool vjp_in_one_pass(stream st, struct gated_rmsnorm_shape d, const real *y, const real *z,
-                            const real *w, const real *r, int64_t D, const real *W, const real *out,
-                            const real *outb, real beta, real *yb, real *zb, real *wb)
+                            const real *w, const real *r, real *yn, int64_t D, const real *W,
+                            const real *out, const real *outb, real beta, real *yb, real *zb,
+                            real *wb)
 {
   struct device *device = device_of(st);
   float *weights = (float *)device->turned, *sums = weights + D * d.E;
-  struct gated_cotangents p = {d.rows, d.E, d.ldz,           y, z, w, r, out, outb, weights,
-                               yb,     zb,  wb ? sums : NULL};
+  struct gated_cotangents p = {d.rows, d.E,  d.ldz,   y,  z,  w,  r,
+                               out,    outb, weights, yb, zb, yn, wb ? sums : NULL};
   int tiles = tiles_of(d.rows), blocks = tiles < PROCESSORS ? tiles : PROCESSORS;
   bool here = device->warpgroups && device->matmul == PLUGIN_TF32 && 2 * tiles > PROCESSORS;
   bool plain = !d.norm_before_gate && d.G == 1 && out && yb && zb && beta == 0 && d.E > 0 &&
@@ -342,7 +336,7 @@ static bool vjp_in_one_pass(stream st, struct gated_rmsnorm_shape d, const real 
   if (!here || !plain || gated_vjp_bytes(D, d.E) > device->shared_bytes ||
       (D + PROCESSORS) * d.E > (int64_t)(TURNED_BYTES / sizeof *weights) || !in_packs(0, y) ||
       !in_packs(d.ldz, z) || !in_packs(0, out) || !in_packs(0, outb) || !in_packs(0, yb) ||
-      !in_packs(d.ldz, zb))
+      !in_packs(0, yn) || !in_packs(d.ldz, zb))
     return false;
   LAUNCH(st, D / 4 * d.E, put_weights_in_order, (int)D, (int)d.E, W, weights);
   if (D == 64)

@@ -29,6 +29,17 @@ INLINE_DEVICE int64_t own_tile_row(int tile)
   return (int64_t)tile * TILE_ROWS + 16 * own_warp() + lane_row();
 }
 
+INLINE_DEVICE void get_four(const float *from, float (&to)[4])
+{
+  float4 four = *(const float4 *)from;
+  to[0] = four.x, to[1] = four.y, to[2] = four.z, to[3] = four.w;
+}
+
+INLINE_DEVICE float dot_of_fours(float4 a, float4 b)
+{
+  return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w);
+}
+
 typedef ring_place<WEIGHT_STAGES> weight_place;
 
 template <int STAGE_FLOATS> struct weight_ring {

@@ -553,6 +553,7 @@ enum { GATED_LINEAR_CASES = sizeof gated_linear_cases / sizeof *gated_linear_cas
 
 static void gated_linear(struct both b, struct gated_linear_case c, double tolerance)
 {
+  static const struct branch_norm none;
   struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
   int64_t n = c.rows * c.E;
   struct array *y = reals(&b, n, -1, 1), *z = reals(&b, c.rows * d.ldz, -6, 6);
@@ -567,23 +568,90 @@ static void gated_linear(struct both b, struct gated_linear_case c, double toler
     const real *zk = (const real *)z->at[k] + c.z_at, *bk = c.biased ? bias->at[k] : NULL;
     be->transpose(be->st, c.N, c.E, W->at[k], Wt->at[k]);
     be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], c.N, W->at[k], Wt->at[k],
-                         bk, true, r->at[k], yn->at[k], kept->at[k]);
+                         bk, true, true, r->at[k], yn->at[k], kept->at[k], none);
     for (int again = 0; again < 2; again++)
       be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], c.N, W->at[k], NULL, bk,
-                           false, other_r->at[k], other->at[k], unkept->at[k]);
+                           false, true, other_r->at[k], other->at[k], unkept->at[k], none);
   }
   same(&b, r, TOLERANCE, "gated_linear's scale");
   same(&b, yn, TOLERANCE, "gated_linear's norm");
   same(&b, kept, tolerance, "gated_linear");
+  same(&b, other_r, TOLERANCE, "gated_linear's scale where the norm is not kept");
   same(&b, unkept, tolerance, "gated_linear whose norm is not kept");
   end(&b);
+}
+
+/* What the norm behind a branch is given, and whether what a derivative reads is kept. */
+static const struct branch_case {
+  bool masked, mapped, no_x, keeps, in_place;
+  enum { UNDAMPED, DAMPED_BY_X, DAMPED } z;
+} branch_cases[] = {
+    {true, false, false, false, false, DAMPED_BY_X}, {true, false, false, true, false, DAMPED_BY_X},
+    {true, true, false, false, false, DAMPED},       {false, false, true, true, false, DAMPED},
+    {false, false, false, false, true, UNDAMPED},    {true, false, true, false, false, UNDAMPED}};
+enum { BRANCH_CASES = sizeof branch_cases / sizeof *branch_cases };
+
+/* The norm behind it, of sequences as long as `rows` has a divisor. */
+static void gated_branch(struct both b, struct gated_linear_case c, struct branch_case v,
+                         double tolerance)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
+  int64_t T = 2, n = c.rows * c.N;
+  while (c.rows % T)
+    T++;
+  int64_t B = c.rows / T;
+  int32_t *reversed = calloc((size_t)B, sizeof *reversed);
+  assert_non_null(reversed);
+  for (int64_t i = 0; i < B; i++)
+    reversed[i] = (int32_t)(B - i);
+  struct array *y = reals(&b, c.rows * c.E, -1, 1), *z = reals(&b, c.rows * d.ldz, -6, 6);
+  struct array *w = reals(&b, c.E, 0.5, 2), *W = reals(&b, c.N * c.E, -1, 1);
+  struct array *bias = reals(&b, c.N, -1, 1), *gr = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *yn = poison(&b, c.rows * c.E, sizeof(real)), *out = poison(&b, n, sizeof(real));
+  struct array *x = reals(&b, n, -20, 20), *mask = reals(&b, (B + 1) * c.N, 0, 2);
+  struct array *weight = reals(&b, c.N, 0.5, 2), *other = reals(&b, n, -1, 1);
+  struct array *r = poison(&b, c.rows, sizeof(real)), *h = poison(&b, n, sizeof(real));
+  struct array *to = poison(&b, n, sizeof(real)), *row = integers(&b, B, reversed);
+  ON_BOTH(b)
+  {
+    struct branch_norm norm = {.B = B, .T = T, .w = weight->at[k], .damping = 1, .r = r->at[k]};
+    norm.x = v.no_x ? NULL : x->at[k];
+    norm.row = v.mapped ? row->at[k] : NULL;
+    norm.mask = v.masked ? mask->at[k] : NULL;
+    norm.z = v.z == UNDAMPED ? NULL : v.z == DAMPED ? other->at[k] : x->at[k];
+    norm.damping = v.z == UNDAMPED ? 1 : 0.8;
+    norm.h = v.keeps ? h->at[k] : NULL;
+    norm.y = v.in_place ? x->at[k] : to->at[k];
+    be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], (const real *)z->at[k] + c.z_at, w->at[k],
+                         c.N, W->at[k], NULL, c.biased ? bias->at[k] : NULL, false, v.keeps,
+                         gr->at[k], yn->at[k], out->at[k], norm);
+  }
+  same(&b, gr, TOLERANCE, "gated_linear's scale before a norm");
+  same(&b, r, tolerance, "scale of the norm behind gated_linear");
+  same(&b, v.in_place ? x : to, tolerance, "norm behind gated_linear");
+  if (v.keeps) {
+    same(&b, out, tolerance, "gated_linear before a norm");
+    same(&b, h, tolerance, "what gated_linear is added to");
+  }
+  free(reversed);
+  end(&b);
+}
+
+/* Each shape, and each form of the norm behind two that one pass takes. */
+static void gated_linears(const void *cpu, const void *device, uint64_t seed, double tolerance)
+{
+  for (int i = 0; i < GATED_LINEAR_CASES; i++) {
+    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], tolerance);
+    for (int k = 0; k < BRANCH_CASES; k++)
+      if (i < 2 || k == i % BRANCH_CASES)
+        gated_branch(begin(cpu, device, seed), gated_linear_cases[i], branch_cases[k], tolerance);
+  }
 }
 
 #define device_gated_linear NAME(device_gated_linear)
 void device_gated_linear(const void *cpu, const void *device, uint64_t seed)
 {
-  for (int i = 0; i < GATED_LINEAR_CASES; i++)
-    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], TOLERANCE);
+  gated_linears(cpu, device, seed, TOLERANCE);
 }
 
 /* Of E terms, both of whose factors were rounded: the errors grow as the sums do. */
@@ -591,8 +659,7 @@ void device_gated_linear(const void *cpu, const void *device, uint64_t seed)
 #define device_rounded_gated_linear NAME(device_rounded_gated_linear)
 void device_rounded_gated_linear(const void *cpu, const void *device, uint64_t seed)
 {
-  for (int i = 0; i < GATED_LINEAR_CASES; i++)
-    gated_linear(begin(cpu, device, seed), gated_linear_cases[i], ROUNDED_TOLERANCE);
+  gated_linears(cpu, device, seed, ROUNDED_TOLERANCE);
 }
 
 /* As many rows as give all processors of a GPU some, and some two or more tiles. */
@@ -603,8 +670,10 @@ void device_many_gated_rows(const void *cpu, const void *device, uint64_t seed)
                                                    {9001, 128, 256, 4, 1, false, false, 0},
                                                    {35000, 192, 128, 0, 1, false, false, 0},
                                                    {17000, 64, 64, 36, 1, false, false, 4}};
-  for (int i = 0; i < 4; i++)
+  for (int i = 0; i < 4; i++) {
     gated_linear(begin(cpu, device, seed), cases[i], ROUNDED_TOLERANCE);
+    gated_branch(begin(cpu, device, seed), cases[i], branch_cases[i], ROUNDED_TOLERANCE);
+  }
 }
 
 /* Rows of whole packs and others, more tokens than one table holds, none that is known, ranges of
@@ -688,7 +757,8 @@ static const struct norm_product_case {
     {131, 64, 192, 0, 1, 0, false, 0},   {5, 64, 64, 0, 1, 0, false, 0}};
 enum { NORM_PRODUCT_CASES = sizeof norm_product_cases / sizeof *norm_product_cases };
 
-/* With all that is wanted, and with the cotangents of y and z only; `out` is the device's own. */
+/* With all that is wanted, with the cotangents of y and z only, and with yn forgotten; `out` is the
+ * device's own. */
 static void norm_product(struct both b, struct norm_product_case c, double tolerance)
 {
   struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
@@ -697,9 +767,9 @@ static void norm_product(struct both b, struct norm_product_case c, double toler
   struct array *W = reals(&b, c.N * c.E, -1, 1), *outb = reals(&b, c.rows * c.N, -1, 1);
   struct array *r = poison(&b, c.rows * c.G, sizeof(real)), *yn = poison(&b, n, sizeof(real));
   struct array *out = poison(&b, c.rows * c.N, sizeof(real)), *ynb = poison(&b, n, sizeof(real));
-  struct array *yb[2], *zb[2], *wb = reals(&b, c.E, -1, 1), *Wb = reals(&b, c.N * c.E, -1, 1);
+  struct array *yb[3], *zb[3], *wb = reals(&b, c.E, -1, 1), *Wb = reals(&b, c.N * c.E, -1, 1);
   struct array *bb = reals(&b, c.N, -1, 1);
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     yb[i] = c.beta == 0 ? poison(&b, n, sizeof(real)) : reals(&b, n, -1, 1);
     zb[i] = reals(&b, nz, -1, 1);
   }
@@ -708,13 +778,13 @@ static void norm_product(struct both b, struct norm_product_case c, double toler
     const real *zk = (const real *)z->at[k] + c.z_at;
     be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, y->at[k], zk, w->at[k], r->at[k], yn->at[k]);
     be->linear_fwd(be->st, c.rows, c.E, c.N, yn->at[k], W->at[k], NULL, NULL, 0, NULL, out->at[k]);
-    for (int i = 0; i < 2; i++)
-      be->gated_linear_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], yn->at[k], c.N, W->at[k],
-                           out->at[k], outb->at[k], ynb->at[k], c.beta, yb[i]->at[k],
-                           (real *)zb[i]->at[k] + c.z_at, i ? NULL : wb->at[k],
-                           i ? NULL : Wb->at[k], i ? NULL : bb->at[k]);
+    for (int i = 0; i < 3; i++)
+      be->gated_linear_vjp(be->st, d, y->at[k], zk, w->at[k], r->at[k], i == 2 ? NULL : yn->at[k],
+                           c.N, W->at[k], out->at[k], outb->at[k], ynb->at[k], c.beta, yb[i]->at[k],
+                           (real *)zb[i]->at[k] + c.z_at, i == 1 ? NULL : wb->at[k],
+                           i == 1 ? NULL : Wb->at[k], i == 1 ? NULL : bb->at[k]);
   }
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < 3; i++) {
     same(&b, yb[i], tolerance, "cotangent of y");
     same(&b, zb[i], tolerance, "cotangent of z");
   }
