@@ -12,12 +12,19 @@
 #include "core/backend.h"
 #include "core/options.h"
 
+/* What a solver wants of an evaluation in the same pass. */
+struct fp_measure {
+  double damping;                    /* (1 - damping) z + damping f(z) in the place of f(z) */
+  DEVICE double *square, *reference; /* (rows,blocks) ||f(z) - z||^2 and ||f(z)||^2 of each block */
+};
+
 struct fp_active {
   int64_t rows, blocks;        /* packed arrays are (rows,blocks,n) */
   const DEVICE int32_t *row;   /* (rows) which row of the problem */
   const DEVICE int32_t *first; /* (rows) its first active block */
   const DEVICE int32_t *count; /* (rows) its active blocks; packed ones behind them are padding */
   bool whole; /* row[r] is r and first[r] 0, of all rows, and blocks the length of the problem */
+  const struct fp_measure *measure; /* NULL: f(z) alone; else of a problem that `measures` */
 };
 
 /* What Broyden's method knows of every row when it ends (window: all):
@@ -43,6 +50,7 @@ struct fp_problem {
   bool capturable;            /* f and retire only enqueue, and the same whenever `a` is the same:
                                * they wait for nothing, copy nothing from or to the host and keep
                                * no count, so that a call may be replayed (core/backend.h) */
+  bool measures;              /* f does what fp_active.measure says */
   const int32_t *lengths;     /* (rows) on the host: blocks of each row that count; NULL: all */
   void *ctx;
   /* Writes fz (rows,blocks,n) = f(z) on the active blocks; what it writes into padding is ignored.

@@ -32,6 +32,10 @@ static struct span active_span(const struct forward_map *c, const struct fp_acti
   struct span s = whole_span(c->net, a->rows);
   s.T = a->blocks;
   s.carried = c->carried;
+  if (a->measure) {
+    s.damping = a->measure->damping;
+    s.square = a->measure->square, s.reference = a->measure->reference;
+  }
   if (a->whole && !c->carried)
     return s;
   s.row = a->row, s.first = a->first, s.count = a->count;
@@ -105,6 +109,7 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
   problem.f = forward_f;
   problem.retire = window ? forward_retire : NULL;
   problem.inverse = record ? record->inverse : NULL;
+  problem.measures = true;
   ctx.rows = rows, ctx.max_iter = o->max_iter;
   ctx.states = record ? record->states : 1;
   problem.capturable = ctx.states == 1; /* else f counts its calls */

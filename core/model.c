@@ -277,8 +277,8 @@ static struct norm_place norm_behind(const struct sequence_model *m, const struc
   return (struct norm_place){p->layer[i + 1].norm, l->x, l->r, l->xn};
 }
 
-/* The norm behind a branch that is added to x (NULL: zeros), to where `to` says.  z: what f is
- * damped with, NULL: nothing. */
+/* The norm behind a branch that is added to x (NULL: zeros), to where `to` says.  z: what f, whose
+ * last norm this is, is damped with and measured by; NULL: it is not that. */
 static struct branch_norm norm_of(const struct sequence_model *m, const struct span *s,
                                   int64_t which, const DEVICE real *x, struct norm_place to,
                                   const DEVICE real *z)
@@ -289,11 +289,21 @@ static struct branch_norm norm_of(const struct sequence_model *m, const struct s
                               .row = s->row,
                               .mask = mask_of(m, s->masks, which),
                               .w = to.w,
-                              .damping = z ? s->damping : 1,
+                              .damping = z && s->damping ? s->damping : 1,
                               .z = z,
                               .r = to.r,
                               .h = to.x,
-                              .y = to.xn};
+                              .y = to.xn,
+                              .square = z ? s->square : NULL,
+                              .reference = z ? s->reference : NULL};
+}
+
+/* The norm xn of x alone. */
+static void rmsnorm(const struct sequence_model *m, int64_t M, const DEVICE real *x,
+                    const DEVICE real *w, DEVICE real *r, DEVICE real *xn)
+{
+  const struct branch_norm n = {.B = M, .T = 1, .x = x, .w = w, .damping = 1, .r = r, .y = xn};
+  m->be->rmsnorm_fwd(m->be->st, m->dims.D, (real)m->config.norm_eps, NULL, n);
 }
 
 void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out)
@@ -302,8 +312,7 @@ void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE r
   int64_t D = m->dims.D;
   if (m->config.residual != 1)
     be->axpby(be->st, n.B * n.T * D, (real)m->config.residual, out, 0, out);
-  be->rmsnorm_fwd(be->st, n.B, n.T, D, (real)m->config.norm_eps, n.x, out, n.row, n.mask, n.w,
-                  n.damping, n.z, n.r, n.h, n.y);
+  be->rmsnorm_fwd(be->st, D, (real)m->config.norm_eps, out, n);
 }
 
 enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -313,15 +322,14 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T;
-  const DEVICE real *x = s->from_zero ? NULL : z, *with = s->damping ? z : NULL;
+  const DEVICE real *x = s->from_zero ? NULL : z, *with = s->damping || s->square ? z : NULL;
   DEVICE real *out;
   TRY(CARVE(&scratch.device, M * d->D, &out));
   CHECK(a->forgotten || fz != a->layer[0].x);
   if (!a->forgotten && x && x != a->layer[0].x)
     be->axpby(be->st, M * d->D, 1, x, 0, a->layer[0].x);
   if (x)
-    be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, x, NULL, NULL, NULL,
-                    p->layer[0].norm, 1, NULL, a->layer[0].r, NULL, a->layer[0].xn);
+    rmsnorm(m, M, x, p->layer[0].norm, a->layer[0].r, a->layer[0].xn);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i];
@@ -504,8 +512,7 @@ void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, i
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  be->rmsnorm_fwd(be->st, M, 1, d->D, (real)m->config.norm_eps, e, NULL, NULL, NULL,
-                  p->injection_norm, 1, NULL, r, NULL, en);
+  rmsnorm(m, M, e, p->injection_norm, r, en);
   be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_weight_t,
                  p->injection_bias, 0, NULL, u);
 }

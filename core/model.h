@@ -126,6 +126,7 @@ struct span {
    * kept nor (mixer_projected) zxbcdt, where it is u */
   bool from_zero;
   double damping; /* (1 - damping) z + damping f(z) in the place of f(z); 0: undamped */
+  DEVICE double *square, *reference; /* (rows,T) ||f(z) - z||^2, ||f(z)||^2; NULL: not wanted */
 };
 
 /* Carves the block for m's tensors, and binds every pointer.  `host` holds the pointer table. */

@@ -66,17 +66,21 @@ struct gated_rmsnorm_shape {
 };
 
 #ifdef REAL_BITS
-/* The norm behind a branch of the model, whose output is rmsnorm_fwd's `out`: the arguments that it
- * has beside.  w NULL: there is none. */
+/* RMS norm (rmsnorm_fwd), perhaps of what a branch of the model is added to:
+ *   h = x + mask out,  f = w h r,  r = (mean(h^2) + eps)^-1/2,  y = z + damping (f - z) */
 #define branch_norm NAME(branch_norm)
 struct branch_norm {
   int64_t B, T;
-  const DEVICE real *x;
-  const DEVICE int32_t *row;
-  const DEVICE real *mask, *w;
-  double damping;
-  const DEVICE real *z;
-  DEVICE real *r, *h, *y;
+  const DEVICE real *x;      /* (B,T,D); NULL: zeros, where there is `out` */
+  const DEVICE int32_t *row; /* (B) of mask for each sequence; NULL: in order */
+  const DEVICE real *mask;   /* (.,D) a row a sequence; NULL: ones */
+  const DEVICE real *w;      /* (D) */
+  double damping;            /* 1: y is f */
+  const DEVICE real *z; /* (B,T,D), not over y; not read where damping is 1 and no square wanted */
+  DEVICE real *r;       /* (B,T) */
+  DEVICE real *h;       /* (B,T,D); NULL, or without `out`: not written */
+  DEVICE real *y;       /* (B,T,D) may be x or out */
+  DEVICE double *square, *reference; /* (B,T) ||f - z||^2, ||f||^2 by row; NULL, NULL: not wanted */
 };
 #endif
 #endif

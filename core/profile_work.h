@@ -27,10 +27,13 @@
 #define WORK_embedding_fwd WORK(IF(mask) * M * D, (2 + IF(mask)) * M * D)
 #define WORK_embedding_vjp WORK((1 + IF(mask)) * M * D, (3 + IF(mask)) * M * D)
 /* a mask is read once a sequence; an array that is two arguments is read once */
-#define WORK_rmsnorm_fwd                                                                \
-  WORK((4 + IF(out) * (IF(x) + IF(mask)) + 3 * (damping != 1)) * B * T * D,             \
-       (1 + IF(x) + IF(out) + IF(out) * IF(h) + (damping != 1 && z != x)) * B * T * D + \
-           IF(mask) * B * D)
+#define NORM_READS_Z(n) (((n).damping != 1 || (n).square != NULL) && (n).z != (n).x)
+#define NORM_FLOPS(n, with_out) \
+  (4 + (with_out) * (IF((n).x) + IF((n).mask)) + 3 * ((n).damping != 1) + 5 * ((n).square != NULL))
+#define WORK_rmsnorm_fwd                                                               \
+  WORK(NORM_FLOPS(n, IF(out)) * n.B * n.T * D,                                         \
+       (1 + IF(n.x) + IF(out) + IF(out) * IF(n.h) + NORM_READS_Z(n)) * n.B * n.T * D + \
+           IF(n.mask) * n.B * D)
 #define WORK_rmsnorm_vjp                                                                          \
   WORK((7 * IF(xb) + 3 * IF(wb) + IF(sum) + 2 * IF(xb) * (beta != 0) + IF(outb) * IF(mask)) * B * \
            T * D,                                                                                 \
@@ -41,13 +44,10 @@
   WORK((20 * IF(yb) + 9 * IF(wb)) * d.rows * d.E, \
        (3 + (beta == 0 ? 1 : 2) * (IF(yb) + IF(zb))) * d.rows * d.E)
 #define WORK_linear_fwd WORK(2 * M * K * N, M * K + K * N + (beta == 0 ? 1 : 2) * M * N)
-/* with the norm's: see rmsnorm_fwd */
-#define WORK_gated_linear_fwd                                                                      \
-  WORK((9 + 2 * N) * d.rows * d.E +                                                                \
-           IF(norm.w) * (4 + IF(norm.x) + IF(norm.mask) + 3 * (norm.damping != 1)) * d.rows * N,   \
-       (2 + keeps_yn) * d.rows * d.E + d.E * N + keeps_out * d.rows * N +                          \
-           IF(norm.w) * ((1 + IF(norm.x) + IF(norm.h) + (norm.damping != 1 && norm.z != norm.x)) * \
-                             d.rows * N +                                                          \
+#define WORK_gated_linear_fwd                                                              \
+  WORK((9 + 2 * N) * d.rows * d.E + IF(norm.w) * NORM_FLOPS(norm, 1) * d.rows * N,         \
+       (2 + keeps_yn) * d.rows * d.E + d.E * N + keeps_out * d.rows * N +                  \
+           IF(norm.w) * ((1 + IF(norm.x) + IF(norm.h) + NORM_READS_Z(norm)) * d.rows * N + \
                          IF(norm.mask) * norm.B * N))
 #define WORK_linear_vjp                   \
   WORK(2 * (IF(xb) + IF(Wb)) * M * K * N, \

@@ -185,6 +185,8 @@ static struct span segment_span(const struct segments *c, int64_t k, const struc
   int64_t t = k * c->length;
   segment.T = c->s->T - t < c->length ? c->s->T - t : c->length;
   segment.u = c->s->u ? c->s->u + t * c->m->dims.d_in_proj : NULL;
+  segment.square = c->s->square ? c->s->square + t : NULL;
+  segment.reference = c->s->reference ? c->s->reference + t : NULL;
   segment.relay = relay;
   return segment;
 }

@@ -24,7 +24,5 @@ void OP(gated_linear_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, con
   OP(linear_fwd)(st, d.rows, d.E, N, yn, W, Wt, b, 0, NULL, out);
   if (!norm.w)
     return;
-  OP(rmsnorm_fwd)
-  (st, norm.B, norm.T, N, eps, norm.x, out, norm.row, norm.mask, norm.w, norm.damping, norm.z,
-   norm.r, norm.h, norm.y);
+  OP(rmsnorm_fwd)(st, N, eps, out, norm);
 }

@@ -33,7 +33,7 @@ struct gated_product {
   float *r, *out;               /* out NULL: not wanted */
   struct branch_norm norm;
   int x_parts, z_parts; /* of norm.x and norm.z, or 0: which are not read */
-  float kept, damping;  /* y = kept z + damping w h r; without z_parts: w h r */
+  float damping;        /* y = z + damping (f - z); without z_parts: f */
 };
 
 /* Of the shared memory: panels of w W; y and z. */
@@ -138,12 +138,17 @@ INLINE_DEVICE void gated_terms(const float *from, float (&terms)[4][4], float (&
   }
 }
 
+/* The sum of a row of which this lane has a part. */
+INLINE_DEVICE float sum_of_row(float own)
+{
+  own += from_lane(own, 1);
+  return own + from_lane(own, 2);
+}
+
 /* (mean + eps)^(-1/2) of a row of which this lane has a part of the sum of n squares. */
 INLINE_DEVICE float scale_of_row(float squares, int n, float eps)
 {
-  squares += from_lane(squares, 1);
-  squares += from_lane(squares, 2);
-  return 1 / sqrtf(squares / (float)n + eps);
+  return 1 / sqrtf(sum_of_row(squares) / (float)n + eps);
 }
 
 /* Of a row's sums, of which four lanes have fours, the i-th of this lane. */
@@ -184,11 +189,11 @@ template <class F> INLINE_DEVICE void for_own_fours(int part, F f)
     f(k, k % 2, part * (PART / 16) + k / 2);
 }
 
-/* sums = a x + b sums of a part, x being what has come for this thread's next stage; goes on
- * copying. */
-template <int D>
-INLINE_DEVICE void add_part(int part, struct gated_product p, struct input_copies<D> &inputs,
-                            float *own, int &stage, float a, float b, float (&sums)[D / 8][4])
+/* sums = f(half, sums, x) by fours of a part, x being what has come for this thread's next stage;
+ * goes on copying. */
+template <int D, class F>
+INLINE_DEVICE void meet_part(int part, struct gated_product p, struct input_copies<D> &inputs,
+                             float *own, int &stage, float (&sums)[D / 8][4], F f)
 {
   float x[INPUT_FOURS][4];
   inputs.copy(p, own);
@@ -199,10 +204,16 @@ INLINE_DEVICE void add_part(int part, struct gated_product p, struct input_copie
   settle_sums(x); /* before the stage is copied to again */
   stage = (stage + 1) % INPUT_STAGES;
   for_own_fours(part, [&](int k, int half, int i) {
-    float4 four = scaled_four(sums, half, i, b);
-    four.x += a * x[k][0], four.y += a * x[k][1], four.z += a * x[k][2], four.w += a * x[k][3];
-    set_four(sums, half, i, four);
+    float4 four = {x[k][0], x[k][1], x[k][2], x[k][3]};
+    set_four(sums, half, i, f(half, scaled_four(sums, half, i, 1), four));
   });
+}
+
+/* a + c b */
+INLINE_DEVICE float4 four_plus(float4 a, float c, float4 b)
+{
+  a.x += c * b.x, a.y += c * b.y, a.z += c * b.z, a.w += c * b.w;
+  return a;
 }
 
 /* The norm of x + mask out of two rows, r times the sums; those are overwritten. */
@@ -215,7 +226,7 @@ INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)
   int64_t row = own_tile_row(tile), at = row * D + 4 * lane_pair();
   bool there[2] = {row < p.M, row + 8 < p.M};
   const float *mask[2], *w = n.w + 4 * lane_pair();
-  float squares[2] = {}, scale[2];
+  float squares[2] = {}, square[2] = {}, reference[2] = {}, scale[2];
 #pragma unroll
   for (int half = 0; half < 2; half++)
     mask[half] = own_mask(n, there[half] ? row + 8 * half : 0, D);
@@ -228,7 +239,8 @@ INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)
       set_four(sums, half, i, branch);
     });
     if (p.x_parts)
-      add_part(part, p, inputs, own, stage, 1, 1, sums);
+      meet_part(part, p, inputs, own, stage, sums,
+                [](int, float4 branch, float4 x) { return four_plus(branch, 1, x); });
     for_own_fours(part, [&](int, int half, int i) {
       float4 h = scaled_four(sums, half, i, 1);
       squares[half] += dot_of_fours(h, h);
@@ -249,11 +261,21 @@ INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)
       set_four(sums, half, i, times_four(normed, *(const float4 *)(w + 16 * i)));
     });
     if (p.z_parts)
-      add_part(part, p, inputs, own, stage, p.kept, p.damping, sums);
+      meet_part(part, p, inputs, own, stage, sums, [&](int half, float4 f, float4 z) {
+        float4 step = four_plus(f, -1, z);
+        square[half] += dot_of_fours(step, step), reference[half] += dot_of_fours(f, f);
+        return p.damping == 1 ? f : four_plus(z, p.damping, step);
+      });
     for_own_fours(part, [&](int, int half, int i) {
       if (there[half])
         put_four(n.y + at + half * 8 * D + 16 * i, 0, scaled_four(sums, half, i, 1));
     });
+  }
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    double of_row = sum_of_row(square[half]), of_f = sum_of_row(reference[half]);
+    if (n.square && there[half] && lane_pair() == 0)
+      n.square[row + 8 * half] = of_row, n.reference[row + 8 * half] = of_f;
   }
 }
 
@@ -370,8 +392,8 @@ static bool in_one_pass(stream st, struct gated_rmsnorm_shape d, real eps, const
   float *weights = (float *)device->turned;
   struct gated_product p = {d.rows, d.E, d.ldz, eps, y, z, weights, r, out, norm};
   p.x_parts = norm.w && norm.x ? (int)D / PART : 0;
-  p.z_parts = norm.w && norm.z && norm.damping != 1 ? (int)D / PART : 0;
-  p.kept = (float)(1 - norm.damping), p.damping = (float)norm.damping;
+  p.z_parts = norm.w && (norm.damping != 1 || norm.square) ? (int)D / PART : 0;
+  p.damping = (float)norm.damping;
   bool here =
       device->warpgroups && device->matmul == PLUGIN_TF32 && 2 * (d.rows / TILE_ROWS) >= PROCESSORS;
   bool plain = !d.norm_before_gate && d.G == 1 && !b && d.E > 0 && d.E % (2 * PANEL) == 0 &&

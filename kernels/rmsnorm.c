@@ -1,8 +1,9 @@
 /* rmsnorm: of rows, and of what a residual branch makes of them.   x, out, z, h, y (B,T,D)  w (D)
- *   h = x + mask out        r = (mean(h^2) + eps)^(-1/2)        y = (1 - damping) z + damping w h r
+ *   h = x + mask out        r = (mean(h^2) + eps)^(-1/2)        y = z + damping (w h r - z)
  * mask (.,D): row[b] of it for sequence b, or NULL: ones   r (B,T), kept for the derivatives
  *   g = r (w a yb - h r^2/D sum_j w_j a yb_j h_j)                with a yb the cotangent of w h r
  *   xb = sum + beta xb + g      outb = mask xb                   wb += sum_rows a yb h r
+ * and, for who solves z = w h r, ||w h r - z||^2 and ||w h r||^2 of each row.
  *   hd = xd + mask outd         rd = -r^3/D sum_j h_j hd_j       yd = wd h r + w (hd r + h rd)
  * y may be x or out, and xb may be yb: each element is read before it is written.
  * Reference: Zhang & Sennrich 2019, arXiv:1910.07467, eq. (4).
@@ -12,12 +13,6 @@
 
 struct shape {
   int64_t B, T, D;
-};
-
-/* y = (1 - damping) z + damping times the norm; 1: z is not read */
-struct damped {
-  real kept, damping;
-  const real *z;
 };
 
 /* What a VJP adds up in xb. */
@@ -54,29 +49,48 @@ INLINE void add_branch(int64_t D, const real *x, const real *keep, const real *o
   }
 }
 
-/* Where nobody wants h, y holds it. */
-KERNEL fwd(struct shape d, real eps, const real *x, const real *out, const int32_t *row,
-           const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
+/* Of a row's f - z, and of f. */
+INLINE void put_squares(int64_t D, const real *z, const real *f, int64_t m, struct branch_norm n)
 {
-  FOR_EACH_ROW (m, d.B * d.T, d.D) {
-    real *ym = y + m * d.D, *sum = h ? h + m * d.D : ym;
+  double square = 0, reference = 0;
+  SIMD_SUM(square, reference)
+  FOR_COLUMNS (j, 0, D) {
+    square += square_norm(f[j] - z[j]);
+    reference += square_norm(f[j]);
+  }
+#ifdef __CUDACC__
+  ROW_FOLD(square, plus);
+  ROW_FOLD(reference, plus);
+#endif
+  if (OWNS_COLUMN(0))
+    n.square[m] = square, n.reference[m] = reference;
+}
+
+/* Where nobody wants h, y holds it. */
+KERNEL fwd(int64_t D, real eps, const real *out, struct branch_norm n)
+{
+  FOR_EACH_ROW (m, n.B * n.T, D) {
+    real *y = n.y + m * D, *sum = n.h ? n.h + m * D : y;
+    struct shape d = {n.B, n.T, D};
     if (out)
-      add_branch(d.D, x ? x + m * d.D : NULL, mask_row(d, row, mask, m), out + m * d.D, sum);
-    const real *hm = out ? sum : x + m * d.D;
+      add_branch(D, n.x ? n.x + m * D : NULL, mask_row(d, n.row, n.mask, m), out + m * D, sum);
+    const real *h = out ? sum : n.x + m * D, *w = n.w;
     wide squares = 0;
-    ADD_ROW_SUM(squares, d.D, j, hm[j] * hm[j]);
-    real scale = (real)(1 / sqrt(squares / (wide)d.D + (wide)eps));
+    ADD_ROW_SUM(squares, D, j, h[j] * h[j]);
+    real scale = (real)(1 / sqrt(squares / (wide)D + (wide)eps));
     if (OWNS_COLUMN(0))
-      r[m] = scale;
-    if (by.z) {
-      const real *zm = by.z + m * d.D;
+      n.r[m] = scale;
+    SIMD
+    FOR_COLUMNS (j, 0, D)
+      y[j] = w[j] * (h[j] * scale);
+    if (n.square)
+      put_squares(D, n.z + m * D, y, m, n);
+    if (n.damping != 1) {
+      const real *z = n.z + m * D;
+      real damping = (real)n.damping;
       SIMD
-      FOR_COLUMNS (j, 0, d.D)
-        ym[j] = by.kept * zm[j] + by.damping * (w[j] * (hm[j] * scale));
-    } else {
-      SIMD
-      FOR_COLUMNS (j, 0, d.D)
-        ym[j] = w[j] * (hm[j] * scale);
+      FOR_COLUMNS (j, 0, D)
+        y[j] = z[j] + damping * (y[j] - z[j]);
     }
   }
 }
@@ -158,18 +172,13 @@ KERNEL jvp(int64_t M, int64_t D, const real *h, const real *w, const real *r, co
 #include "kernels/rmsnorm_cuda.h"
 #endif
 
-void OP(rmsnorm_fwd)(stream st, int64_t B, int64_t T, int64_t D, real eps, const DEVICE real *x,
-                     const DEVICE real *out, const DEVICE int32_t *row, const DEVICE real *mask,
-                     const DEVICE real *w, double damping, const DEVICE real *z, DEVICE real *r,
-                     DEVICE real *h, DEVICE real *y)
+void OP(rmsnorm_fwd)(stream st, int64_t D, real eps, const DEVICE real *out, struct branch_norm n)
 {
-  struct shape d = {B, T, D};
-  struct damped by = {(real)(1 - damping), (real)damping, damping == 1 ? NULL : z};
 #ifdef __CUDACC__
-  if (fwd_by_teams(st, d, eps, x, out, row, mask, w, by, r, h, y))
+  if (fwd_by_teams(st, D, eps, out, n))
     return;
 #endif
-  LAUNCH_ROWS(st, B * T, fwd, d, eps, x, out, row, mask, w, by, r, h, y);
+  LAUNCH_ROWS(st, n.B * n.T, fwd, D, eps, out, n);
 }
 
 void OP(rmsnorm_vjp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE real *h,

@@ -14,25 +14,45 @@ static __device__ inline const real *team_mask(struct shape d, const int32_t *ro
   return mask + (row ? row[b] : (int64_t)b) * d.D;
 }
 
+/* f <- y, of row m where it is inside; and what is wanted of f - z. */
+template <int HELD>
+static __device__ inline void damp_held(struct team *t, struct branch_norm n, int64_t m,
+                                        bool inside, struct held<HELD> z, struct held<HELD> *f)
+{
+  real square = 0, reference = 0, damping = (real)n.damping;
+#pragma unroll
+  for (int k = 0; k < HELD; k++) {
+    real step = f->at[k] - z.at[k];
+    square += step * step, reference += f->at[k] * f->at[k];
+    if (n.damping != 1)
+      f->at[k] = z.at[k] + damping * step;
+  }
+  if (!n.square)
+    return;
+  double of_row = team_sum(t, square), of_f = team_sum(t, reference);
+  if (inside && t->lane == 0)
+    n.square[m] = of_row, n.reference[m] = of_f;
+}
+
 template <int HELD>
 TEAM_KERNEL(RESIDENT)
-fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, const int32_t *row,
-         const real *mask, const real *w, struct damped by, real *r, real *h, real *y)
+fwd_team(struct shape d, int warps, real eps, const real *out, struct branch_norm n)
 {
   struct team t = own_team(warps, d.D);
   wide inverse_D = 1 / (wide)d.D;
-  struct held<HELD> wh = held_at<HELD>(t, w);
+  struct held<HELD> wh = held_at<HELD>(t, n.w);
+  bool reads_z = n.damping != 1 || n.square;
   int64_t M = d.B * d.T;
   for (int64_t m = t.walker; m - t.place < M; m += t.walkers) {
     bool inside = m < M;
     int64_t at = m * d.D;
-    struct held<HELD> xh = held_at<HELD>(t, inside && x ? x + at : NULL), zh = xh;
-    if (by.z != x)
-      zh = held_at<HELD>(t, inside && by.z ? by.z + at : NULL);
+    struct held<HELD> xh = held_at<HELD>(t, inside && n.x ? n.x + at : NULL), zh = xh;
+    if (reads_z && n.z != n.x)
+      zh = held_at<HELD>(t, inside ? n.z + at : NULL);
     if (out) {
       struct held<HELD> branch = held_at<HELD>(t, inside ? out + at : NULL);
-      if (mask) {
-        struct held<HELD> keep = held_at<HELD>(t, inside ? team_mask(d, row, mask, m) : NULL);
+      if (n.mask) {
+        struct held<HELD> keep = held_at<HELD>(t, inside ? team_mask(d, n.row, n.mask, m) : NULL);
 #pragma unroll
         for (int k = 0; k < HELD; k++)
           branch.at[k] *= keep.at[k];
@@ -40,8 +60,8 @@ fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, co
 #pragma unroll
       for (int k = 0; k < HELD; k++)
         xh.at[k] += branch.at[k];
-      if (inside && h)
-        put_held(t, xh, h + at);
+      if (inside && n.h)
+        put_held(t, xh, n.h + at);
     }
     real squares = 0;
 #pragma unroll
@@ -49,15 +69,14 @@ fwd_team(struct shape d, int warps, real eps, const real *x, const real *out, co
       squares += xh.at[k] * xh.at[k];
     real mean = (real)(team_sum(&t, squares) * inverse_D + (wide)eps), scale = 1 / sqrt(mean);
     if (inside && t.lane == 0)
-      r[m] = scale;
+      n.r[m] = scale;
 #pragma unroll
-    for (int k = 0; k < HELD; k++) {
+    for (int k = 0; k < HELD; k++)
       xh.at[k] = wh.at[k] * (xh.at[k] * scale);
-      if (by.z)
-        xh.at[k] = by.kept * zh.at[k] + by.damping * xh.at[k];
-    }
+    if (reads_z)
+      damp_held(&t, n, m, inside, zh, &xh);
     if (inside)
-      put_held(t, xh, y + at);
+      put_held(t, xh, n.y + at);
   }
 }
 
@@ -112,20 +131,19 @@ vjp_team(struct shape d, int warps, const real *h, const real *w, const real *ma
 }
 
 /* false, and nothing is done: not for such rows */
-static bool fwd_by_teams(stream st, struct shape d, real eps, const real *x, const real *out,
-                         const int32_t *row, const real *mask, const real *w, struct damped by,
-                         real *r, real *h, real *y)
+static bool fwd_by_teams(stream st, int64_t D, real eps, const real *out, struct branch_norm n)
 {
-  struct team_form form = team_form_of(d.D);
+  struct shape d = {n.B, n.T, D};
+  struct team_form form = team_form_of(D);
   int64_t M = d.B * d.T;
-  if (!form.held || M > UINT32_MAX || !in_packs(d.D, x) || !in_packs(d.D, out) ||
-      !in_packs(d.D, mask) || !in_packs(d.D, w) || !in_packs(d.D, by.z) || !in_packs(d.D, h) ||
-      !in_packs(d.D, y))
+  if (!form.held || M > UINT32_MAX || !in_packs(D, n.x) || !in_packs(D, out) ||
+      !in_packs(D, n.mask) || !in_packs(D, n.w) || !in_packs(D, n.z) || !in_packs(D, n.h) ||
+      !in_packs(D, n.y))
     return false;
   auto fwd_by = form.held == SHORT ? fwd_team<SHORT> : fwd_team<LONG>;
   if (M)
-    LAUNCH_GRID_(LAUNCH_ROW_KERNEL, team_grid(form, RESIDENT, M, 1, d.D), TEAM_THREADS, st, fwd_by,
-                 d, form.warps, eps, x, out, row, mask, w, by, r, h, y);
+    LAUNCH_GRID_(LAUNCH_ROW_KERNEL, team_grid(form, RESIDENT, M, 1, D), TEAM_THREADS, st, fwd_by, d,
+                 form.warps, eps, out, n);
   return true;
 }
 

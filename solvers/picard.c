@@ -1,8 +1,9 @@
 /* picard.c: z <- (1 - damping) z + damping f(z).  Converges when the damped map contracts; the
  * oracle that the other methods are tested against.
  *
- * It moves no vector that need not move.  The next iterate is made where f(z) lies, and z, which as
- * a rule is the best one so far, stays: then `best`, z and fz change places. */
+ * It moves no vector that need not move.  The next iterate is made where f(z) lies, perhaps by f
+ * itself (fp_measure), and z, which as a rule is the best one so far, stays: then `best`, z and fz
+ * change places. */
 #include "solvers/samples.h"
 
 INLINE real mixed(real damping, real z, real fz) { return z + damping * (fz - z); }
@@ -51,14 +52,37 @@ INLINE void turn_tile(const struct fp_samples *s, const struct fp_tile *t, real 
     copy_columns(t->first, t->end, s->best, s->z);
 }
 
+enum { TILES_TOGETHER = 16 }; /* of a row */
+
+INLINE int64_t tile_groups(const struct fp_samples *s)
+{
+  return (s->blocks * s->tiles + TILES_TOGETHER - 1) / TILES_TOGETHER;
+}
+
+/* Whether all that is wanted of a row lies where it should: as a rule, where f takes the step. */
+INLINE bool is_turned(const struct fp_samples *s, int64_t r, real damping)
+{
+  const struct fp_sample *p = &s->sample[r];
+  return s->per_row == 1 && p->action == FP_STEP && damping == 1 && p->keep &&
+         s->count[r] == s->blocks;
+}
+
 KERNEL turn(struct fp_samples s, real damping)
 {
-  FOR_EACH_ROW (i, fp_tiles(&s), 2 * (s.n < FP_TILE ? s.n : FP_TILE)) {
-    struct fp_tile t = tile_of(&s, i);
-    if (t.active)
-      turn_tile(&s, &t, damping);
-    else
-      zero_columns(t.first, t.end, s.fz);
+  int64_t groups = tile_groups(&s), of_row = s.blocks * s.tiles;
+  int64_t n = s.n < FP_TILE ? s.n : FP_TILE;
+  FOR_EACH_ROW (g, s.rows * groups, 2 * TILES_TOGETHER * n) {
+    int64_t r = g / groups, first = (g - r * groups) * TILES_TOGETHER;
+    int64_t end = first + TILES_TOGETHER < of_row ? first + TILES_TOGETHER : of_row;
+    if (is_turned(&s, r, damping))
+      continue;
+    for (int64_t i = r * of_row + first; i < r * of_row + end; i++) {
+      struct fp_tile t = tile_of(&s, i);
+      if (t.active)
+        turn_tile(&s, &t, damping);
+      else
+        zero_columns(t.first, t.end, s.fz);
+    }
   }
 }
 
@@ -66,7 +90,7 @@ static void picard_step(stream st, const struct fp_samples *s, const struct fp_o
                         const struct fp_memory *m)
 {
   (void)m;
-  LAUNCH_ROWS(st, fp_tiles(s), turn, *s, (real)o->damping);
+  LAUNCH_ROWS(st, s->rows * tile_groups(s), turn, *s, (real)o->damping);
 }
 
 extern const struct fp_method picard;

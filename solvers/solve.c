@@ -117,14 +117,20 @@ static enum status iterate(struct solver *v)
 {
   stream st = v->be->st;
   struct fp_samples *s = &v->s;
-  struct fp_active a = {s->rows, s->blocks, s->row, s->first, s->count, false};
+  const struct fp_measure measure = {v->o.damping, s->square, s->reference};
+  struct fp_active a = {s->rows, s->blocks, s->row, s->first, s->count, false, NULL};
+  bool steps = v->method->trades && v->p->measures && v->o.stop != FP_MAX; /* f, on its way */
   a.whole = v->d.all && s->rows == v->p->rows; /* dropping some keeps their order */
+  a.measure = steps ? &measure : NULL;
   TRY(v->p->f(v->p->ctx, &a, s->z, s->fz));
-  samples_measure(st, s, v->o.stop == FP_MAX);
+  if (!steps)
+    samples_measure(st, s, v->o.stop == FP_MAX);
   samples_decide(st, s, &v->d);
   if (!v->method->trades)
     samples_keep(st, s);
-  v->method->step(st, s, &v->o, &v->memory);
+  struct fp_options o = v->o;
+  o.damping = steps ? 1 : o.damping;
+  v->method->step(st, s, &o, &v->memory);
   if (v->method->trades)
     trade(v);
   else

@@ -232,19 +232,26 @@ static void branches(struct both b, int64_t D, int64_t B, int64_t T, int64_t odd
   struct array *yb = reals(&b, n, -1, 1), *xb = poison(&b, n, sizeof(real));
   struct array *outb = poison(&b, n, sizeof(real)), *wb = reals(&b, D, -1, 1);
   struct array *half = reals(&b, n, -1, 1), *masked = poison(&b, n, sizeof(real));
+  struct array *square = poison(&b, B * T, sizeof(double));
+  struct array *reference = poison(&b, B * T, sizeof(double));
   for (int q = 0; q < 4; q++)
     y[q] = poison(&b, n, sizeof(real));
   ON_BOTH(b)
   {
     real *xk = (real *)x->at[k] + odd, *sumk = (real *)sum->at[k] + odd;
-    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], index->at[k], mask->at[k],
-                    w->at[k], 1, NULL, r->at[k], NULL, y[0]->at[k]);
-    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, NULL, out->at[k], NULL, mask->at[k], w->at[k], 1,
-                    NULL, r->at[k], h->at[k], y[1]->at[k]);
-    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], NULL, NULL, w->at[k], 0.75,
-                    z->at[k], r->at[k], h->at[k], y[2]->at[k]);
-    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], NULL, mask->at[k], w->at[k], 0.5,
-                    xk, r->at[k], h->at[k], y[3]->at[k]);
+    const struct branch_norm mapped = {B,    T,        xk,   index->at[k], mask->at[k], w->at[k], 1,
+                                       NULL, r->at[k], NULL, y[0]->at[k],  NULL,        NULL};
+    struct branch_norm damped = mapped, kept = mapped, alone = mapped, onto_x = mapped;
+    alone.x = NULL, alone.row = NULL, alone.h = h->at[k], alone.y = y[1]->at[k];
+    kept = alone, kept.x = xk, kept.mask = NULL, kept.damping = 0.75;
+    kept.z = z->at[k], kept.y = y[2]->at[k];
+    kept.square = square->at[k], kept.reference = reference->at[k];
+    damped = kept, damped.mask = mask->at[k], damped.damping = 0.5;
+    damped.z = xk, damped.y = y[3]->at[k], damped.square = damped.reference = NULL;
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], mapped);
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], alone);
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], kept);
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], damped);
     be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], mask->at[k], r->at[k], (real)0.75,
                     yb->at[k], NULL, 0, xb->at[k], outb->at[k], wb->at[k]);
     be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
@@ -253,11 +260,13 @@ static void branches(struct both b, int64_t D, int64_t B, int64_t T, int64_t odd
                     (real)0.5, half->at[k], NULL, wb->at[k]);
     be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], mask->at[k], r->at[k], (real)0.5,
                     yb->at[k], NULL, 0, yb->at[k], sumk, wb->at[k]);
-    be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, xk, out->at[k], index->at[k], mask->at[k],
-                    w->at[k], 1, NULL, r->at[k], NULL, xk);
+    onto_x.y = xk;
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], onto_x);
   }
   for (int q = 0; q < 4; q++)
     same(&b, y[q], TOLERANCE, "rmsnorm of a branch");
+  same(&b, square, TOLERANCE, "its distance from z");
+  same(&b, reference, TOLERANCE, "its norm");
   same(&b, h, TOLERANCE, "sum with a branch");
   same(&b, x, TOLERANCE, "rmsnorm of a branch in place");
   same(&b, r, TOLERANCE, "rmsnorm's scale");
@@ -437,8 +446,9 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
   struct gated_rmsnorm_shape d = {M, D, G, D, false};
   ON_BOTH(b)
   {
-    be->rmsnorm_fwd(be->st, M, 1, D, (real)1e-5, x->at[k], NULL, NULL, NULL, w->at[k], 1, NULL,
-                    r->at[k], NULL, y->at[k]);
+    const struct branch_norm n = {
+        .B = M, .T = 1, .x = x->at[k], .w = w->at[k], .damping = 1, .r = r->at[k], .y = y->at[k]};
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, n);
     for (int again = 0; again < 2; again++) /* what the first call leaves, the second begins with */
       be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
                       xb->at[k], NULL, wb->at[k]);
@@ -469,8 +479,9 @@ static void plain_norms(struct both b, int64_t M, int64_t D, bool w_alone)
   struct array *wb = reals(&b, D, -1, 1);
   ON_BOTH(b)
   {
-    be->rmsnorm_fwd(be->st, M, 1, D, (real)1e-5, x->at[k], NULL, NULL, NULL, w->at[k], 1, NULL,
-                    r->at[k], NULL, y->at[k]);
+    const struct branch_norm n = {
+        .B = M, .T = 1, .x = x->at[k], .w = w->at[k], .damping = 1, .r = r->at[k], .y = y->at[k]};
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, n);
     be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
                     w_alone ? NULL : xb->at[k], NULL, wb->at[k]);
     be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
@@ -583,12 +594,16 @@ static void gated_linear(struct both b, struct gated_linear_case c, double toler
 
 /* What the norm behind a branch is given, and whether what a derivative reads is kept. */
 static const struct branch_case {
-  bool masked, mapped, no_x, keeps, in_place;
-  enum { UNDAMPED, DAMPED_BY_X, DAMPED } z;
-} branch_cases[] = {
-    {true, false, false, false, false, DAMPED_BY_X}, {true, false, false, true, false, DAMPED_BY_X},
-    {true, true, false, false, false, DAMPED},       {false, false, true, true, false, DAMPED},
-    {false, false, false, false, true, UNDAMPED},    {true, false, true, false, false, UNDAMPED}};
+  bool masked, mapped, no_x, keeps, in_place, measured;
+  enum { NO_Z, Z_IS_X, OTHER } z;
+  double damping;
+} branch_cases[] = {{true, false, false, false, false, true, Z_IS_X, 0.8},
+                    {true, false, false, true, false, false, Z_IS_X, 0.8},
+                    {true, true, false, false, false, false, OTHER, 0.8},
+                    {false, false, true, true, false, false, OTHER, 0.8},
+                    {false, false, false, false, true, false, NO_Z, 1},
+                    {true, false, true, false, false, false, NO_Z, 1},
+                    {true, false, false, false, false, true, OTHER, 1}};
 enum { BRANCH_CASES = sizeof branch_cases / sizeof *branch_cases };
 
 /* The norm behind it, of sequences as long as `rows` has a divisor. */
@@ -612,14 +627,18 @@ static void gated_branch(struct both b, struct gated_linear_case c, struct branc
   struct array *weight = reals(&b, c.N, 0.5, 2), *other = reals(&b, n, -1, 1);
   struct array *r = poison(&b, c.rows, sizeof(real)), *h = poison(&b, n, sizeof(real));
   struct array *to = poison(&b, n, sizeof(real)), *row = integers(&b, B, reversed);
+  struct array *square = poison(&b, c.rows, sizeof(double));
+  struct array *reference = poison(&b, c.rows, sizeof(double));
   ON_BOTH(b)
   {
-    struct branch_norm norm = {.B = B, .T = T, .w = weight->at[k], .damping = 1, .r = r->at[k]};
+    struct branch_norm norm = {.B = B, .T = T, .w = weight->at[k], .r = r->at[k]};
     norm.x = v.no_x ? NULL : x->at[k];
     norm.row = v.mapped ? row->at[k] : NULL;
     norm.mask = v.masked ? mask->at[k] : NULL;
-    norm.z = v.z == UNDAMPED ? NULL : v.z == DAMPED ? other->at[k] : x->at[k];
-    norm.damping = v.z == UNDAMPED ? 1 : 0.8;
+    norm.z = v.z == NO_Z ? NULL : v.z == OTHER ? other->at[k] : x->at[k];
+    norm.damping = v.damping;
+    norm.square = v.measured ? square->at[k] : NULL;
+    norm.reference = v.measured ? reference->at[k] : NULL;
     norm.h = v.keeps ? h->at[k] : NULL;
     norm.y = v.in_place ? x->at[k] : to->at[k];
     be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], (const real *)z->at[k] + c.z_at, w->at[k],
@@ -629,6 +648,10 @@ static void gated_branch(struct both b, struct gated_linear_case c, struct branc
   same(&b, gr, TOLERANCE, "gated_linear's scale before a norm");
   same(&b, r, tolerance, "scale of the norm behind gated_linear");
   same(&b, v.in_place ? x : to, tolerance, "norm behind gated_linear");
+  if (v.measured) {
+    same(&b, square, tolerance, "distance from z behind gated_linear");
+    same(&b, reference, tolerance, "norm of the norm behind gated_linear");
+  }
   if (v.keeps) {
     same(&b, out, tolerance, "gated_linear before a norm");
     same(&b, h, tolerance, "what gated_linear is added to");

@@ -70,7 +70,7 @@ static enum status solve_detached(const struct backend *be, const struct fp_prob
   struct fp_problem q = *p;
   struct detached d = {p, &recording};
   q.ctx = &d;
-  q.f = detached_f;
+  q.f = detached_f, q.measures = false; /* what is recorded is f alone */
   recording.at = 0;
   assert_true(p->retire == NULL);
   TRY(NAME(fixed_point_solvers_cpu).solve(be, &q, o, scratch, z, result));

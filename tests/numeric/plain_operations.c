@@ -352,7 +352,8 @@ void norms_match(const void *table)
     for (int j = 0; j < D; j++)
       want[m * D + j] = value(1, j) * value(0, m * D + j) / sqrt(squares / D + 1e-5);
   }
-  be->rmsnorm_fwd(be->st, M, 1, D, (real)1e-5, x, NULL, NULL, NULL, w, 1, NULL, r, NULL, y);
+  const struct branch_norm plain = {.B = M, .T = 1, .x = x, .w = w, .damping = 1, .r = r, .y = y};
+  be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, plain);
   check_reals(M * D, y, want, TOLERANCE, "rmsnorm");
   free(x), free(w), free(y);
   for (int norm_first = 0; norm_first < 2; norm_first++) {
@@ -407,7 +408,8 @@ void norms_accumulate(const void *be)
   }
 }
 
-/* h = x + mask out and y = (1 - damping) z + damping w h r(h), whichever of these there are. */
+/* h = x + mask out and y = z + damping (w h r(h) - z), whichever of these there are; and what they
+ * measure by the way. */
 static void check_branch(const struct backend *be, bool with_x, bool masked, bool mapped, bool kept,
                          double damping)
 {
@@ -415,7 +417,7 @@ static void check_branch(const struct backend *be, bool with_x, bool masked, boo
   const int32_t row[B] = {3, 1};
   real *x = reals(N, 0), *out = reals(N, 1), *mask = reals(ROWS * D, 2), *w = reals(D, 3);
   real *z = reals(N, 4), *h = items(N, sizeof *h), *y = items(N, sizeof *y), r[B * T];
-  double sum[N], want[N];
+  double sum[N], want[N], square[2][B * T], reference[2][B * T];
   for (int m = 0; m < B * T; m++) {
     double squares = 0;
     for (int j = 0; j < D; j++) {
@@ -423,19 +425,32 @@ static void check_branch(const struct backend *be, bool with_x, bool masked, boo
       sum[i] = (with_x ? value(0, i) : 0) + value(1, i) * (masked ? value(2, b * D + j) : 1);
       squares += sum[i] * sum[i];
     }
-    for (int i = m * D; i < m * D + D; i++)
-      want[i] = (1 - damping) * value(4, i) +
-                damping * value(3, i - m * D) * sum[i] / sqrt(squares / D + 1e-5);
+    square[0][m] = reference[0][m] = 0;
+    for (int i = m * D; i < m * D + D; i++) {
+      double f = value(3, i - m * D) * sum[i] / sqrt(squares / D + 1e-5);
+      want[i] = (1 - damping) * value(4, i) + damping * f;
+      square[0][m] += (f - value(4, i)) * (f - value(4, i));
+      reference[0][m] += f * f;
+    }
   }
-  be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, with_x ? x : NULL, out, mapped ? row : NULL,
-                  masked ? mask : NULL, w, damping, damping == 1 ? NULL : z, r, kept ? h : NULL, y);
-  check_reals(N, y, want, TOLERANCE, "rmsnorm of a branch");
-  if (kept)
-    check_reals(N, h, sum, TOLERANCE, "sum with a branch");
-  be->rmsnorm_fwd(be->st, B, T, D, (real)1e-5, with_x ? x : NULL, out, mapped ? row : NULL,
-                  masked ? mask : NULL, w, damping, damping == 1 ? NULL : z, r, kept ? h : NULL,
-                  with_x ? x : out);
-  check_reals(N, with_x ? x : out, want, TOLERANCE, "rmsnorm of a branch in place");
+  struct branch_norm n = {.B = B, .T = T, .w = w, .damping = damping, .r = r, .y = y};
+  n.x = with_x ? x : NULL;
+  n.row = mapped ? row : NULL;
+  n.mask = masked ? mask : NULL;
+  n.h = kept ? h : NULL;
+  for (int measured = 0; measured < 2; measured++) {
+    n.z = damping == 1 && !measured ? NULL : z;
+    n.square = measured ? square[1] : NULL, n.reference = measured ? reference[1] : NULL;
+    be->rmsnorm_fwd(be->st, D, (real)1e-5, out, n);
+    check_reals(N, y, want, TOLERANCE, "rmsnorm of a branch");
+    if (kept)
+      check_reals(N, h, sum, TOLERANCE, "sum with a branch");
+  }
+  check_arrays_close(B * T, square[1], square[0], TOLERANCE, "distance from z");
+  check_arrays_close(B * T, reference[1], reference[0], TOLERANCE, "norm of a norm");
+  n.y = with_x ? x : out;
+  be->rmsnorm_fwd(be->st, D, (real)1e-5, out, n);
+  check_reals(N, n.y, want, TOLERANCE, "rmsnorm of a branch in place");
   free(x), free(out), free(mask), free(w), free(z), free(h), free(y);
 }
 
@@ -459,7 +474,9 @@ static void check_branch_cotangents(const struct backend *be, int64_t D, double 
   real *y = items(n, sizeof *y);
   double *want = items(n, sizeof *want), *wantb = items(n, sizeof *wantb);
   double *wantw = items(D, sizeof *wantw);
-  be->rmsnorm_fwd(be->st, B * T, 1, D, (real)1e-5, h, NULL, NULL, NULL, w, 1, NULL, r, NULL, y);
+  const struct branch_norm plain = {
+      .B = B * T, .T = 1, .x = h, .w = w, .damping = 1, .r = r, .y = y};
+  be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, plain);
   be->rmsnorm_vjp(be->st, B * T, 1, D, h, w, NULL, r, 1, yb, NULL, 1, g, NULL, gw);
   for (int64_t i = 0; i < n; i++) {
     want[i] = (more ? value(4, i) : 0) + beta * value(5, i) + a * (double)re(g[i]);

@@ -49,8 +49,14 @@ static bool embedding_case(int index, struct operation_case *c)
 static void rmsnorm_fwd(const struct operation_case *c, const struct case_arrays *a)
 {
   const struct backend *be = a->be;
-  be->rmsnorm_fwd(be->st, c->n[0], 1, c->n[1], (real)c->s[0], a->in[0], NULL, NULL, NULL, a->in[1],
-                  1, NULL, a->kept, NULL, a->out[0]);
+  const struct branch_norm n = {.B = c->n[0],
+                                .T = 1,
+                                .x = a->in[0],
+                                .w = a->in[1],
+                                .damping = 1,
+                                .r = a->kept,
+                                .y = a->out[0]};
+  be->rmsnorm_fwd(be->st, c->n[1], (real)c->s[0], NULL, n);
 }
 
 static void rmsnorm_vjp(const struct operation_case *c, const struct case_arrays *a)
@@ -95,8 +101,9 @@ static void branch_fwd(const struct operation_case *c, const struct case_arrays 
 {
   const struct backend *be = a->be;
   int64_t B = c->n[0], T = c->n[1], D = c->n[2];
-  be->rmsnorm_fwd(be->st, B, T, D, (real)c->s[0], a->in[0], a->in[2], NULL, a->in[3], a->in[1], 1,
-                  NULL, a->kept, kept_h(c, a), a->out[0]);
+  struct branch_norm n = {.B = B, .T = T, .x = a->in[0], .mask = a->in[3], .w = a->in[1]};
+  n.damping = 1, n.r = a->kept, n.h = kept_h(c, a), n.y = a->out[0];
+  be->rmsnorm_fwd(be->st, D, (real)c->s[0], a->in[2], n);
   if (a->out[1])
     be->axpby(be->st, B * T * D, 1, kept_h(c, a), 0, a->out[1]);
 }
