@@ -28,11 +28,11 @@ struct arena arena_over(void *base, size_t size)
 }
 
 /* Large blocks ask for huge pages: Anderson's vectors, read in turn, come a tenth faster. */
-static void *allocate(size_t size)
+void *arena_block(size_t size)
 {
   bool large = size >= 2 * (size_t)HUGE_PAGE;
   void *base;
-  if (posix_memalign(&base, large ? HUGE_PAGE : ALIGN, size) != 0)
+  if (posix_memalign(&base, large ? HUGE_PAGE : ALIGN, size ? size : ALIGN) != 0)
     return NULL;
 #ifdef MADV_HUGEPAGE
   if (large)
@@ -48,7 +48,7 @@ enum status arena_init(struct arena *a, size_t bytes)
     FAIL(ERR_MEMORY, "%zu bytes of memory cannot be had", bytes);
   size_t size = (bytes + ALIGN - 1) / ALIGN * ALIGN;
   size = size ? size : ALIGN;
-  char *base = allocate(size);
+  char *base = arena_block(size);
   if (!base)
     FAIL(ERR_MEMORY, "out of memory: %zu MiB asked", size >> 20);
   *a = (struct arena){.base = base, .size = size, .poison = POISON_HOST};

@@ -31,6 +31,9 @@ struct scratch {
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* Host memory for an arena, to be freed with free(); of a cache line's alignment at least; NULL:
+ * there is none left. */
+void *arena_block(size_t size);
 struct arena arena_measure(size_t *peak);
 struct arena arena_over(void *base, size_t size);
 

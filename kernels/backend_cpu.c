@@ -1,18 +1,16 @@
 /* backend_cpu.c: the CPU's table in this precision and instruction set. */
 #ifndef __CUDACC__
+#include "core/arena.h"
 #include "core/backend.h"
 #include "kernels/operations.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { ALIGNMENT = 64 }; /* a cache line, and the widest vector */
-
 static enum status memory_alloc(size_t bytes, void *out)
 {
-  if (bytes > SIZE_MAX - ALIGNMENT)
+  if (bytes > SIZE_MAX / 2)
     FAIL(ERR_MEMORY, "%zu bytes asked for", bytes);
-  size_t rounded = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-  void *p = aligned_alloc(ALIGNMENT, rounded ? rounded : ALIGNMENT);
+  void *p = arena_block(bytes);
   if (p == NULL)
     FAIL(ERR_MEMORY, "no memory left for %zu bytes", bytes);
   memcpy(out, &p, sizeof p);
