@@ -203,8 +203,9 @@ static enum status open_blas(struct device *d)
 
 static enum status open_device(struct device *d)
 {
-  const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS");
+  const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS"), *trials = getenv("DEQMAMBA_CUDA_TRIALS");
   d->graphs = !graphs || strcmp(graphs, "0") != 0;
+  d->trials = trials && strcmp(trials, "1") == 0;
   TRY_CUDA(cudaStreamCreateWithFlags(&d->queue, cudaStreamNonBlocking), "a stream");
   return open_blas(d);
 }

@@ -16,13 +16,18 @@ void OP(gated_linear_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, con
                           DEVICE real *out, struct branch_norm norm)
 {
 #if defined(__CUDACC__) && REAL_BITS == 32
-  if (!keeps_yn && in_one_pass(st, d, eps, y, z, w, N, W, b, r, keeps_out ? out : NULL, norm))
+  bool with_norm = norm.w && device_of(st)->trials;
+  struct branch_norm behind = {};
+  if (!keeps_yn && in_one_pass(st, d, eps, y, z, w, N, W, b, r,
+                               keeps_out || !with_norm ? out : NULL, with_norm ? norm : behind)) {
+    if (norm.w && !with_norm)
+      OP(rmsnorm_fwd)(st, N, eps, out, norm);
     return;
+  }
 #endif
   (void)keeps_yn, (void)keeps_out;
   OP(gated_rmsnorm_fwd)(st, d, eps, y, z, w, r, yn);
   OP(linear_fwd)(st, d.rows, d.E, N, yn, W, Wt, b, 0, NULL, out);
-  if (!norm.w)
-    return;
-  OP(rmsnorm_fwd)(st, N, eps, out, norm);
+  if (norm.w)
+    OP(rmsnorm_fwd)(st, N, eps, out, norm);
 }

@@ -387,6 +387,7 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
 #if REAL_BITS == 32
 #define ON_TENSOR_CORES
 #include "kernels/ssd_warpgroup_cuda.h"
+#include "kernels/ssd_warpgroup_vjp_cuda.h"
 #endif
 #elif REAL_BITS != 128
 #define BY_BLOCKS
@@ -791,7 +792,7 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
   struct tensor_backward f = {x,          Bm,   C,  dt, A_log, D,   S,   yb,    S1b,
                               own.states, beta, xb, Bb, Cb,    dtb, S0b, own.a, own.b};
   if (!d.A_negative && takes_backward(st, d, f)) {
-    tensor_vjp(st, d, f, A_logb, Db);
+    vjp_on_tensor_cores(st, d, f, A_logb, Db);
     return;
   }
 #endif

@@ -588,8 +588,13 @@ struct head_sums {
   float direct[QUARTERS][TENSOR_TOKENS];   /* by the quarter of i */
   float rows[QUARTERS - 1][TENSOR_TOKENS]; /* by the quarter of j: sum_j K_ij */
   float within[TENSOR_TOKENS];
-  float own[TENSOR_TOKENS];         /* z_ii */
-  float a[QUARTERS][TENSOR_TOKENS]; /* by the quarter of the state's columns */
+  float own[TENSOR_TOKENS]; /* z_ii */
+};
+
+/* And of it, what the states give: sums over what a warp has of them. */
+struct state_sums {
+  const float *a, *b;   /* [any number][TENSOR_TOKENS]; [QUARTERS], of the channels */
+  const float *through; /* [any number] <Rb,S> */
 };
 
 /* Of the shared memory. */
@@ -598,12 +603,13 @@ struct group_memory {
   narrow_tile w, tokens;    /* w: transposed; tokens: [2] x and yb of a head, and of the next */
   struct head_times *times; /* [3] of this head, the next, the last */
   struct head_sums *sums;   /* [2] of this head and the last */
-  float *b;                 /* [QUARTERS] of the channels */
-  float *through;           /* [GROUP_WARPS] <Rb,S> */
+  float *a;                 /* [2] of them, [QUARTERS] of the state's columns */
+  float *b, *through;       /* as state_sums has them */
+  INLINE_DEVICE float *a_of(int h) const { return a + h % 2 * (QUARTERS * TENSOR_TOKENS); }
 };
 enum {
   GROUP_FLOATS = 4 * WIDE + 5 * NARROW + 3 * FLOATS_OF(struct head_times) +
-                 2 * FLOATS_OF(struct head_sums) + (int)QUARTERS * TENSOR_TOKENS + GROUP_WARPS
+                 2 * FLOATS_OF(struct head_sums) + 3 * (int)QUARTERS * TENSOR_TOKENS + GROUP_WARPS
 };
 
 INLINE_DEVICE float *take_floats(float **from, int n)
@@ -622,6 +628,7 @@ INLINE_DEVICE struct group_memory divide_memory(float *memory)
   m.Rb.at = take_floats(&memory, WIDE);
   m.w.at = take_floats(&memory, NARROW);
   m.tokens.at = take_floats(&memory, 4 * NARROW);
+  m.a = take_floats(&memory, 2 * QUARTERS * TENSOR_TOKENS);
   m.b = take_floats(&memory, QUARTERS * TENSOR_TOKENS);
   m.through = take_floats(&memory, GROUP_WARPS);
   m.sums = (struct head_sums *)take_floats(&memory, 2 * FLOATS_OF(struct head_sums));
@@ -691,19 +698,23 @@ INLINE_DEVICE void prepare_times(float2 dt, float A, struct head_times *to)
   }
 }
 
-/* What follows from a warp's z (transposed, as all here): w, pairs, and parts of a head's sums. */
-template <int PRODUCTS> struct weighing {
-  const struct head_times *times;
-  struct head_sums *sums;
+/* Where w goes, transposed: row j0 + g, columns i0 + 2 t and the next, j0 and i0 multiples of 8. */
+template <int PRODUCTS> struct tile_of_weights {
   narrow_tile w;
-  int j0;
-
-  INLINE_DEVICE void store(int i0, int half, float w0, float w1) const
+  INLINE_DEVICE void put(int j0, int i0, float w0, float w1) const
   {
     float2 two;
     two.x = rounded<PRODUCTS>(w0), two.y = rounded<PRODUCTS>(w1);
-    w.two(j0 + 8 * half, lane_row(), i0, 2 * lane_pair()) = two;
+    w.two(j0, lane_row(), i0, 2 * lane_pair()) = two;
   }
+};
+
+/* What follows from a warp's z (transposed, as all here): w, pairs, and parts of a head's sums. */
+template <class WEIGHTS> struct weighing {
+  const struct head_times *times;
+  struct head_sums *sums;
+  WEIGHTS w;
+  int j0;
 
   /* direct, of rows g and g + 8 of the lanes of four: each adds up one */
   INLINE_DEVICE void store_direct(int i0, const float (&direct)[2]) const
@@ -749,7 +760,7 @@ template <int PRODUCTS> struct weighing {
           direct[half] += m * both;
           rows[2 * n + o] += pair * both;
         }
-        store(i0 + 8 * n, half, weight[0], weight[1]);
+        w.put(j0 + 8 * half, i0 + 8 * n, weight[0], weight[1]);
       }
     }
     direct[0] *= before[0], direct[1] *= before[1];
@@ -784,7 +795,7 @@ template <int PRODUCTS> struct weighing {
           if (past == 0)
             sums->own[j0 + g + 8 * half] = z[n][e];
         }
-        store(j0 + 8 * n, half, weight[0], weight[1]);
+        w.put(j0 + 8 * half, j0 + 8 * n, weight[0], weight[1]);
         float all = K[0] + K[1], other = from_lane(all, 1), after = beyond + (t & 1 ? 0 : other);
         all += other;
         other = from_lane(all, 2);
@@ -802,8 +813,8 @@ template <int PRODUCTS> struct weighing {
   }
 };
 
-template <int PRODUCTS>
-INLINE_DEVICE void weigh_pairs_of_warp(struct weighing<PRODUCTS> weigh, struct place at,
+template <class WEIGHTS>
+INLINE_DEVICE void weigh_pairs_of_warp(struct weighing<WEIGHTS> weigh, struct place at,
                                        const float (&scores)[PAIR_TILES][4],
                                        const float (&z)[PAIR_TILES][4],
                                        float (&pairs)[PAIR_TILES][4])
@@ -846,8 +857,8 @@ INLINE_DEVICE void store_dots(struct place at, const float (&dots)[8], const flo
 /* Cb += (e yb) S; a */
 template <int PRODUCTS>
 INLINE_DEVICE void entering_state(struct group_memory m, struct place at,
-                                  const struct head_times *times, struct head_sums *to,
-                                  narrow_tile yb, float (&Cb)[PANEL_TILES][4])
+                                  const struct head_times *times, float *a, narrow_tile yb,
+                                  float (&Cb)[PANEL_TILES][4])
 {
   float sums[PANEL_TILES][4], dots[8];
   int n0 = 32 * at.quarter;
@@ -868,7 +879,7 @@ INLINE_DEVICE void entering_state(struct group_memory m, struct place at,
     }
     dots[2 * n + o] = dot;
   });
-  store_dots(at, dots, times->until, to->a[at.quarter]);
+  store_dots(at, dots, times->until, a + at.quarter * TENSOR_TOKENS);
 }
 
 /* This thread's part of <Rb,S>, added up over the warp. */
@@ -962,34 +973,42 @@ INLINE_DEVICE void leaving_panel(struct group_memory m, struct place at,
   });
 }
 
-/* dtb of a head's chunk, and its parts of A_logb and Db; by one warp. */
+/* dtb of a head's chunk, and its parts of A_logb and Db; by one warp.  a and through are of so many
+ * parts. */
+template <int OF_A, int OF_THROUGH>
 INLINE_DEVICE void time_cotangents(struct ssd_shape d, struct tensor_backward f, struct chunk k,
-                                   struct group_memory m, const struct head_times *times,
-                                   const struct head_sums *from, bool enters, bool leaves)
+                                   const struct head_times *times, const struct head_sums *from,
+                                   struct state_sums states, bool enters, bool leaves)
 {
   int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, quarter = first / QUARTER;
   float A = times->A, through = 0, skip, total = 0, later[QUARTERS] = {0, 0, 0, 0};
-  float a[2], b[2], dt[2], rows[2], direct[2], weighed[2], within[2];
-  for (int i = 0; enters && leaves && i < GROUP_WARPS; i++)
-    through += m.through[i];
+  float a[2] = {}, b[2] = {}, rows[2] = {}, direct[2] = {}, weighed[2] = {};
+  auto own = [&](const float *of) { return *(const float2 *)(of + first); };
+  auto add = [](float(&sums)[2], float2 two) { sums[0] += two.x, sums[1] += two.y; };
+  float2 own_dt = own(times->dt), own_within = own(from->within);
+  float dt[2] = {own_dt.x, own_dt.y}, within[2] = {own_within.x, own_within.y};
+  for (int i = 0; enters && leaves && i < OF_THROUGH; i++)
+    through += states.through[i];
   through *= times->last;
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
-    int t = first + i;
-    dt[i] = times->dt[t];
-    a[i] = b[i] = rows[i] = direct[i] = weighed[i] = 0;
-    within[i] = from->within[t];
+  for (int part = 0; part < OF_A; part++)
+    if (enters)
+      add(a, own(states.a + part * TENSOR_TOKENS));
 #pragma unroll
-    for (int q = 0; q < QUARTERS; q++) {
-      a[i] += enters ? from->a[q][t] : 0;
-      b[i] += leaves ? m.b[q * TENSOR_TOKENS + t] : 0;
-      if (q < quarter)
-        rows[i] += from->rows[q][t];
-      float part = q >= quarter ? from->direct[q][t] : 0, K = q > quarter ? dt[i] * part : 0;
-      direct[i] += part;
-      weighed[i] += K; /* of K, column t in later quarters */
-      later[q] += K;
+  for (int q = 0; q < QUARTERS; q++) {
+    float2 K = {};
+    if (leaves)
+      add(b, own(states.b + q * TENSOR_TOKENS));
+    if (q < quarter)
+      add(rows, own(from->rows[q]));
+    if (q >= quarter) {
+      float2 two = own(from->direct[q]);
+      add(direct, two);
+      if (q > quarter)
+        K.x = dt[0] * two.x, K.y = dt[1] * two.y;
     }
+    add(weighed, K); /* column t in later quarters */
+    later[q] = K.x + K.y;
   }
   /* i after k's quarter: j before k in it, and j in earlier ones */
   struct sums_around before = sums_among<QUARTER / 2>(weighed[0] + weighed[1]);
@@ -1127,7 +1146,9 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
         A_log = f.A_log[first_head + h];
     };
     auto end_head = [&](int h) {
-      time_cotangents(d, f, head(h), m, m.times + h % 3, m.sums + h % 2, enters, leaves);
+      struct state_sums states = {m.a_of(h), m.b, m.through};
+      time_cotangents<QUARTERS, GROUP_WARPS>(d, f, head(h), m.times + h % 3, m.sums + h % 2, states,
+                                             enters, leaves);
     };
     int64_t panel = group.token * d.ld + group.h * d.N;
     copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);
@@ -1165,8 +1186,8 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
         struct plain_rows<TENSOR_CHANNELS> tokens = {
           yb, 32 * at.pair.half
         };
-        struct weighing<PRODUCTS> weigh = {
-          times, sums, m.w, QUARTER *at.pair.quarter
+        struct weighing<tile_of_weights<PRODUCTS>> weigh = {
+          times, sums, {m.w}, QUARTER *at.pair.quarter
         };
         clear_sums(z);
         multiply_rows<PRODUCTS, TENSOR_CHANNELS>(z, x, weigh.j0, tokens);
@@ -1179,7 +1200,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
         read_times_of(h + 2);
       }
       if (enters)
-        entering_state<PRODUCTS>(m, at, times, sums, yb, Cb);
+        entering_state<PRODUCTS>(m, at, times, m.a_of(h), yb, Cb);
       await_batches<1>(); /* left: the next x and yb */
       __syncthreads();
       float xb[PAIR_TILES][4];
@@ -1261,20 +1282,5 @@ static void tensor_fwd(stream st, struct ssd_shape d, struct tensor_forward f)
   f.buffers = two ? 2 : 1;
   LAUNCH_TENSOR(st, d.B * d.G * forward_blocks(d), FORWARD_THREADS, two ? both : one,
                 tensor_forward_all, d, f);
-}
-
-static void tensor_vjp(stream st, struct ssd_shape d, struct tensor_backward f, real *A_logb,
-                       real *Db)
-{
-  int64_t BC = d.B * ssd_chunks(d);
-  if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
-    LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
-  LAUNCH_TENSOR(st, BC * d.G, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
-  if (A_logb)
-    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.A_part, A_logb);
-  if (Db && d.D_has_hdim)
-    LAUNCH(st, d.H * lane_blocks(d.P), add_skip_channels, d, f.x, f.yb, Db);
-  else if (Db)
-    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.D_part, Db);
 }
 #endif

@@ -488,17 +488,17 @@ static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
 
 /* ---- on the host ---- */
 
-static bool has_warpgroups(stream st)
+static bool has_warpgroups(stream st, int needed)
 {
   const struct device *d = device_of(st);
-  return d->warpgroups && d->matmul != PLUGIN_IEEE && floats(WARPGROUP_FLOATS) <= d->shared_bytes;
+  return d->warpgroups && d->matmul != PLUGIN_IEEE && floats(needed) <= d->shared_bytes;
 }
 
 static void forward_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_forward f)
 {
   int64_t count = d.B * d.G * forward_blocks(d);
   struct forward_grid grid = {(int)ssd_chunks(d), (int)forward_blocks(d), (int)count};
-  if (f.y && count <= INT32_MAX / 2 && has_warpgroups(st))
+  if (f.y && count <= INT32_MAX / 2 && has_warpgroups(st, WARPGROUP_FLOATS))
     LAUNCH_SHARED(st, count < PROCESSORS ? count : PROCESSORS, WARPGROUP_THREADS,
                   floats(WARPGROUP_FLOATS), warpgroup_forward, d, f, grid);
   else

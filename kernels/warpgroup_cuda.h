@@ -69,6 +69,17 @@ template <int THREADS, int ROWS, int LD> struct panel_copies {
       at += STEP * ld;
     }
   }
+  /* The same of fewer threads: a loop whose registers are few. */
+  INLINE_DEVICE void copy_by_eights(panels<ROWS> to, int64_t distance, int rows) const
+  {
+    const float *at = from + distance;
+    int here = place, left = rows - row;
+#pragma unroll 1
+    for (int i = 0; i < OFTEN; i += 8, left -= 8 * STEP, here += 8 * STEP * PANEL)
+#pragma unroll
+      for (int k = 0; k < 8; k++, at += STEP * ld)
+        copy_16_bytes(to.at + (here ^ (k * STEP & 7) * 4) + k * STEP * PANEL, at, k * STEP < left);
+  }
 };
 
 #ifdef __NVCC__
@@ -139,6 +150,9 @@ template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
   for (int n = 0; n < TILES; n++)
     asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3]));
 }
+
+/* What follows from i is computed anew behind this: few registers are to keep it. */
+INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
 
 #define SUMS_8(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define SUMS_32(n) SUMS_8(n), SUMS_8(n + 1), SUMS_8(n + 2), SUMS_8(n + 3)
@@ -264,6 +278,7 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
+INLINE_DEVICE void keep_little(int &) {}
 template <int TILES> void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
 {
   emulated_group_mma(8 * TILES, d[0], a, NULL, b.at, adds);

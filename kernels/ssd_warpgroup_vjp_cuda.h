@@ -1,0 +1,721 @@
+/* ssd_warpgroup_vjp_cuda.h: ssd_chunked_vjp in float32 on compute capability 9.0, where `matmul`
+ * allows tf32; part of ssd_chunked.c.  What is computed is in ssd_tensor_cuda.h's head.
+ *
+ * A block goes through chunks of groups, and through the heads of each.  Two warpgroups have half
+ * of the states' columns n each, and go on without waiting for the third, which has pairs of tokens
+ *   Cb' += (S' yb') e             Bb' += (Rb' x') r dt          at last  B' pairs', C' pairs
+ *   xb'  = (Rb B') r dt + yb' w + D yb'           pairs' = sum over heads of m dt z'
+ * Each of the four warps that multiply nothing copies what has one place in the shared memory, as
+ * soon as the place is free: S (and C), Rb (and B), x and yb of every other head.  The first two
+ * also add <Rb,S> up; those of x and yb prepare their head's times, and at last put its cotangents
+ * of times together.
+ *
+ * S' and Rb', yb' and C', B' are left operands in registers, which lie across in shared memory, in
+ * rows of 8 k + r.  Their terms are in the order of the right operand's columns:
+ *   natural      terms 8 k + t, 8 k + t + 4  are  rows 8 k + t, 8 k + t + 4
+ *   w, pairs'    terms 8 k + t, 8 k + t + 4  are  tokens 8 k + 2 t, 8 k + 2 t + 1
+ * the latter so that z' is w where it has been computed.  Operands in registers are rounded, but
+ * those of yb'; those in shared memory that were computed, and B, were rounded when stored. */
+#ifndef KERNELS_SSD_WARPGROUP_VJP_CUDA_H
+#define KERNELS_SSD_WARPGROUP_VJP_CUDA_H
+#include "kernels/ssd_warpgroup_cuda.h"
+
+enum {
+  STATE_GROUPS = 2, /* warpgroups that share the states' columns */
+  STATE_WARPS = (int)STATE_GROUPS * (int)HEAD_WARPS,
+  WARPGROUPS = STATE_GROUPS + 2, /* then those of pairs, and of copies */
+  BACKWARD_THREADS = (int)WARPGROUPS * (int)GROUP_LANES,
+  EIGHT = 8 * PANEL /* floats from row r to row r + 8 of a panel */
+};
+typedef panels<TENSOR_TOKENS> token_panels; /* of as many rows, tokens or channels, all of them */
+
+/* Each given when what it is named after has come, or (read) is no longer needed. */
+struct backward_signals {
+  uint64_t S, S_read, Rb, Rb_read;
+  uint64_t tokens[2], ended[2]; /* x, yb and times of a head; the head */
+  uint64_t panels, panels_read; /* B and C */
+  uint64_t pairs, pairs_read;   /* given twice a chunk: transposed first; once */
+};
+
+/* Sums over what a warp has: state_sums. */
+struct warp_sums {
+  float a[STATE_WARPS][TENSOR_TOKENS], b[HEAD_WARPS][TENSOR_TOKENS], through[2];
+};
+
+enum {
+  C_PLACE = 0,
+  B_PLACE = WIDE,
+  S_PLACE = 2 * (int)WIDE,
+  RB_PLACE = 3 * (int)WIDE,
+  W_PLACE = 4 * (int)WIDE,
+  X_PLACE = (int)W_PLACE + (int)NARROW, /* and yb, of even steps; those of odd ones */
+  BACKWARD_TILES = (int)X_PLACE + 4 * (int)NARROW,
+  BACKWARD_FLOATS =
+      BACKWARD_TILES + FLOATS_OF(struct backward_signals) +
+      2 * (FLOATS_OF(struct head_times) + FLOATS_OF(struct head_sums) + FLOATS_OF(struct warp_sums))
+};
+
+/* Of the shared memory.  `step` numbers the heads of all of the block's chunks. */
+struct backward_memory {
+  float *all;
+  INLINE_DEVICE token_panels C(void) const { return {all + C_PLACE}; }
+  INLINE_DEVICE token_panels B(void) const { return {all + B_PLACE}; }
+  INLINE_DEVICE token_panels S(void) const { return {all + S_PLACE}; }
+  INLINE_DEVICE token_panels Rb(void) const { return {all + RB_PLACE}; }
+  INLINE_DEVICE token_panels w(void) const { return {all + W_PLACE}; }
+  INLINE_DEVICE token_panels x(int step) const { return {all + X_PLACE + (step & 1) * 2 * NARROW}; }
+  INLINE_DEVICE token_panels yb(int step) const { return {x(step).at + NARROW}; }
+  INLINE_DEVICE struct backward_signals *signals(void) const
+  {
+    return (struct backward_signals *)(all + BACKWARD_TILES);
+  }
+  INLINE_DEVICE struct head_times *times(int step) const
+  {
+    return (struct head_times *)(signals() + 1) + (step & 1);
+  }
+  INLINE_DEVICE struct head_sums *sums(int step) const
+  {
+    return (struct head_sums *)((struct head_times *)(signals() + 1) + 2) + (step & 1);
+  }
+  INLINE_DEVICE struct warp_sums *of_warps(int step) const
+  {
+    return (struct warp_sums *)((struct head_sums *)((struct head_times *)(signals() + 1) + 2) +
+                                2) +
+           (step & 1);
+  }
+  /* By all threads, before anything else. */
+  INLINE_DEVICE void make_signals(void) const
+  {
+    struct backward_signals *s = signals();
+    if (threadIdx.x == 0) {
+      int multiplying = STATE_WARPS + HEAD_WARPS;
+      make_signal(&s->S, WARP_LANES), make_signal(&s->S_read, STATE_WARPS + 1);
+      make_signal(&s->Rb, WARP_LANES), make_signal(&s->Rb_read, multiplying + 1);
+      for (int i = 0; i < 2; i++)
+        make_signal(s->tokens + i, WARP_LANES), make_signal(s->ended + i, multiplying + 2);
+      make_signal(&s->panels, 2 * WARP_LANES), make_signal(&s->panels_read, STATE_WARPS);
+      make_signal(&s->pairs, GROUP_LANES), make_signal(&s->pairs_read, STATE_WARPS);
+    }
+    __syncthreads();
+  }
+};
+
+/* This warp needs no more. */
+INLINE_DEVICE void release(uint64_t *signal)
+{
+  __syncwarp();
+  arrive(signal, threadIdx.x % WARP_LANES == 0);
+}
+
+/* What all know of the chunks. */
+struct backward_grid {
+  int chunks, groups, heads, count; /* of a sequence; of a group; of (b,chunk,g) */
+};
+
+/* A chunk of a group, index v of (b,chunk,g), and its heads. */
+struct group_chunk {
+  int bc, c, group, q;
+  bool enters, leaves;
+  int64_t token;
+  INLINE_DEVICE group_chunk(struct ssd_shape d, struct tensor_backward f, struct backward_grid grid,
+                            int v)
+  {
+    bc = v / grid.groups, group = v - bc * grid.groups;
+    int b = bc / grid.chunks;
+    c = bc - b * grid.chunks;
+    q = at_most(d.T - c * d.chunk, (int)ssd_chunk_length(d));
+    token = b * d.T + c * d.chunk;
+    enters = f.S && !(d.from_zero && c == 0), leaves = c < grid.chunks - 1 || f.S1b;
+  }
+  INLINE_DEVICE struct chunk head(struct ssd_shape d, struct backward_grid grid, int h) const
+  {
+    struct chunk k = {};
+    k.h = group * grid.heads + h, k.u = bc * d.H + k.h, k.token = token, k.q = q;
+    return k;
+  }
+  INLINE_DEVICE int64_t panel(struct ssd_shape d) const { return token * d.ld + group * d.N; }
+};
+/* The block's chunks v, and how many it has had before. */
+#define FOR_OWN_CHUNKS(v, use, grid) \
+  for (int use = 0, v; (v = (int)blockIdx.x + use * (int)gridDim.x) < grid.count; use++)
+
+/* ---- the warps that copy ---- */
+
+enum { COPIES_S, COPIES_RB, COPIES_TOKENS }; /* warps; of those of tokens there are two */
+
+/* Copies of this thread have come; the signal counts all lanes. */
+INLINE_DEVICE void await_own_copies(void)
+{
+  end_batch();
+  await_batches<0>();
+  show_to_products();
+}
+
+/* Half of <Rb,S>, by one warp. */
+INLINE_DEVICE float half_of_states(struct backward_memory m, int half)
+{
+  float4 sum = {};
+  int first = half * (WIDE / 8) + (int)threadIdx.x % WARP_LANES;
+  const float4 *S = (const float4 *)m.S().at + first, *Rb = (const float4 *)m.Rb().at + first;
+#pragma unroll(4)
+  for (int i = 0; i < WIDE / 8; i += WARP_LANES) {
+    float4 s = S[i], r = Rb[i];
+    sum.x += s.x * r.x, sum.y += s.y * r.y, sum.z += s.z * r.z, sum.w += s.w * r.w;
+  }
+  return sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
+}
+
+/* By one warp: S, and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
+template <bool ENTERS>
+INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
+                               struct backward_grid grid, struct backward_memory m)
+{
+  typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_STATE> copies;
+  struct backward_signals *s = m.signals();
+  int lane = (int)threadIdx.x % WARP_LANES, step = 0;
+  int64_t PN = d.P * d.N;
+  FOR_OWN_CHUNKS(v, use, grid)
+  {
+    struct group_chunk g(d, f, grid, v);
+    bool there = ENTERS ? g.enters : g.leaves;
+    copies states((ENTERS ? f.S : f.Rb) + g.head(d, grid, 0).u * PN, d.N, (int)d.N, lane);
+#pragma unroll 1
+    for (int h = 0; h < grid.heads; h++, step++) {
+      keep_little(lane);
+      if (step > 0)
+        await_signal(ENTERS ? &s->S_read : &s->Rb_read, step - 1);
+      if (there)
+        states.copy_by_eights(ENTERS ? m.S() : m.Rb(), h * PN, (int)d.P);
+      if (h == 0) {
+        copies panel((ENTERS ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
+        if (use > 0)
+          await_signal(&s->panels_read, use - 1);
+        panel.copy_by_eights(ENTERS ? m.C() : m.B(), 0, g.q);
+      }
+      await_own_copies();
+      if (h == 0)
+        arrive(&s->panels, true);
+      arrive(ENTERS ? &s->S : &s->Rb, true);
+      await_signal(&s->S, step), await_signal(&s->Rb, step); /* other lanes' copies, too */
+      await_signal(s->tokens + step % 2, step / 2); /* by then the last but one's have been read */
+      if (g.enters && g.leaves) {
+        float half = half_of_states(m, !ENTERS);
+        if (lane == 0)
+          m.of_warps(step)->through[!ENTERS] = half;
+      }
+      release(ENTERS ? &s->Rb_read : &s->S_read);
+      release(s->ended + step % 2);
+    }
+  }
+}
+
+/* By one warp, which has the heads of even or odd steps.  When one has ended, its times are done
+ * with while the copies of the next are on their way. */
+INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
+                               struct backward_grid grid, struct backward_memory m, int own)
+{
+  typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_CHANNELS> copies;
+  struct backward_signals *s = m.signals();
+  int v = (int)blockIdx.x, h = own, use = 0;
+#pragma unroll 1
+  for (;; h += 2, use++) {
+    int lane = (int)threadIdx.x % WARP_LANES;
+    keep_little(own), keep_little(lane);
+    for (; h >= grid.heads; h -= grid.heads)
+      v += (int)gridDim.x;
+    bool there = v < grid.count;
+    float2 dt = {};
+    if (use > 0)
+      await_signal(s->ended + own, use - 1);
+    if (there) {
+      struct group_chunk g(d, f, grid, v);
+      struct chunk k = g.head(d, grid, h);
+#pragma unroll 1
+      for (int i = 0; i < 2; i++) /* a loop, for the sake of registers */
+        copies(i ? cotangent_tokens(d, k, f.yb) : x_of(d, k, f.x), i ? d.H * d.P : d.ld, (int)d.P,
+               lane)
+            .copy_by_eights({m.x(own).at + i * NARROW}, 0, k.q);
+      dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
+    }
+    keep_little(own), keep_little(v), keep_little(h);
+    if (use > 0) {
+      int last_v = v, last_h = h - 2;
+      for (; last_h < 0; last_h += grid.heads)
+        last_v -= (int)gridDim.x;
+      struct group_chunk g(d, f, grid, last_v);
+      const struct warp_sums *sums = m.of_warps(own);
+      struct state_sums states = {sums->a[0], sums->b[0], sums->through};
+      time_cotangents<STATE_WARPS, 2>(d, f, g.head(d, grid, last_h), m.times(own), m.sums(own),
+                                      states, g.enters, g.leaves);
+      __syncwarp();
+    }
+    if (!there)
+      break;
+    keep_little(own), keep_little(v);
+    prepare_times(dt, decay_rate(f.A_log, v % grid.groups * grid.heads + h), m.times(own));
+    await_own_copies();
+    arrive(s->tokens + own, true);
+  }
+}
+
+/* ---- products ---- */
+
+/* sums = (ADDS: sums +) a b of EIGHTS times 8 terms, a's in registers, b's from eight FIRST on. */
+template <bool ADDS, int FIRST, int EIGHTS>
+INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
+                                 operand right)
+{
+  settle_sums(terms);
+  settle_sums(sums);
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < EIGHTS; k++)
+    group_mma(sums, terms[k], terms_behind<TENSOR_TOKENS>(right, FIRST + k), ADDS || k > 0);
+  end_products();
+  await_products<0>();
+  settle_sums(sums);
+}
+/* Of 64, of which load(terms, first) gets half: all would not fit into the registers. */
+enum { HALF_TILES = PANEL_TILES / 2 };
+template <bool ADDS, class LOAD>
+INLINE_DEVICE void product_by_halves(float (&sums)[PANEL_TILES][4], operand right, LOAD load)
+{
+  float terms[HALF_TILES][4];
+  load(terms, 0);
+  group_product<ADDS, 0>(sums, terms, right);
+  load(terms, (int)HALF_TILES);
+  group_product<true, HALF_TILES>(sums, terms, right);
+}
+
+/* sums = a b, both in shared memory */
+template <int TERMS>
+INLINE_DEVICE void shared_product(float (&sums)[PANEL_TILES][4], operand left, operand right)
+{
+  settle_sums(sums);
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < TERMS / 8; k++)
+    group_mma(sums, terms_behind<TENSOR_TOKENS>(left, k), terms_behind<TENSOR_TOKENS>(right, k),
+              k > 0);
+  end_products();
+  await_products<0>();
+  settle_sums(sums);
+}
+
+/* dots[2 n + e] of tokens 32 half + 8 n + 2 t + e, added up over the rows that a warp has */
+INLINE_DEVICE void put_dots(const float (&dots)[8], int half, const float *factor, float *to)
+{
+  struct place at = {0, {0, 0}, half, 0};
+  store_dots(at, dots, factor, to);
+}
+
+/* ---- the warpgroups that have the states' columns ---- */
+
+/* A lane's two columns n side by side, rows g and g + 8 of left operands.  What lanes read together
+ * lies in all banks, in rows t (or t + 4) of eight as well as in rows 2 t (or 2 t + 1): of eight
+ * fours, 0 to 3 go with 7 to 4. */
+struct own_columns {
+  int four, odd;
+  INLINE_DEVICE own_columns(void)
+  {
+    int g = lane_row(), w = own_warp() % HEAD_WARPS, group = own_warp() / HEAD_WARPS;
+    four = group * (PANEL / 2) + g / 4 * 8 + (g & 2 ? 7 - w : w);
+    odd = g % 2 * 2;
+  }
+  INLINE_DEVICE int first(void) const { return 4 * four + odd; }
+  INLINE_DEVICE int place(int r) const { return token_panels::offset(r, four) + odd; }
+};
+
+/* The same columns in the fourth row behind a place in rows t, and in the next behind rows 2 t. */
+INLINE_DEVICE int past_four(int place) { return (place ^ 16) + 4 * PANEL; }
+INLINE_DEVICE int past_one(int place) { return (place ^ 4) + PANEL; }
+
+/* sums = (ADDS: sums +) a b: a's terms 8 k + t and 8 k + t + 4 are what lies at even and odd. */
+template <bool ADDS>
+INLINE_DEVICE void multiply_across(float (&sums)[PANEL_TILES][4], const float *even,
+                                   const float *odd, operand right)
+{
+  product_by_halves<ADDS>(sums, right, [&](float(&terms)[HALF_TILES][4], int first) {
+#pragma unroll
+    for (int k = 0; k < HALF_TILES; k++) {
+      float2 a = *(const float2 *)(even + (first + k) * EIGHT);
+      float2 b = *(const float2 *)(odd + (first + k) * EIGHT);
+      terms[k][0] = rounded<1>(a.x), terms[k][1] = rounded<1>(a.y);
+      terms[k][2] = rounded<1>(b.x), terms[k][3] = rounded<1>(b.y);
+    }
+  });
+}
+
+/* Of sums = (S' yb')': Cb += e sums; a.  even, odd: C of tokens 2 t and 2 t + 1. */
+INLINE_DEVICE void add_entering(const float (&sums)[PANEL_TILES][4], const float *even,
+                                const float *odd, const float *until, float (&Cb)[PANEL_TILES][4],
+                                float *a)
+{
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float dots[8];
+#pragma unroll
+    for (int i = 0; i < PAIR_TILES; i++) {
+      int n = PAIR_TILES * half + i;
+      float2 c0 = *(const float2 *)(even + n * EIGHT), c1 = *(const float2 *)(odd + n * EIGHT);
+      float2 e = *(const float2 *)(until + 8 * n + 2 * lane_pair());
+      dots[2 * i] = c0.x * sums[n][0] + c0.y * sums[n][2];
+      dots[2 * i + 1] = c1.x * sums[n][1] + c1.y * sums[n][3];
+      Cb[n][0] += e.x * sums[n][0], Cb[n][1] += e.y * sums[n][1];
+      Cb[n][2] += e.x * sums[n][2], Cb[n][3] += e.y * sums[n][3];
+    }
+    put_dots(dots, half, until, a);
+  }
+}
+
+/* Bb += r dt sums */
+INLINE_DEVICE void add_leaving(const float (&sums)[PANEL_TILES][4], const float *scaled,
+                               float (&Bb)[PANEL_TILES][4])
+{
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++) {
+    float2 s = *(const float2 *)(scaled + 8 * n + 2 * lane_pair());
+    Bb[n][0] += s.x * sums[n][0], Bb[n][1] += s.y * sums[n][1];
+    Bb[n][2] += s.x * sums[n][2], Bb[n][3] += s.y * sums[n][3];
+  }
+}
+
+/* Two columns of the chunk's tokens, where `out` has room for them. */
+INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, float beta,
+                             const float (&sums)[PANEL_TILES][4], int column, real *out)
+{
+  real *to = out + g.panel(d) + 2 * lane_pair() * d.ld + column;
+  int left = column < d.N ? g.q - 2 * lane_pair() : 0;
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++, to += 8 * d.ld)
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
+      float2 two;
+      two.x = sums[n][e], two.y = sums[n][2 + e];
+      if (8 * n + e < left)
+        put_two((float2 *)(to + e * d.ld), beta, two);
+    }
+}
+
+INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
+                                   struct backward_grid grid, struct backward_memory m)
+{
+  struct backward_signals *s = m.signals();
+  struct own_columns own;
+  int t = lane_pair(), step = 0;
+  int natural = own.place(t), tokens = own.place(2 * t); /* rows of eight */
+  float *C = m.C().at, *B = m.B().at, *S = m.S().at, *Rb = m.Rb().at;
+  float sums[PANEL_TILES][4], Bb[PANEL_TILES][4], Cb[PANEL_TILES][4];
+  operand all = operand_at(m.all);
+  FOR_OWN_CHUNKS(v, use, grid)
+  {
+    struct group_chunk g(d, f, grid, v);
+    clear_sums(Bb);
+    clear_sums(Cb);
+    await_signal(&s->panels, use);
+#pragma unroll 1
+    for (int h = 0; h < grid.heads; h++, step++) {
+      int which = step & 1;
+      const struct head_times *times = m.times(which);
+      struct warp_sums *to = m.of_warps(which);
+      operand x = all.behind(X_PLACE + which * 2 * NARROW);
+      await_signal(&s->S, step);
+      await_signal(s->tokens + which, step / 2);
+      if (g.enters)
+        multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW));
+      release(&s->S_read);
+      if (g.enters)
+        add_entering(sums, C + tokens, C + past_one(tokens), times->until, Cb, to->a[own_warp()]);
+      await_signal(&s->Rb, step);
+      if (g.leaves)
+        multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x);
+      release(&s->Rb_read);
+      if (g.leaves)
+        add_leaving(sums, times->scaled, Bb);
+      release(s->ended + which);
+    }
+    await_signal(&s->pairs, 2 * use);
+    multiply_across<true>(Bb, C + tokens, C + past_one(tokens), all.behind(W_PLACE));
+    release(&s->pairs_read);
+    await_signal(&s->pairs, 2 * use + 1);
+    multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE));
+    release(&s->panels_read);
+    put_panel(d, g, f.beta, Bb, own.first(), f.Bb);
+    put_panel(d, g, f.beta, Cb, own.first(), f.Cb);
+  }
+}
+
+/* ---- the warpgroup that has pairs of tokens ---- */
+
+enum { W_READ = 1, W_WEIGHED }; /* barriers of it */
+
+/* Where w goes: a token's two columns are four terms apart. */
+struct panels_of_weights {
+  float *row; /* this lane's of its warp's first eight */
+  int j0;     /* of them */
+  INLINE_DEVICE panels_of_weights(token_panels w, int first)
+      : row(w.at + first * PANEL + lane_row() * PANEL + lane_pair()), j0(first)
+  {
+  }
+  INLINE_DEVICE void put(int j, int i0, float w0, float w1) const
+  {
+    float *at = row + (i0 / PANEL * TENSOR_TOKENS + j - j0) * PANEL;
+    int four = i0 % PANEL / 4, g = lane_row();
+    at[4 * (four ^ g)] = rounded<1>(w0), at[4 * ((four + 1) ^ g)] = rounded<1>(w1);
+  }
+};
+
+/* A lane's numbers of 64 rows of tokens 8 n + 2 t + e, columns 16 w + g and 8 behind it: x and yb
+ * transposed as xb' is. */
+struct own_numbers {
+  int first; /* n = 0, e = 0 */
+  INLINE_DEVICE own_numbers(void)
+  {
+    int column = own_warp() % HEAD_WARPS * 16 + lane_row();
+    first = token_panels::offset(2 * lane_pair(), column / 4) + column % 4;
+  }
+  INLINE_DEVICE float *at(float *from, int n, int e, int half) const
+  {
+    int place = first ^ half * 8;
+    return from + (e ? past_one(place) : place) + n * EIGHT;
+  }
+};
+
+/* yb' as a left operand: what xb' has of the same tokens. */
+INLINE_DEVICE void load_across(struct own_numbers own, float *yb, float (&terms)[PANEL_TILES][4])
+{
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      terms[n][i] = *own.at(yb, n, i / 2, i % 2);
+}
+
+/* z' = x yb', x rounded */
+INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], token_panels x, operand yb)
+{
+  int row = own_warp() % HEAD_WARPS * 16 + lane_row();
+  const float *at = x.at + row * PANEL + lane_pair();
+  product_by_halves<false>(z, yb, [&](float(&terms)[HALF_TILES][4], int first) {
+#pragma unroll
+    for (int k = 0; k < HALF_TILES; k++)
+#pragma unroll
+      for (int i = 0; i < 4; i++) {
+        int panel = (first + k) / 4, four = (first + k) % 4 * 2 + i / 2;
+        terms[k][i] =
+            rounded<1>(at[(panel * TENSOR_TOKENS + i % 2 * 8) * PANEL + 4 * (four ^ lane_row())]);
+      }
+  });
+}
+
+/* w of a warp's rows, and what else follows from z'. */
+INLINE_DEVICE void weigh_rows(struct weighing<panels_of_weights> weigh, int rows,
+                              const float (&scores)[PANEL_TILES][4],
+                              const float (&z)[PANEL_TILES][4], float (&pairs)[PANEL_TILES][4])
+{
+#pragma unroll
+  for (int quarter = 0; quarter < QUARTERS; quarter++) {
+    int n = 2 * quarter;
+    if (quarter > rows)
+      weigh.later(QUARTER * quarter, scores + n, z + n, pairs + n);
+    else if (quarter == rows)
+      weigh.same(scores + n, z + n, pairs + n);
+  }
+}
+
+/* D of channels p and p + 8. */
+INLINE_DEVICE void load_skips(struct ssd_shape d, const real *D, int64_t h, float (&skips)[2])
+{
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int p = own_warp() % HEAD_WARPS * 16 + lane_row() + 8 * half;
+    skips[half] = p < d.P ? skip_of(d, D, h, p) : 0;
+  }
+}
+
+/* Of xb' = Rb B': b, and r dt times it. */
+INLINE_DEVICE void scale_leaving(struct own_numbers own, float *x, const struct head_times *times,
+                                 float (&xb)[PANEL_TILES][4], float *b)
+{
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    float dots[8];
+#pragma unroll
+    for (int i = 0; i < PAIR_TILES; i++) {
+      int n = PAIR_TILES * half + i;
+      float2 scaled = *(const float2 *)(times->scaled + 8 * n + 2 * lane_pair());
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        dots[2 * i + e] = *own.at(x, n, e, 0) * xb[n][e] + *own.at(x, n, e, 1) * xb[n][2 + e];
+        xb[n][e] *= e ? scaled.y : scaled.x, xb[n][2 + e] *= e ? scaled.y : scaled.x;
+      }
+    }
+    put_dots(dots, half, times->leave, b);
+  }
+}
+
+/* xb of a head, in columns p and p + 8 of tokens. */
+INLINE_DEVICE void put_inputs(struct ssd_shape d, struct chunk k, float beta,
+                              float (&xb)[PANEL_TILES][4], real *out)
+{
+  int p = own_warp() % HEAD_WARPS * 16 + lane_row(), tokens = k.q - 2 * lane_pair();
+  int left[2] = {p < d.P ? tokens : 0, p + 8 < d.P ? tokens : 0};
+  real *first = out + (k.token + 2 * lane_pair()) * d.ld + k.h * d.P + p;
+  auto for_numbers = [&](auto f) {
+    real *row = first;
+#pragma unroll
+    for (int n = 0; n < PANEL_TILES; n++, row += 8 * d.ld)
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (8 * n + i % 2 < left[i / 2])
+          f(xb[n][i], row + i % 2 * d.ld + i / 2 * 8);
+  };
+  if (beta != 0)
+    for_numbers([&](float &own, const real *at) { own += beta * *at; });
+  for_numbers([&](float &own, real *at) { *at = own; });
+}
+
+/* Before a chunk's first product: B rounded, and w zero where no weights go. */
+INLINE_DEVICE void prepare_panels(struct backward_memory m)
+{
+  int thread = (int)threadIdx.x % GROUP_LANES;
+  float4 *B = (float4 *)m.B().at, *w = (float4 *)m.w().at, zeros = {};
+#pragma unroll(4)
+  for (int i = thread; i < WIDE / 4; i += GROUP_LANES) {
+    float4 four = B[i];
+    four.x = rounded<1>(four.x), four.y = rounded<1>(four.y);
+    four.z = rounded<1>(four.z), four.w = rounded<1>(four.w);
+    B[i] = four;
+  }
+  for (int i = thread; i < NARROW / 4; i += GROUP_LANES)
+    w[i] = zeros;
+}
+
+/* pairs' in the place of w, and when it has been read, pairs. */
+INLINE_DEVICE void show_pairs(struct own_numbers own, struct backward_memory m,
+                              const float (&pairs)[PANEL_TILES][4], int use)
+{
+  struct backward_signals *s = m.signals();
+  int first = own_warp() % HEAD_WARPS * QUARTER;
+  struct panels_of_weights transposed(m.w(), first);
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++)
+#pragma unroll
+    for (int half = 0; half < 2; half++)
+      transposed.put(first + 8 * half, 8 * n, pairs[n][2 * half], pairs[n][2 * half + 1]);
+  show_to_products();
+  arrive(&s->pairs, true);
+  await_signal(&s->pairs_read, use);
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      *own.at(m.w().at, n, i % 2, i / 2) = rounded<1>(pairs[n][i]);
+  show_to_products();
+  arrive(&s->pairs, true);
+}
+
+INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
+                                   struct backward_grid grid, struct backward_memory m)
+{
+  struct backward_signals *s = m.signals();
+  int w = own_warp() % HEAD_WARPS, step = 0;
+  struct own_numbers own;
+  operand all = operand_at(m.all);
+  FOR_OWN_CHUNKS(v, use, grid)
+  {
+    struct group_chunk g(d, f, grid, v);
+    float scores[PANEL_TILES][4], pairs[PANEL_TILES][4];
+    clear_sums(pairs);
+    clear_sums(scores);
+    await_signal(&s->panels, use);
+    prepare_panels(m);
+    show_to_products();
+    await_barrier<W_WEIGHED, GROUP_LANES>();
+    shared_product<TENSOR_STATE>(scores, all.behind(B_PLACE), all.behind(C_PLACE));
+#pragma unroll 1
+    for (int h = 0; h < grid.heads; h++, step++) {
+      int which = step & 1;
+      float z[PANEL_TILES][4], xb[PANEL_TILES][4], terms[PANEL_TILES][4], D[2];
+      keep_little(w);
+      await_signal(s->tokens + which, step / 2);
+      multiply_own_tokens(z, m.x(which), all.behind(X_PLACE + which * 2 * NARROW + NARROW));
+      await_barrier<W_READ, GROUP_LANES>();
+      weigh_rows({m.times(which), m.sums(which), {m.w(), QUARTER * w}, QUARTER * w}, w, scores, z,
+                 pairs);
+      show_to_products();
+      await_barrier<W_WEIGHED, GROUP_LANES>();
+      keep_little(which), keep_little(v);
+      struct chunk k = group_chunk(d, f, grid, v).head(d, grid, h);
+      load_skips(d, f.D, k.h, D);
+      clear_sums(xb);
+      await_signal(&s->Rb, step);
+      if (g.leaves) {
+        shared_product<TENSOR_STATE>(xb, all.behind(RB_PLACE), all.behind(B_PLACE));
+        scale_leaving(own, m.x(which).at, m.times(which), xb, m.of_warps(which)->b[w]);
+      }
+      release(&s->Rb_read);
+      load_across(own, m.yb(which).at, terms);
+      group_product<true, 0>(xb, terms, all.behind(W_PLACE));
+#pragma unroll
+      for (int n = 0; n < PANEL_TILES; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+          xb[n][i] += D[i / 2] * terms[n][i % 2 * 2 + i / 2];
+      release(s->ended + which);
+      put_inputs(d, k, f.beta, xb, f.xb);
+    }
+    await_barrier<W_READ, GROUP_LANES>();
+    show_pairs(own, m, pairs, use);
+  }
+}
+
+static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
+    warpgroup_backward(struct ssd_shape d, struct tensor_backward f, struct backward_grid grid)
+{
+#if HAS_WARPGROUPS
+  SHARED_FLOATS(memory);
+  struct backward_memory m = {memory};
+  m.make_signals();
+  int group = own_warp() / HEAD_WARPS, warp = own_warp() % HEAD_WARPS;
+  if (group < STATE_GROUPS) {
+    take_registers<144>();
+    multiply_states(d, f, grid, m);
+  } else if (group == STATE_GROUPS) {
+    take_registers<152>();
+    multiply_tokens(d, f, grid, m);
+  } else {
+    leave_registers<72>();
+    if (warp == COPIES_S)
+      copy_states<true>(d, f, grid, m);
+    else if (warp == COPIES_RB)
+      copy_states<false>(d, f, grid, m);
+    else
+      copy_tokens(d, f, grid, m, warp - COPIES_TOKENS);
+  }
+#endif
+}
+
+/* ---- on the host ---- */
+
+static void vjp_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_backward f,
+                                real *A_logb, real *Db)
+{
+  int64_t BC = d.B * ssd_chunks(d), count = BC * d.G;
+  struct backward_grid grid = {(int)ssd_chunks(d), (int)d.G, (int)(d.H / d.G), (int)count};
+  if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
+    LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
+  bool trial = device_of(st)->trials && f.xb && f.Bb && f.Cb;
+  if (trial && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS))
+    LAUNCH_SHARED(st, count < PROCESSORS ? count : PROCESSORS, BACKWARD_THREADS,
+                  floats(BACKWARD_FLOATS), warpgroup_backward, d, f, grid);
+  else
+    LAUNCH_TENSOR(st, count, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
+  if (A_logb)
+    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.A_part, A_logb);
+  if (Db && d.D_has_hdim)
+    LAUNCH(st, d.H * lane_blocks(d.P), add_skip_channels, d, f.x, f.yb, Db);
+  else if (Db)
+    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.D_part, Db);
+}
+#endif
