@@ -70,8 +70,7 @@ INLINE bool is_turned(const struct fp_samples *s, int64_t r, real damping)
 KERNEL turn(struct fp_samples s, real damping)
 {
   int64_t groups = tile_groups(&s), of_row = s.blocks * s.tiles;
-  int64_t n = s.n < FP_TILE ? s.n : FP_TILE;
-  FOR_EACH_ROW (g, s.rows * groups, 2 * TILES_TOGETHER * n) {
+  FOR_EACH_ROW (g, s.rows * groups, 2 * TILES_TOGETHER * (s.n < FP_TILE ? s.n : FP_TILE)) {
     int64_t r = g / groups, first = (g - r * groups) * TILES_TOGETHER;
     int64_t end = first + TILES_TOGETHER < of_row ? first + TILES_TOGETHER : of_row;
     if (is_turned(&s, r, damping))
