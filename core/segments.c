@@ -10,9 +10,11 @@
 #include "core/parallel.h"
 #include <stdio.h>
 
-enum { FORGOTTEN = 64, KEPT = 256, LEARNT = 128 }; /* tokens of a segment, at least */
-enum { SUMS = 4, SEGMENTS_A_SUM = 4 };             /* sums at most; segments of one at least */
-enum { AT_ONCE = 16 };                             /* segments that are at work, at most */
+/* Tokens of a segment, at least: of a solve, of steps that are kept, and of their way back, where
+ * SUMS at work take the scratch memory of two that are kept. */
+enum { FORGOTTEN = 64, KEPT = 256, LEARNT = 128 };
+enum { SUMS = 4, SEGMENTS_A_SUM = 4 }; /* sums at most; segments of one at least */
+enum { AT_ONCE = 16 };                 /* segments that are at work, at most */
 enum { SIDE_BY_SIDE = 1024 }; /* tokens: of fewer threads cost more to start than they save */
 
 /* Whole chunks. */
@@ -104,7 +106,7 @@ struct segments {
 };
 
 /* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
- * the others go on. */
+ * the others go on, at layers that it has not passed. */
 static void run_segments(void *segments, int64_t worker)
 {
   struct segments *c = segments;
@@ -119,7 +121,8 @@ static void run_segments(void *segments, int64_t worker)
     for (int64_t k = 0; k < c->m->dims.layers; k++) {
       int64_t l = c->backwards ? c->m->dims.layers - 1 - k : k;
       relay_await(&relay, l);
-      relay_pass(&relay, l);
+      if (__atomic_load_n(&c->passed[l], __ATOMIC_RELAXED) == i)
+        relay_pass(&relay, l);
     }
   }
 }
@@ -270,12 +273,13 @@ static enum status differentiate_segment(struct segments *c, struct worker *w, i
   segment.carried = first ? NULL : &w->enter;
   if (!first)
     inputs_before(c, t, &w->enter);
-  relay_await(&(struct relay){c->sums ? i / c->sums : 0, c->added}, sum);
+  struct relay adding = {c->sums ? i / c->sums : 0, c->added}; /* one behind the other to a sum */
+  relay_await(&adding, sum);
   enum status s = block_vjp_carried(
       c->m, c->p, &segment, &part, c->fb + t * d->D, last ? NULL : &c->between[(k + 1) % 2],
       w->scratch, &to, c->sums ? &c->sum[sum] : NULL, first ? NULL : &c->between[k % 2]);
   if (c->sums)
-    relay_pass(&(struct relay){i / c->sums, c->added}, sum);
+    relay_pass(&adding, sum);
   return s;
 }
 
