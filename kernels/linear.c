@@ -68,7 +68,6 @@ void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
 {
   c = c ? c : y;
 #ifdef __CUDACC__
-  struct product_plus p = {M, N, K, x, Wt ? Wt : W, Wt == NULL, b, beta, c, y};
   if (K == 0 && in_packs(N, b) && in_packs(N, c) && in_packs(N, y)) {
     LAUNCH_ROWS(st, M, without_terms_packed, M, N, b, beta, c, y);
     return;
@@ -77,14 +76,13 @@ void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
     LAUNCH_ROWS(st, M, without_terms, M, N, b, beta, c, y);
     return;
   }
+#endif
+  struct product_plus p = {M, N, K, x, Wt ? Wt : W, Wt == NULL, b, beta, c, y};
   if (product_plus(st, &p))
     return;
   p.b = NULL; /* perhaps the product can be had without */
   if (!product_plus(st, &p))
     add_product(st, M, K, N, x, W, Wt, beta, c, y);
-#else
-  add_product(st, M, K, N, x, W, Wt, beta, c, y);
-#endif
   if (b)
     LAUNCH_ROWS(st, M, add_bias, M, N, b, y);
 }

@@ -14,7 +14,6 @@ extern "C" {
 #define gemm OP(gemm)
 void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
           int64_t lda, const real *B, int64_t ldb, real beta, real *C, int64_t ldc);
-#ifdef __CUDACC__
 /* y (M,N) = beta c + x (M,K) op(W) + b, c not overlapping y or y itself; b NULL: none. */
 #define product_plus OP(product_plus)
 struct product_plus {
@@ -26,14 +25,15 @@ struct product_plus {
   const real *c;
   real *y;
 };
+/* In one pass; false: not done, as there is nothing to save, or no way. */
+bool product_plus(stream st, const struct product_plus *p);
+#ifdef __CUDACC__
 /* A place for a transpose of (rows,n), the same for all; NULL: that is too large for it. */
 #define turned_matrix OP(turned_matrix)
 real *turned_matrix(stream st, int64_t rows, int64_t n);
 /* y (n,rows) += transpose of x (rows,n) */
 #define add_transpose OP(add_transpose)
 void add_transpose(stream st, int64_t rows, int64_t n, const real *x, real *y);
-/* In one pass (linalg_cuda.c); false: not done, as there is nothing to save, or no way. */
-bool product_plus(stream st, const struct product_plus *p);
 #endif
 #ifdef __cplusplus
 }

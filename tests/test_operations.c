@@ -1,10 +1,12 @@
 /* test_operations.c: every operation but ssd and conv1d, on every instruction set this machine
- * runs: derivatives, and against straightforward code; and the choice of the instruction set. */
+ * runs: derivatives, and against straightforward code; and the choice of the instruction set.
+ * "test_operations NAME" runs the tests of that name alone. */
 #include "core/status.h"
 #include "kernels/backends.h"
-#include "tests/check.h"
+#include "kernels/blas.h"
 #include "tests/derivatives.h"
 #include "tests/numeric/plain_operations.h"
+#include "tests/spawn.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -71,12 +73,34 @@ static void instruction_set_is_chosen(void **state)
   free(before);
 }
 
-int main(void)
+/* Where OpenBLAS's kernels serve small products better than ours (kernels/gemm.c), ours too. */
+static void our_tiles_match(void **state)
+{
+  (void)state;
+  struct spawned r;
+  if (!blas_has_bare_kernels())
+    skip(); /* linear_matches has tried them */
+  char *before = getenv("OPENBLAS_CORETYPE");
+  before = before ? strdup(before) : NULL;
+  assert_int_equal(setenv("OPENBLAS_CORETYPE", "HASWELL", 1), 0);
+  SPAWN(&r, "tests/test_operations", "linear_*");
+  check_spawned(&r, 0, "linear_rows_alone");
+  if (before)
+    assert_int_equal(setenv("OPENBLAS_CORETYPE", before, 1), 0);
+  else
+    assert_int_equal(unsetenv("OPENBLAS_CORETYPE"), 0);
+  free(before);
+}
+
+int main(int argc, char **argv)
 {
 #define LIST(name) cmocka_unit_test(name),
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(derivatives),
       PLAIN_TESTS(LIST) cmocka_unit_test(instruction_set_is_chosen),
+      cmocka_unit_test(our_tiles_match),
   };
+  if (argc > 1)
+    cmocka_set_test_filter(argv[1]);
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
