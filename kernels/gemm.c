@@ -139,15 +139,17 @@ static void gemm_bare(struct product p)
 }
 
 #if OWN_TILES
-/* Up to where our tiles were the faster: of A and B in bytes, which L2 must hold beside others; few
- * rows read B once, whatever its size. */
-static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k)
+/* Where our tiles were the faster: a panel of B must not fall into one set of the caches, and B, or
+ * what A' has of it between two visits of C, be near.  Few rows read B once, whatever its size. */
+static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k, int64_t ldb)
 {
-  enum { FEW_ROWS = 16, MOST_B = 512 << 10, MOST_BOTH = 384 << 10 };
-  int64_t size = sizeof(real);
+  enum { FEW_ROWS = 16, MOST = 3 << 20, MOST_TRANSPOSED = 128 << 10, CACHE_WAY = 4096 };
+  int64_t size = sizeof(real), terms = k < TILE_TERMS ? k : TILE_TERMS;
   if (tb || blas_has_bare_kernels())
     return false;
-  return ta ? (m + n) * k * size <= MOST_BOTH : m <= FEW_ROWS || n * k * size <= MOST_B;
+  if (ta)
+    return terms * n * size <= MOST_TRANSPOSED;
+  return m <= FEW_ROWS || (n * k * size <= MOST && ldb * size % CACHE_WAY != 0);
 }
 
 static void multiply_in_tiles(const struct gemm_part *p)
@@ -171,7 +173,7 @@ bool product_plus(stream st, const struct product_plus *p)
 {
   (void)st;
 #if OWN_TILES
-  if (p->K > 0 && in_tiles(false, p->transposed, p->M, p->N, p->K)) {
+  if (p->K > 0 && in_tiles(false, p->transposed, p->M, p->N, p->K, p->N)) {
     struct gemm_part part = {p->M, p->N,    p->K, p->x, p->K, 1,   p->W,
                              p->N, p->beta, p->c, p->b, p->y, p->N};
     multiply_in_tiles(&part);
@@ -198,7 +200,7 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
     return;
   }
 #if OWN_TILES
-  if (alpha == 1 && in_tiles(ta, tb, m, n, k)) {
+  if (alpha == 1 && in_tiles(ta, tb, m, n, k, ldb)) {
     struct gemm_part part = {m, n, k, A, ta ? 1 : lda, ta ? lda : 1, B, ldb, beta, C, NULL, C, ldc};
     multiply_in_tiles(&part);
     return;

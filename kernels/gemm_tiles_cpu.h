@@ -28,7 +28,11 @@ enum { VECTOR = 32 / sizeof(real) };
 #define STORE INTRINSIC(storeu)
 #define BROADCAST INTRINSIC(set1)
 #define FUSED INTRINSIC(fmadd)
-#define UNROLLED PRAGMA(GCC unroll 8)
+#define FOR_TILE(r, v)           \
+  PRAGMA(GCC unroll 8)           \
+  for (int r = 0; r < rows; r++) \
+    PRAGMA(GCC unroll 8)         \
+  for (int v = 0; v < vectors; v++)
 
 typedef real vector __attribute__((vector_size(VECTOR * sizeof(real))));
 
@@ -59,16 +63,12 @@ ELEMENTARY void multiply_tile(int rows, int vectors, const struct gemm_part *p, 
   int64_t ar = p->ar, ldb = p->ldb, ldc = p->ldc;
   /* in bytes, or gcc makes a copy of the loop for ak = 1, and puts the sums into memory for it */
   int64_t a_step = p->ak * (int64_t)sizeof(real);
-  UNROLLED
-  for (int r = 0; r < rows; r++)
-    UNROLLED
-  for (int v = 0; v < vectors; v++)
+  for (int r = 0; r < rows; r++) /* rows that lie far apart, until the sums are there */
+    __builtin_prefetch(p->beta != 0 ? from + (i + r) * ldc : c + r * ldc);
+  FOR_TILE (r, v)
     sum[r][v] = BROADCAST(0);
   for (int64_t k = p->k; k > 0; k--) {
-    UNROLLED
-    for (int r = 0; r < rows; r++)
-      UNROLLED
-    for (int v = 0; v < vectors; v++)
+    FOR_TILE (r, v)
       sum[r][v] = FUSED(BROADCAST(a[r * ar]), LOAD(b + v * VECTOR), sum[r][v]);
     a = (const real *)((const char *)a + a_step);
     b += ldb;
@@ -76,23 +76,14 @@ ELEMENTARY void multiply_tile(int rows, int vectors, const struct gemm_part *p, 
   if (p->beta != 0) {
     vector beta = BROADCAST(p->beta);
     from += i * ldc;
-    UNROLLED
-    for (int r = 0; r < rows; r++)
-      UNROLLED
-    for (int v = 0; v < vectors; v++)
+    FOR_TILE (r, v)
       sum[r][v] += beta * LOAD(from + r * ldc + v * VECTOR);
   }
   if (p->bias) {
-    UNROLLED
-    for (int r = 0; r < rows; r++)
-      UNROLLED
-    for (int v = 0; v < vectors; v++)
+    FOR_TILE (r, v)
       sum[r][v] += LOAD(p->bias + v * VECTOR);
   }
-  UNROLLED
-  for (int r = 0; r < rows; r++)
-    UNROLLED
-  for (int v = 0; v < vectors; v++)
+  FOR_TILE (r, v)
     STORE(c + r * ldc + v * VECTOR, sum[r][v]);
 }
 
