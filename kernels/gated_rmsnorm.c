@@ -40,33 +40,74 @@ ELEMENTARY real square_kept(real p, real *to)
   return p * p;
 }
 
-/* norm_first is a constant where this is called, so that its loops have no branch */
-ELEMENTARY void fwd_group(bool norm_first, struct group s, real eps, const real *y, const real *z,
-                          const real *w, real *r, real *out)
+/* norm_first is a constant where what follows is called, so that loops have no branch. */
+
+/* The sum of a group's p^2; where the gate stands first, p is kept in out. */
+ELEMENTARY wide group_squares(bool norm_first, struct group s, const real *y, const real *z,
+                              real *out)
 {
   wide squares = 0;
-  const real *p = norm_first ? y : out;
   if (norm_first)
     ADD_ROW_SUM(squares, s.K, j, y[j] * y[j]);
   else
     ADD_ROW_SUM(squares, s.K, j, square_kept(y[j] * silu(z[j]), out + j));
-  real scale = (real)(1 / sqrt(squares / (wide)s.K + (wide)eps));
-  if (OWNS_COLUMN(0))
-    *r = scale;
+  return squares;
+}
+
+INLINE real norm_scale(wide squares, int64_t K, real eps)
+{
+  return (real)(1 / sqrt(squares / (wide)K + (wide)eps));
+}
+
+ELEMENTARY void scale_group(bool norm_first, struct group s, real scale, const real *y,
+                            const real *z, const real *w, real *out)
+{
+  const real *p = norm_first ? y : out;
   SIMD
   FOR_COLUMNS (j, 0, s.K)
     out[j] = w[j] * (p[j] * scale) * after(norm_first, z[j]);
 }
 
+/* Groups whose scales the CPU makes together: the sum, the root and the division behind a group of
+ * 128 channels took a tenth of its time where the next one waited for them. */
+#ifdef __CUDACC__
+enum { TOGETHER = 1 };
+#else
+enum { TOGETHER = 8 };
+#endif
+
+ELEMENTARY void fwd_groups(bool norm_first, struct gated_rmsnorm_shape d, real eps, int64_t first,
+                           int count, const real *y, const real *z, const real *w, real *r,
+                           real *out)
+{
+  wide squares[TOGETHER] = {0};
+  real scale[TOGETHER];
+  for (int g = 0; g < count; g++) {
+    struct group s = group_of(d, first + g);
+    squares[g] = group_squares(norm_first, s, y + s.at, z + s.z_at, out + s.at);
+  }
+  for (int g = 0; g < count; g++) {
+    scale[g] = norm_scale(squares[g], d.E / d.G, eps);
+    if (OWNS_COLUMN(0))
+      r[first + g] = scale[g];
+  }
+  for (int g = 0; g < count; g++) {
+    struct group s = group_of(d, first + g);
+    scale_group(norm_first, s, scale[g], y + s.at, z + s.z_at, w + s.w_at, out + s.at);
+  }
+}
+
 KERNEL fwd(struct gated_rmsnorm_shape d, real eps, const real *y, const real *z, const real *w,
            real *r, real *out)
 {
-  FOR_EACH_ROW (i, d.rows * d.G, 16 * d.E / d.G) {
-    struct group s = group_of(d, i);
+  int64_t groups = d.rows * d.G;
+  FOR_EACH_ROW (i, (groups + TOGETHER - 1) / TOGETHER, TOGETHER * 16 * d.E / d.G) {
+    int64_t first = i * TOGETHER;
+    int count = groups - first < TOGETHER ? (int)(groups - first) : TOGETHER;
     if (d.norm_before_gate)
-      fwd_group(true, s, eps, y + s.at, z + s.z_at, w + s.w_at, r + i, out + s.at);
+      fwd_groups(true, d, eps, first, count, y, z, w, r, out);
     else
-      fwd_group(false, s, eps, y + s.at, z + s.z_at, w + s.w_at, r + i, out + s.at);
+      fwd_groups(false, d, eps, first, count, y, z, w, r, out);
   }
 }
 

@@ -38,7 +38,7 @@ typedef real vector __attribute__((vector_size(VECTOR * sizeof(real))));
 
 /* Of a tile: rows, and vectors of columns; a lone row has more of them, to have as many sums on
  * their way.  Sums go to memory after so many terms; a tail's rows go together. */
-enum { TILE_ROWS = 6, TILE_VECTORS = 2, LONE_VECTORS = 8, TILE_TERMS = 256, TAIL_ROWS = 48 };
+enum { TILE_ROWS = 6, TILE_VECTORS = 2, LONE_VECTORS = 8, TILE_TERMS = 320, TAIL_ROWS = 48 };
 
 /* C (m,n) = A B + beta from + bias: element (i,k) of A at a[i ar + k ak], from like C with ldc,
  * C itself or apart from it; beta = 0 does not read it; bias (n), NULL: none. */
