@@ -155,8 +155,9 @@ static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k, int64_t 
 static void multiply_in_tiles(const struct gemm_part *p)
 {
   enum { ROWS = 8 * TILE_ROWS, COLUMNS = 256 };
+  int64_t rows = p->m < ROWS ? p->m : ROWS, columns = p->n < COLUMNS ? p->n : COLUMNS;
   int64_t row_tiles = (p->m + ROWS - 1) / ROWS, column_tiles = (p->n + COLUMNS - 1) / COLUMNS;
-  FOR_EACH_COST (tile, row_tiles * column_tiles, ROWS * COLUMNS * p->k / 8) {
+  FOR_EACH_COST (tile, row_tiles * column_tiles, rows * columns * p->k / 8) {
     int64_t i = tile / column_tiles * ROWS, j = tile % column_tiles * COLUMNS;
     struct gemm_part part = columns_of(p, j, p->n - j < COLUMNS ? p->n - j : COLUMNS);
     part.m = p->m - i < ROWS ? p->m - i : ROWS;
