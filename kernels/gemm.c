@@ -5,9 +5,10 @@
  * cost OpenBLAS at most 8 % on the shapes of this model; one row is a matrix-vector product, which
  * took a fifth of gemm's time.
  *
- * Small products go by tiles of our own (gemm_tiles_cpu.h) where the processor has AVX2 and
- * OpenBLAS no kernels that leave matrices as they lie: of a Zen 4 core without AVX-512, in Gflop/s,
- * m,n,k = 64,292,64: 86 for OpenBLAS's 65; 64,64,128: 89 for 67; one row of 292,64: 34 for 9.
+ * Where the processor has AVX2, and OpenBLAS none of the kernels of which the next paragraph tells,
+ * products go by tiles of our own (gemm_tiles_cpu.h): a Zen 4 core without AVX-512 makes of m,n,k =
+ * 64,292,64 86 Gflop/s where OpenBLAS makes 65, of 64,64,128 89 for 67, of 256,2320,256 86 for 82;
+ * one row takes the time of a matrix-vector product.
  *
  * OpenBLAS's AVX-512 kernels take products of up to 10^6 terms as they lie, without packing, when B
  * is not transposed: a Zen 4 core then makes 112 to 117 Gflop/s, where whole products make 78 to
