@@ -156,12 +156,13 @@ static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k, int64_t 
 static void multiply_in_tiles(const struct gemm_part *p)
 {
   enum { ROWS = 8 * TILE_ROWS, COLUMNS = 256 };
-  int64_t rows = p->m < ROWS ? p->m : ROWS, columns = p->n < COLUMNS ? p->n : COLUMNS;
-  int64_t row_tiles = (p->m + ROWS - 1) / ROWS, column_tiles = (p->n + COLUMNS - 1) / COLUMNS;
+  int64_t row_tiles = (p->m + ROWS - 1) / ROWS, rows = (p->m + row_tiles - 1) / row_tiles;
+  int64_t column_tiles = (p->n + COLUMNS - 1) / COLUMNS;
+  int64_t columns = p->n < COLUMNS ? p->n : COLUMNS;
   FOR_EACH_COST (tile, row_tiles * column_tiles, rows * columns * p->k / 8) {
-    int64_t i = tile / column_tiles * ROWS, j = tile % column_tiles * COLUMNS;
-    struct gemm_part part = columns_of(p, j, p->n - j < COLUMNS ? p->n - j : COLUMNS);
-    part.m = p->m - i < ROWS ? p->m - i : ROWS;
+    int64_t i = tile / column_tiles * rows, j = tile % column_tiles * columns;
+    struct gemm_part part = columns_of(p, j, p->n - j < columns ? p->n - j : columns);
+    part.m = p->m - i < rows ? p->m - i : rows;
     part.a += i * p->ar;
     part.c += i * p->ldc;
     if (p->beta != 0)
@@ -175,7 +176,7 @@ bool product_plus(stream st, const struct product_plus *p)
 {
   (void)st;
 #if OWN_TILES
-  if (p->K > 0 && in_tiles(false, p->transposed, p->M, p->N, p->K, p->N)) {
+  if (p->M > 0 && p->K > 0 && in_tiles(false, p->transposed, p->M, p->N, p->K, p->N)) {
     struct gemm_part part = {p->M, p->N,    p->K, p->x, p->K, 1,   p->W,
                              p->N, p->beta, p->c, p->b, p->y, p->N};
     multiply_in_tiles(&part);
