@@ -12,17 +12,27 @@
 #include "kernels/elementary.h"
 #include <immintrin.h>
 
-#ifdef __AVX512F__
-enum { VECTOR = 64 / sizeof(real) };
-#define INTRINSIC(name) CONCAT(CONCAT(_mm512_, name), REAL_SUFFIX)
-#else
-enum { VECTOR = 32 / sizeof(real) };
-#define INTRINSIC(name) CONCAT(CONCAT(_mm256_, name), REAL_SUFFIX)
-#endif
 #if REAL_BITS == 32
 #define REAL_SUFFIX _ps
 #else
 #define REAL_SUFFIX _pd
+#endif
+#ifdef __AVX512F__
+enum { VECTOR = 64 / sizeof(real) };
+#define INTRINSIC(name) CONCAT(CONCAT(_mm512_, name), REAL_SUFFIX)
+#define LOAD_SOME(x, some) INTRINSIC(maskz_loadu)(some, x)
+#define STORE_SOME(x, some, v) INTRINSIC(mask_storeu)(x, some, v)
+#if REAL_BITS == 32
+typedef __mmask16 lanes; /* a bit a lane */
+#else
+typedef __mmask8 lanes;
+#endif
+#else
+enum { VECTOR = 32 / sizeof(real) };
+#define INTRINSIC(name) CONCAT(CONCAT(_mm256_, name), REAL_SUFFIX)
+#define LOAD_SOME(x, some) INTRINSIC(maskload)(x, some)
+#define STORE_SOME(x, some, v) INTRINSIC(maskstore)(x, some, v)
+typedef __m256i lanes; /* ones or zeros in each */
 #endif
 #define LOAD INTRINSIC(loadu)
 #define STORE INTRINSIC(storeu)
@@ -37,8 +47,8 @@ enum { VECTOR = 32 / sizeof(real) };
 typedef real vector __attribute__((vector_size(VECTOR * sizeof(real))));
 
 /* Of a tile: rows, and vectors of columns; a lone row has more of them, to have as many sums on
- * their way.  Sums go to memory after so many terms; a tail's rows go together. */
-enum { TILE_ROWS = 6, TILE_VECTORS = 2, LONE_VECTORS = 8, TILE_TERMS = 320, TAIL_ROWS = 48 };
+ * their way.  Sums go to memory after so many terms. */
+enum { TILE_ROWS = 6, TILE_VECTORS = 2, LONE_VECTORS = 8, TILE_TERMS = 320 };
 
 /* C (m,n) = A B + beta from + bias: element (i,k) of A at a[i ar + k ak], from like C with ldc,
  * C itself or apart from it; beta = 0 does not read it; bias (n), NULL: none. */
@@ -54,8 +64,27 @@ struct gemm_part {
   int64_t ldc;
 };
 
-/* The tile of constant size at row i of p, whose columns are the tile's. */
-ELEMENTARY void multiply_tile(int rows, int vectors, const struct gemm_part *p, int64_t i)
+/* The first n lanes, 0 < n < VECTOR. */
+INLINE lanes first_lanes(int64_t n)
+{
+#ifdef __AVX512F__
+  return (lanes)((1 << n) - 1);
+#else
+  real_bits all[2 * VECTOR] = {0};
+  for (int l = 0; l < VECTOR; l++)
+    all[l] = ~(real_bits)0;
+  return _mm256_loadu_si256((const __m256i *)(all + VECTOR - n));
+#endif
+}
+
+ELEMENTARY vector load_lanes(bool whole, lanes some, const real *x)
+{
+  return whole ? LOAD(x) : LOAD_SOME(x, some);
+}
+
+/* The tile at row i of p: rows, vectors of columns, and whether these are whole, are constants. */
+ELEMENTARY void multiply_tile(int rows, int vectors, bool whole, const struct gemm_part *p,
+                              int64_t i)
 {
   vector sum[TILE_ROWS][LONE_VECTORS];
   const real *a = p->a + i * p->ar, *b = p->b, *from = p->from;
@@ -63,13 +92,14 @@ ELEMENTARY void multiply_tile(int rows, int vectors, const struct gemm_part *p, 
   int64_t ar = p->ar, ldb = p->ldb, ldc = p->ldc;
   /* in bytes, or gcc makes a copy of the loop for ak = 1, and puts the sums into memory for it */
   int64_t a_step = p->ak * (int64_t)sizeof(real);
+  lanes some = first_lanes(whole ? 1 : p->n);
   for (int r = 0; r < rows; r++) /* rows that lie far apart, until the sums are there */
     __builtin_prefetch(p->beta != 0 ? from + (i + r) * ldc : c + r * ldc);
   FOR_TILE (r, v)
     sum[r][v] = BROADCAST(0);
   for (int64_t k = p->k; k > 0; k--) {
     FOR_TILE (r, v)
-      sum[r][v] = FUSED(BROADCAST(a[r * ar]), LOAD(b + v * VECTOR), sum[r][v]);
+      sum[r][v] = FUSED(BROADCAST(a[r * ar]), load_lanes(whole, some, b + v * VECTOR), sum[r][v]);
     a = (const real *)((const char *)a + a_step);
     b += ldb;
   }
@@ -77,47 +107,50 @@ ELEMENTARY void multiply_tile(int rows, int vectors, const struct gemm_part *p, 
     vector beta = BROADCAST(p->beta);
     from += i * ldc;
     FOR_TILE (r, v)
-      sum[r][v] += beta * LOAD(from + r * ldc + v * VECTOR);
+      sum[r][v] += beta * load_lanes(whole, some, from + r * ldc + v * VECTOR);
   }
   if (p->bias) {
     FOR_TILE (r, v)
-      sum[r][v] += LOAD(p->bias + v * VECTOR);
+      sum[r][v] += load_lanes(whole, some, p->bias + v * VECTOR);
   }
-  FOR_TILE (r, v)
-    STORE(c + r * ldc + v * VECTOR, sum[r][v]);
+  FOR_TILE (r, v) {
+    if (whole)
+      STORE(c + r * ldc + v * VECTOR, sum[r][v]);
+    else
+      STORE_SOME(c + r * ldc + v * VECTOR, some, sum[r][v]);
+  }
 }
 
-#define TILE(rows, vectors)                                                    \
-  static void tile_##rows##_by_##vectors(const struct gemm_part *p, int64_t i) \
-  {                                                                            \
-    multiply_tile(rows, vectors, p, i);                                        \
+typedef void gemm_tile(const struct gemm_part *p, int64_t i);
+#define TILE(name, rows, vectors, whole)                 \
+  static void name(const struct gemm_part *p, int64_t i) \
+  {                                                      \
+    multiply_tile(rows, vectors, whole, p, i);           \
   }
-TILE(1, 1)
-TILE(2, 1)
-TILE(3, 1)
-TILE(4, 1)
-TILE(5, 1)
-TILE(6, 1)
-TILE(1, 2)
-TILE(2, 2)
-TILE(3, 2)
-TILE(4, 2)
-TILE(5, 2)
-TILE(6, 2)
-TILE(1, 8)
+/* Up to TILE_ROWS rows of a kind of tile, and the table of them. */
+#define TILES(kind, vectors, whole)                                        \
+  TILE(kind##_1, 1, vectors, whole)                                        \
+  TILE(kind##_2, 2, vectors, whole)                                        \
+  TILE(kind##_3, 3, vectors, whole)                                        \
+  TILE(kind##_4, 4, vectors, whole)                                        \
+  TILE(kind##_5, 5, vectors, whole)                                        \
+  TILE(kind##_6, 6, vectors, whole)                                        \
+  static gemm_tile *const kind[TILE_ROWS] = {kind##_1, kind##_2, kind##_3, \
+                                             kind##_4, kind##_5, kind##_6};
+TILES(two_vectors, TILE_VECTORS, true)
+TILES(one_vector, 1, true)
+TILES(some_lanes, 1, false)
+TILE(lone_row, 1, LONE_VECTORS, true)
+#undef TILES
 #undef TILE
 
-/* A panel of one or two vectors of columns: its rows by tiles of as equal numbers as there can be.
- */
-static void multiply_panel(const struct gemm_part *p)
+/* A panel of columns: its rows by tiles of as equal numbers as there can be. */
+static void multiply_panel(gemm_tile *const *tiles, const struct gemm_part *p)
 {
-  static void (*const tiles[TILE_VECTORS][TILE_ROWS])(const struct gemm_part *, int64_t) = {
-      {tile_1_by_1, tile_2_by_1, tile_3_by_1, tile_4_by_1, tile_5_by_1, tile_6_by_1},
-      {tile_1_by_2, tile_2_by_2, tile_3_by_2, tile_4_by_2, tile_5_by_2, tile_6_by_2}};
   int64_t i = 0;
   for (int64_t left = (p->m + TILE_ROWS - 1) / TILE_ROWS; left > 0; left--) {
     int64_t rows = (p->m - i + left - 1) / left;
-    tiles[p->n / VECTOR - 1][rows - 1](p, i);
+    tiles[rows - 1](p, i);
     i += rows;
   }
 }
@@ -135,45 +168,19 @@ static struct gemm_part columns_of(const struct gemm_part *p, int64_t j, int64_t
   return part;
 }
 
-/* Fewer columns than a vector: by way of copies with zeros beside them. */
-static void multiply_tail(const struct gemm_part *p)
-{
-  real b[TILE_TERMS * VECTOR], sum[TAIL_ROWS * VECTOR];
-  for (int64_t k = 0; k < p->k; k++)
-    for (int64_t l = 0; l < VECTOR; l++)
-      b[k * VECTOR + l] = l < p->n ? p->b[k * p->ldb + l] : 0;
-  for (int64_t i = 0; i < p->m; i += TAIL_ROWS) {
-    struct gemm_part t = {.m = p->m - i < TAIL_ROWS ? p->m - i : TAIL_ROWS, .n = VECTOR, .k = p->k};
-    t.a = p->a + i * p->ar, t.ar = p->ar, t.ak = p->ak;
-    t.b = b, t.ldb = VECTOR;
-    t.c = sum, t.ldc = VECTOR;
-    multiply_panel(&t);
-    for (int64_t r = 0; r < t.m; r++)
-      for (int64_t l = 0; l < p->n; l++) {
-        real all = sum[r * VECTOR + l];
-        if (p->beta != 0)
-          all += p->beta * p->from[(i + r) * p->ldc + l];
-        p->c[(i + r) * p->ldc + l] = p->bias ? all + p->bias[l] : all;
-      }
-  }
-}
-
 /* No more terms than TILE_TERMS. */
 static void multiply_terms(const struct gemm_part *p)
 {
-  int64_t j = 0;
-  for (; p->m == 1 && j + LONE_VECTORS * VECTOR <= p->n; j += LONE_VECTORS * VECTOR) {
-    struct gemm_part panel = columns_of(p, j, LONE_VECTORS * VECTOR);
-    tile_1_by_8(&panel, 0);
-  }
-  for (int64_t vectors = TILE_VECTORS; vectors > 0; vectors--)
-    for (; j + vectors * VECTOR <= p->n; j += vectors * VECTOR) {
-      struct gemm_part panel = columns_of(p, j, vectors * VECTOR);
-      multiply_panel(&panel);
-    }
-  if (j < p->n) {
-    struct gemm_part tail = columns_of(p, j, p->n - j);
-    multiply_tail(&tail);
+  enum { LONE = LONE_VECTORS * VECTOR, WIDE = TILE_VECTORS * VECTOR };
+  for (int64_t j = 0, n; j < p->n; j += n) {
+    int64_t left = p->n - j;
+    bool lone = p->m == 1 && left >= LONE;
+    n = lone ? LONE : left >= WIDE ? WIDE : left >= VECTOR ? VECTOR : left;
+    struct gemm_part panel = columns_of(p, j, n);
+    if (lone)
+      lone_row(&panel, 0);
+    else
+      multiply_panel(n == WIDE ? two_vectors : n == VECTOR ? one_vector : some_lanes, &panel);
   }
 }
 
