@@ -400,8 +400,10 @@ void key_nearest(const char *path, char out[KEY_PATH])
       if (known[n] && known[n] != '.')
         continue; /* a section, or the whole key */
       size_t d = edit_distance(path, m, known, n);
-      if (!known[n] && d > 2 && !strcmp(last_part(path), last_part(known)))
-        d = 2; /* the right key in a wrong section */
+      if (!known[n] && d > 3 && !strcmp(last_part(path), last_part(known)))
+        d = 3; /* the right key in a wrong section */
+      if (!known[n] && d > 2 && !strncmp(path, known, m) && known[m] == '_')
+        d = 2; /* its first words */
       if (d < best) {
         best = d;
         memcpy(out, known, n);

@@ -1,5 +1,6 @@
 /* interrupt.c: signals become a flag. */
 #include "core/interrupt.h"
+#include "core/status.h"
 #include <errno.h>
 #include <signal.h>
 #include <stddef.h>
@@ -7,13 +8,15 @@
 #include <time.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t flag;
+static volatile sig_atomic_t flag, at_once;
 static int64_t first; /* nanoseconds; before the flag is set, and by any thread's handler: atomic */
 
 static void on_signal(int signal_number)
 {
   static const char text[] = "\nstopping in good order; once more to stop at once\n";
   int kept = errno;
+  if (at_once)
+    _exit(exit_code(ERR_INTERRUPTED));
   struct timespec t;
   (void)clock_gettime(CLOCK_MONOTONIC, &t);
   int64_t now = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
@@ -41,4 +44,5 @@ void interrupt_install(void)
   (void)signal(SIGPIPE, SIG_IGN);
 }
 
+void interrupt_at_once(void) { at_once = 1; }
 bool interrupted(void) { return flag; }

@@ -9,5 +9,8 @@
  * reported, instead of ending the program without a word. Signals within a tenth of a second count
  * as one: `timeout` and launchers send each twice. */
 void interrupt_install(void);
+/* From now on the first signal ends the program, as one that was interrupted: where there is
+ * nothing to save. */
+void interrupt_at_once(void);
 bool interrupted(void);
 #endif

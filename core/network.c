@@ -276,9 +276,13 @@ enum status network_open(const struct sequence_model *m, const struct deq_config
   void *block;
   *net = shaped(m, deq, solver, rows, length, learn);
   TRY(network_measure(m, deq, solver, rows, length, learn, &device, &host));
-  TRY(m->be->memory_alloc(device, &block));
+  enum status s = m->be->memory_alloc(device, &block);
+  if (s == ERR_MEMORY)
+    s = fail_within(s, "sequences of %lld tokens, %lld at a time", (long long)length,
+                    (long long)rows);
+  TRY(s);
   net->device = arena_over(block, device);
-  enum status s = arena_init(&net->host, host);
+  s = arena_init(&net->host, host);
   if (s == OK)
     s = carve(net);
   net->scratch = (struct scratch){net->device, net->host};

@@ -71,7 +71,9 @@ enum status checkpoint_resolve(const char *dir, char *out, size_t size)
 {
   char path[2 * CONFIG_PATH];
   if (!path_is_directory(dir))
-    FAIL(ERR_IO, "%s: no such directory", dir);
+    FAIL(ERR_IO, "%s: %s", dir,
+         path_exists(dir) ? "a file; a run's directory, or a checkpoint's, is needed"
+                          : "no such directory");
   TRY(path_join(path, sizeof path, dir, "model.safetensors"));
   if (path_exists(path))
     return path_join(out, size, dir, "");

@@ -565,12 +565,19 @@ static enum status several_tokens(struct check *k)
 
 /* ---- all of it ---- */
 
+static void say(const struct check *k, const char *what)
+{
+  if (k->request.says)
+    k->request.says(k->v, what);
+}
+
 static enum status verify(struct check *k)
 {
   struct verification *v = k->v;
   int64_t S = v->size.states;
   TRY(make_point(k));
   struct jacobian_point at = point_of(v);
+  say(k, "fixed point");
   TRY(jacobian_fixed_point(k->s, &at, v->z, &v->base, &v->found));
   if (!v->found)
     return OK;
@@ -580,16 +587,24 @@ static enum status verify(struct check *k)
   TRY(make(S * S, &v->J_explicit));
   v->memory = jacobian_memory(k->s) +
               (size_t)((JACOBIAN_WAYS + 3) * S * S + 4 * S * v->size.D) * sizeof(double);
+  say(k, jacobian_way_name(BY_THEOREM));
   TRY(by_theorem(k));
+  say(k, jacobian_way_name(BY_COMPLEX_STEP));
   TRY(by_complex_step(k, &k->lu, v->J[BY_COMPLEX_STEP]));
+  say(k, jacobian_way_name(BY_ADJOINT));
   TRY(by_adjoint(k));
+  say(k, jacobian_way_name(BY_DIFFERENCES));
   TRY(by_differences(k));
+  say(k, "explicit model");
   TRY(explicit_model(k));
+  say(k, "singular values");
   TRY(shape_of(k, S, v->J[BY_THEOREM], &v->shape));
   TRY(shape_of(k, S, v->J_explicit, &v->explicit_shape));
   TRY(compare_ways(v));
-  if (v->tokens > 1)
+  if (v->tokens > 1) {
+    say(k, "several tokens");
     TRY(several_tokens(k));
+  }
   v->passed = all_passed(v);
   return OK;
 }

@@ -80,6 +80,8 @@ struct verification_request {
   const char *input;      /* safetensors with u, h, conv_state and optionally x, as
                              verification_save writes them; NULL: as jacobian.input says */
   enum planted_error planted;
+  /* Called with what comes next, for who waits; NULL: nobody does. */
+  void (*says)(const struct verification *v, const char *what);
 };
 
 /* Checks the model that c describes; c outlives v.  A failed check or solve is a result (v->passed,

@@ -36,6 +36,9 @@ enum status weights_open(const struct model_config *c, const struct backend *be,
   w->device = w->host = (struct arena){0};
   if (s == OK)
     s = be->memory_alloc(device, &block);
+  if (s == ERR_MEMORY)
+    s = fail_within(s, "%d times %lld parameters (model.d_model, model.n_layer, ...)", sets,
+                    (long long)w->tensors.block);
   if (s == OK) {
     w->device = arena_over(block, device);
     s = arena_init(&w->host, host);

@@ -279,6 +279,9 @@ static enum status run(int argc, char **argv)
   enum status s = command_line_parse_words(argc, argv, usage, options, &line);
   if (s == OK && !line.target)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__, "%s", usage);
+  if (s == OK && to.output) /* before anything is measured for it */
+    s = *to.output ? directory_make(to.output)
+                   : fail_at(ERR_USAGE, __FILE__, __LINE__, "--output: the name of a directory");
   if (s == OK)
     s = measure                ? measure_one(&line)
         : is_file(line.target) ? compare_list(&line, &c, to)

@@ -1,6 +1,7 @@
 /* jacobian_check.c: the state-to-state Jacobian of an implicit Mamba-2 against the theorem, four
  * ways, in float64. */
 #include "core/files.h"
+#include "core/interrupt.h"
 #include "experiments/jacobian_report.h"
 #include "experiments/jacobian_runtime.h"
 #include "experiments/plot.h"
@@ -95,6 +96,16 @@ static enum status write_all(const struct verification *v, const struct request 
   return OK;
 }
 
+/* Of a large state, whose matrices take minutes and more. */
+static void say(const struct verification *v, const char *what)
+{
+  enum { LARGE = 1024 };
+  int64_t S = v->size.states;
+  if (S > LARGE)
+    (void)fprintf(stderr, "%lld states, matrices of %.3g GiB: %s\n", (long long)S,
+                  (double)(S * S) * sizeof(double) / (1 << 30), what);
+}
+
 static enum status run(int argc, char **argv)
 {
   struct request r = {0};
@@ -116,7 +127,8 @@ static enum status run(int argc, char **argv)
   TRY(read_config(&line, r.model, &c, checkpoint, sizeof checkpoint));
   TRY(runtime_open(&c, &rt));
   struct jacobian_runtime jrt = jacobian_runtime(&rt);
-  struct verification_request request = {*checkpoint ? checkpoint : NULL, r.input, PLANTED_NONE};
+  struct verification_request request = {*checkpoint ? checkpoint : NULL, r.input, PLANTED_NONE,
+                                         say};
   TRY(verify_jacobian(&c, &jrt, request, &v));
   jacobian_print(&v, stdout);
   enum status s = write_all(&v, &r);
@@ -133,5 +145,6 @@ static enum status run(int argc, char **argv)
 int main(int argc, char **argv)
 {
   program_start(argc, argv);
+  interrupt_at_once();
   return program_end(run(argc, argv));
 }

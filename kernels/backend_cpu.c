@@ -12,7 +12,7 @@ static enum status memory_alloc(size_t bytes, void *out)
     FAIL(ERR_MEMORY, "%zu bytes asked for", bytes);
   void *p = arena_block(bytes);
   if (p == NULL)
-    FAIL(ERR_MEMORY, "no memory left for %zu bytes", bytes);
+    FAIL(ERR_MEMORY, "no memory left for %.3g GiB", (double)bytes / (1 << 30));
   memcpy(out, &p, sizeof p);
   return OK;
 }

@@ -189,6 +189,8 @@ static const struct {
                                  "'deq.forward'"},
     {"train: {d_model: 1}", "the nearest one is 'model.d_model'"},
     {"max_iter: 3", "the nearest one is 'deq.forward.max_iter'"},
+    {"trian: {steps: 3}", "the nearest one is 'train'"},
+    {"train: {batch: 3}", "the nearest one is 'train.batch_size'"},
     {"'': 3", "f.yaml:4:1: unknown key ''"},
     {"\"a\\0b\": 3", "f.yaml:4:1: unknown key 'a?b'"},
     {"model.d_modle: 3", "the nearest one is 'model.d_model'"},

@@ -43,7 +43,7 @@ static struct verification verify(const struct config *c, const char *checkpoint
 {
   struct jacobian_runtime rt = runtime_of_tests();
   struct verification v;
-  struct verification_request request = {checkpoint, NULL, planted};
+  struct verification_request request = {checkpoint, NULL, planted, NULL};
   check_ok(verify_jacobian(c, &rt, request, &v));
   return v;
 }

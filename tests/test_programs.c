@@ -6,6 +6,7 @@
 #include "tests/spawn.h"
 #include <jansson.h>
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -415,9 +416,34 @@ static void bound_threads_find_all_processors(void **state)
     check_spawned(&r, 0, want);
 }
 
+/* A check that would take minutes says what it is at, and ends at the first signal. */
+static void a_long_check_is_stopped(void **state)
+{
+  (void)state;
+  static const char *const words[] = {"model.d_model=128", "model.mamba2.d_state=16", "device=cpu",
+                                      NULL};
+  char log[512], *text = NULL;
+  (void)snprintf(log, sizeof log, "%s", scratch("check.log"));
+  pid_t pid = spawn_start("jacobian_check", log, words);
+  for (int tries = 0; tries < 3000 && !(text && strstr(text, "2048 states")); tries++) {
+    size_t n;
+    free(text);
+    text = NULL;
+    (void)usleep(10000);
+    if (path_exists(log))
+      check_ok(file_read(log, &text, &n));
+  }
+  assert_non_null(text);
+  assert_non_null(strstr(text, "2048 states"));
+  free(text);
+  assert_int_equal(kill(pid, SIGINT), 0);
+  assert_int_equal(spawn_wait(pid), 130);
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(a_long_check_is_stopped),
       cmocka_unit_test(tracks_state_beyond_its_training_length),
       cmocka_unit_test(window_has_the_work_of_the_sequential_mode),
       cmocka_unit_test(modes_agree_on_a_trained_model),
