@@ -229,7 +229,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_CC ?= clang
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 FUZZ_CORE := $(addprefix core/,config.c config_check.c config_keys.c config_value.c config_yaml.c \
-               files.c options.c safetensors.c status.c tokens.c trainer_state.c yaml_events.c)
+               files.c group_name.c options.c safetensors.c status.c tokens.c trainer_state.c yaml_events.c)
 $(BUILD)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(FUZZ_CORE) $(HEADERS) tests/fuzz/fuzz_file.h | $(BUILD)/dev.tools
 	@mkdir -p $(@D)/corpus/$*
 	@echo "  fuzzer $@"

@@ -1,5 +1,6 @@
 /* config_check.c: what keys mean together. */
 #include "core/config_keys.h"
+#include "core/group_name.h"
 #include <float.h>
 #include <string.h>
 
@@ -43,6 +44,14 @@ static enum status check_name(const struct layer *l)
   if (strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
     FAIL_FROM(BLAME(l, "name"), "name '%s' cannot be that of a directory", name);
   return OK;
+}
+
+static enum status check_group(const struct layer *l)
+{
+  if (l->c.data.task != TASK_WORD_PROBLEM)
+    return OK;
+  enum status s = group_name_check(l->c.data.group);
+  return s == OK ? OK : fail_from(BLAME(l, "data.group"), s);
 }
 
 static enum status check_ordered(const struct layer *l, double lo, double hi, const char *key,
@@ -130,6 +139,7 @@ enum status config_check(const struct layer *l)
   TRY(check_required(l));
   TRY(check_task(l));
   TRY(check_name(l));
+  TRY(check_group(l));
   TRY(check_mamba2(l));
   TRY(check_lengths(l));
   TRY(check_correction(l));

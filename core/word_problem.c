@@ -8,11 +8,12 @@
  * four.
  */
 #include "core/word_problem.h"
+#include "core/group_name.h"
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_ORDER = 4096, MAX_DEGREE = 6, MAX_PERMUTATIONS = 720 };
+enum { MAX_PERMUTATIONS = 720 };
 enum { E, A, B, X, MONOID };
 
 static const int32_t aperiodic[MONOID * MONOID] = {
@@ -46,9 +47,9 @@ static enum status cyclic(int32_t n, struct group *g)
 }
 
 /* The images of the rank-th permutation of n things in lexicographic order. */
-static void unrank(int n, int rank, int image[MAX_DEGREE])
+static void unrank(int n, int rank, int image[GROUP_DEGREE])
 {
-  bool used[MAX_DEGREE] = {false};
+  bool used[GROUP_DEGREE] = {false};
   int ways = 1; /* to go on from the present place */
   for (int i = 2; i < n; i++)
     ways *= i;
@@ -64,7 +65,7 @@ static void unrank(int n, int rank, int image[MAX_DEGREE])
 }
 
 /* Its rank, and whether it is even. */
-static int rank_of(int n, const int image[MAX_DEGREE], bool *even)
+static int rank_of(int n, const int image[GROUP_DEGREE], bool *even)
 {
   int rank = 0, inversions = 0;
   for (int i = 0; i < n; i++) {
@@ -81,8 +82,8 @@ static int rank_of(int n, const int image[MAX_DEGREE], bool *even)
 /* Sn, or An when only the even ones are wanted: both in lexicographic order of the images. */
 static enum status permutations(int n, bool even_only, struct group *g)
 {
-  static_assert(MAX_DEGREE == 6, "MAX_PERMUTATIONS is 6!");
-  int image[MAX_PERMUTATIONS][MAX_DEGREE], number[MAX_PERMUTATIONS];
+  static_assert(GROUP_DEGREE == 6, "MAX_PERMUTATIONS is 6!");
+  int image[MAX_PERMUTATIONS][GROUP_DEGREE], number[MAX_PERMUTATIONS];
   int all = 1, order = 0;
   for (int i = 2; i <= n; i++)
     all *= i;
@@ -95,7 +96,7 @@ static enum status permutations(int n, bool even_only, struct group *g)
   TRY(table_alloc(order, g));
   for (int x = 0; x < order; x++)
     for (int y = 0; y < order; y++) {
-      int product[MAX_DEGREE];
+      int product[GROUP_DEGREE];
       bool even;
       for (int i = 0; i < n; i++)
         product[i] = image[x][image[y][i]];
@@ -119,37 +120,15 @@ static enum status direct_product(struct group *g, const struct group *h)
   return OK;
 }
 
-/* The order of the factor that `text` begins with, 0 when there is none; *end is what follows. */
-static int64_t factor_order(const char *text, long *n, char **end)
-{
-  char kind = text[0];
-  *n = kind && text[1] >= '1' && text[1] <= '9' ? strtol(text + 1, end, 10) : 0;
-  if (*n < 1 || (**end && **end != '*'))
-    return 0;
-  if (kind == 'Z')
-    return *n;
-  if ((kind != 'S' && kind != 'A') || *n > MAX_DEGREE)
-    return 0;
-  int64_t order = 1;
-  for (long i = kind == 'A' ? 3 : 2; i <= *n; i++)
-    order *= i;
-  return order;
-}
-
 static enum status group_read(const char *name, struct group *g)
 {
-  static const char allowed[] =
-      "allowed: Zn, Sn and An (n <= 6), and products as in A5*Z2, of order at most 4096";
+  TRY(group_name_check(name));
   TRY(cyclic(1, g));
   for (const char *at = name;; at++) {
     struct group factor = {0};
     char *end;
     long n;
-    int64_t order = factor_order(at, &n, &end);
-    if (!order)
-      FAIL(ERR_USAGE, "data.group: \"%s\" cannot be read at \"%s\"; %s", name, at, allowed);
-    if (order > MAX_ORDER / g->order)
-      FAIL(ERR_USAGE, "data.group: \"%s\" is too large; %s", name, allowed);
+    (void)group_factor(at, &n, &end);
     enum status made =
         *at == 'Z' ? cyclic((int32_t)n, &factor) : permutations((int)n, *at == 'A', &factor);
     if (made == OK)

@@ -440,6 +440,8 @@ static void overrides_that_fail(void **state)
   check_error(override("include=[a]", &c), ERR_USAGE, "include is possible in files only");
   check_error(override("model.d_model=40", &c), ERR_USAGE,
               "command line: model.d_model=40: model.mamba2.headdim 32 does not divide");
+  check_error(override("data.group=S9", &c), ERR_USAGE,
+              "command line: data.group=S9: data.group: \"S9\" cannot be read");
 }
 
 static void includes_merge_in_order(void **state)
