@@ -226,8 +226,9 @@ static enum status parse_extent(const char *path, const char *name, const json_t
   e->begin = json_integer_value(begin);
   e->end = json_integer_value(end);
   if (e->begin < 0 || e->end < e->begin || e->end > data)
-    FAIL(ERR_DATA, "%s: tensor '%.200s' lies at %lld..%lld of %lld bytes", path, name,
-         (long long)e->begin, (long long)e->end, (long long)data);
+    FAIL(ERR_DATA, "%s: tensor '%.200s' lies at %lld..%lld of %lld bytes%s", path, name,
+         (long long)e->begin, (long long)e->end, (long long)data,
+         e->begin >= 0 && e->end > data ? ": the file has been cut" : "");
   int64_t bytes;
   if (__builtin_mul_overflow(e->t.count, dtypes[e->t.dtype].bytes, &bytes) ||
       bytes != e->end - e->begin)

@@ -107,8 +107,10 @@ static enum status read_tensor(const struct safetensors *file, const char *name,
   if (!t)
     FAIL(ERR_DATA, "%s: no tensor %s", file->path, name);
   if (first ? t->count < count : t->count != count)
-    FAIL(ERR_DATA, "%s: tensor %s has %lld elements; the model needs %s%lld", file->path, name,
-         (long long)t->count, first ? "at least " : "", (long long)count);
+    FAIL(ERR_DATA,
+         "%s: tensor %s has %lld elements; the model needs %s%lld: is it the model that it was "
+         "saved of?",
+         file->path, name, (long long)t->count, first ? "at least " : "", (long long)count);
   if (t->dtype != ST_F32 && t->dtype != ST_F64)
     FAIL(ERR_DATA, "%s: tensor %s is %s; F32 or F64 is needed", file->path, name,
          st_dtype_name(t->dtype));

@@ -173,9 +173,9 @@ static enum status read_set(struct weights *w, const struct safetensors *file,
     if (!name)
       FAIL(ERR_MEMORY, "out of memory");
     const struct st_tensor *found = safetensors_find(file, name);
-    enum status s =
-        found ? read_tensor(file->path, found, t, host + t->offset)
-              : fail_at(ERR_DATA, __FILE__, __LINE__, "%s: no tensor %s", file->path, name);
+    enum status s = found ? read_tensor(file->path, found, t, host + t->offset)
+                          : fail_at(ERR_DATA, __FILE__, __LINE__,
+                                    "%s: no tensor %s, which the model has", file->path, name);
     free(name);
     TRY(s);
   }
