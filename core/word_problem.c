@@ -128,7 +128,7 @@ static enum status group_read(const char *name, struct group *g)
     struct group factor = {0};
     char *end;
     long n;
-    (void)group_factor(at, &n, &end);
+    CHECK(group_factor(at, &n, &end) > 0 && n > 0);
     enum status made =
         *at == 'Z' ? cyclic((int32_t)n, &factor) : permutations((int)n, *at == 'A', &factor);
     if (made == OK)
