@@ -7,8 +7,8 @@
  *
  * Where the processor has AVX2, and OpenBLAS none of the kernels of which the next paragraph tells,
  * products go by tiles of our own (gemm_tiles_cpu.h): a Zen 4 core without AVX-512 makes of m,n,k =
- * 64,292,64 86 Gflop/s where OpenBLAS makes 65, of 64,64,128 89 for 67, of 256,2320,256 86 for 82;
- * one row takes the time of a matrix-vector product.
+ * 64,292,64 86 Gflop/s where OpenBLAS makes 65, of 64,64,128 89 for 67, of 256,2320,256 86 for 82,
+ * of 256,1024,256 81 for 68; one row takes the time of a matrix-vector product.
  *
  * OpenBLAS's AVX-512 kernels take products of up to 10^6 terms as they lie, without packing, when B
  * is not transposed: a Zen 4 core then makes 112 to 117 Gflop/s, where whole products make 78 to
@@ -140,17 +140,17 @@ static void gemm_bare(struct product p)
 }
 
 #if OWN_TILES
-/* Where our tiles were the faster: a panel of B must not fall into one set of the caches, and B, or
- * what A' has of it between two visits of C, be near.  Few rows read B once, whatever its size. */
-static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k, int64_t ldb)
+/* Where our tiles were the faster: B, or what A' has of it between two visits of C, must be near.
+ * Few rows read B once, whatever its size. */
+static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k)
 {
-  enum { FEW_ROWS = 16, MOST = 3 << 20, MOST_TRANSPOSED = 128 << 10, CACHE_WAY = 4096 };
+  enum { FEW_ROWS = 16, MOST = 3 << 20, MOST_TRANSPOSED = 160 << 10 };
   int64_t size = sizeof(real), terms = k < TILE_TERMS ? k : TILE_TERMS;
   if (tb || blas_has_bare_kernels())
     return false;
   if (ta)
     return terms * n * size <= MOST_TRANSPOSED;
-  return m <= FEW_ROWS || (n * k * size <= MOST && ldb * size % CACHE_WAY != 0);
+  return m <= FEW_ROWS || n * k * size <= MOST;
 }
 
 static void multiply_in_tiles(const struct gemm_part *p)
@@ -176,7 +176,7 @@ bool product_plus(stream st, const struct product_plus *p)
 {
   (void)st;
 #if OWN_TILES
-  if (p->M > 0 && p->K > 0 && in_tiles(false, p->transposed, p->M, p->N, p->K, p->N)) {
+  if (p->M > 0 && p->K > 0 && in_tiles(false, p->transposed, p->M, p->N, p->K)) {
     struct gemm_part part = {p->M, p->N,    p->K, p->x, p->K, 1,   p->W,
                              p->N, p->beta, p->c, p->b, p->y, p->N};
     multiply_in_tiles(&part);
@@ -203,7 +203,7 @@ void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alp
     return;
   }
 #if OWN_TILES
-  if (alpha == 1 && in_tiles(ta, tb, m, n, k, ldb)) {
+  if (alpha == 1 && in_tiles(ta, tb, m, n, k)) {
     struct gemm_part part = {m, n, k, A, ta ? 1 : lda, ta ? lda : 1, B, ldb, beta, C, NULL, C, ldc};
     multiply_in_tiles(&part);
     return;

@@ -313,6 +313,8 @@ void linear_matches(const void *be)
   check_linear(be, 129, 7, 5);
   check_linear(be, 70, 64, 292);
   check_linear(be, 300, 20, 129);
+  check_linear(be, 70, 700, 40);
+  check_linear(be, 20, 330, 1024);
   check_linear(be, 1030, 8, 129);
   check_linear(be, 4100, 13, 11);
 }
