@@ -59,9 +59,8 @@ const DEVICE real *mixer_projected(const struct sequence_model *m, const struct 
   return alone ? s->u : a->zxbcdt;
 }
 
-/* zxbcdt = W_in xn + u */
-static void project_in(const struct sequence_model *m, const struct layer_parameters *p,
-                       const struct span *s, int64_t l, const struct layer_activations *a)
+void mixer_begin(const struct sequence_model *m, const struct layer_parameters *p,
+                 const struct span *s, int64_t l, const struct layer_activations *a)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -176,16 +175,18 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   struct columns at = columns_of(d);
   struct ssd_shape ssd = span_ssd(m, s, a);
   int64_t M = s->rows * s->T;
+  int64_t conv_state = HANDS_ON * l + CONV_STATE, ssm_state = HANDS_ON * l + SSM_STATE;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
   const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
-  project_in(m, p, s, l, a);
-  relay_await(s->relay, l);
+  relay_await(s->relay, conv_state);
   be->conv1d_fwd(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
                  conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
+  relay_pass(s->relay, conv_state);
   be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, zxbcdt + at.dt, p->dt_bias, c->dt_limit[0],
                          c->dt_limit[1], a->dt);
+  relay_await(s->relay, ssm_state);
   if (!a->S && s->T < RECURRENT_TOKENS) {
     be->ssd_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log, p->D,
                 s->row, ssm0, NULL, a->y, ssm1);
@@ -194,7 +195,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
     be->ssd_chunked_fwd(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                         p->D, s->row, ssm0, a->S, work, a->y, ssm1);
   }
-  relay_pass(s->relay, l);
+  relay_pass(s->relay, ssm_state);
   return project_out(m, p, M, zxbcdt, a, keeps, scratch, out, n);
 }
 
@@ -211,6 +212,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   struct columns at = columns_of(d);
   struct ssd_shape ssd = span_ssd(m, s, a);
   int64_t M = s->rows * s->T;
+  int64_t conv_state = HANDS_ON * l + CONV_STATE, ssm_state = HANDS_ON * l + SSM_STATE;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   bool adds = !ub || u_beta != 0; /* else ub is zxbcdt's cotangent */
   DEVICE real *ynb, *yb, *zxbcdtb = ub, *xBCb, *dtb, *work;
@@ -228,18 +230,22 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   TRY(CARVE(dev, M * d->H, &dtb));
   TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
   TRY(project_out_vjp(m, p, M, zxbcdt, a, outb, scratch, ynb, yb, zxbcdtb, g));
-  relay_await(s->relay, l);
+  relay_await(s->relay, ssm_state);
   if (s->relay && s0b)
-    layer_states_clear(m, s->rows, l, s0b);
+    be->fill(be->st, s->rows * d->H * d->P * d->N, 0, s0b->ssm[l]);
   be->ssd_chunked_vjp(be->st, ssd, a->xBC + at.x, a->xBC + at.B, a->xBC + at.C, a->dt, p->A_log,
                       p->D, S, yb, s1b ? s1b->ssm[l] : NULL, work, 0, xBCb + at.x, xBCb + at.B,
                       xBCb + at.C, dtb, g->A_log, g->D, s0b ? s0b->ssm[l] : NULL);
+  relay_pass(s->relay, ssm_state);
   be->softplus_clamp_vjp(be->st, M, d->H, d->d_in_proj, zxbcdt + at.dt, p->dt_bias, c->dt_limit[0],
                          c->dt_limit[1], dtb, 0, zxbcdtb + at.dt, g->dt_bias);
+  relay_await(s->relay, conv_state);
+  if (s->relay && s0b)
+    be->fill(be->st, s->rows * d->conv_dim * d->W, 0, s0b->conv[l]);
   be->conv1d_vjp(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
                  xBCb, s1b ? s1b->conv[l] : NULL, 0, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
                  s0b ? s0b->conv[l] : NULL);
-  relay_pass(s->relay, l);
+  relay_pass(s->relay, conv_state);
   if (ub && adds)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, u_beta, ub);
   be->linear_vjp(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, zxbcdtb, 0, xnb,

@@ -243,19 +243,14 @@ enum status carried_states_carve(const struct sequence_model *m, int64_t rows, s
   return OK;
 }
 
-void layer_states_clear(const struct sequence_model *m, int64_t rows, int64_t l,
-                        const struct carried_states *c)
-{
-  const struct model_dims *d = &m->dims;
-  m->be->fill(m->be->st, rows * d->conv_dim * d->W, 0, c->conv[l]);
-  m->be->fill(m->be->st, rows * d->H * d->P * d->N, 0, c->ssm[l]);
-}
-
 void carried_states_clear(const struct sequence_model *m, int64_t rows,
                           const struct carried_states *c)
 {
-  for (int64_t l = 0; l < m->dims.layers; l++)
-    layer_states_clear(m, rows, l, c);
+  const struct model_dims *d = &m->dims;
+  for (int64_t l = 0; l < d->layers; l++) {
+    m->be->fill(m->be->st, rows * d->conv_dim * d->W, 0, c->conv[l]);
+    m->be->fill(m->be->st, rows * d->H * d->P * d->N, 0, c->ssm[l]);
+  }
 }
 
 /* ---- f ---- */
@@ -315,9 +310,21 @@ void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE r
   be->rmsnorm_fwd(be->st, D, (real)m->config.norm_eps, out, n);
 }
 
+void span_begin(const struct sequence_model *m, const struct parameter_set *p, const struct span *s,
+                const DEVICE real *z, const struct activations *a)
+{
+  const struct layer_activations *l = &a->layer[0];
+  int64_t M = s->rows * s->T;
+  if (!s->from_zero && !a->forgotten && z != l->x)
+    m->be->axpby(m->be->st, M * m->dims.D, 1, z, 0, l->x);
+  if (!s->from_zero)
+    rmsnorm(m, M, z, p->layer[0].norm, l->r, l->xn);
+  mixer_begin(m, &p->layer[0], s, 0, l);
+}
+
 enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
                      const struct span *s, const DEVICE real *z, const struct activations *a,
-                     struct scratch scratch, DEVICE real *fz)
+                     bool begun, struct scratch scratch, DEVICE real *fz)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -326,10 +333,8 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
   DEVICE real *out;
   TRY(CARVE(&scratch.device, M * d->D, &out));
   CHECK(a->forgotten || fz != a->layer[0].x);
-  if (!a->forgotten && x && x != a->layer[0].x)
-    be->axpby(be->st, M * d->D, 1, x, 0, a->layer[0].x);
-  if (x)
-    rmsnorm(m, M, x, p->layer[0].norm, a->layer[0].r, a->layer[0].xn);
+  if (!begun)
+    span_begin(m, p, s, z, a);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i];
@@ -339,6 +344,8 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
       next.x = NULL;
     struct norm_place after = d->F ? (struct norm_place){w->norm2, l->x2, l->r2, l->xn2} : next;
     const DEVICE real *damps = last ? with : NULL;
+    if (i > 0)
+      mixer_begin(m, w, s, i, l);
     TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, l->out && !a->forgotten ? l->out : out,
                   norm_of(m, s, 2 * i, x, after, d->F ? NULL : damps)));
     if (d->F) {

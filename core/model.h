@@ -36,8 +36,8 @@
 #define carried_states_carve NAME(carried_states_carve)
 #define carried_states_clear NAME(carried_states_clear)
 #define block_whole_tokens NAME(block_whole_tokens)
+#define span_begin NAME(span_begin)
 #define span_fwd NAME(span_fwd)
-#define layer_states_clear NAME(layer_states_clear)
 #define segments_host_bytes NAME(segments_host_bytes)
 #define block_fwd NAME(block_fwd)
 #define block_vjp NAME(block_vjp)
@@ -46,6 +46,7 @@
 #define block_advance NAME(block_advance)
 #define mixer_projected NAME(mixer_projected)
 #define add_and_norm NAME(add_and_norm)
+#define mixer_begin NAME(mixer_begin)
 #define mixer_fwd NAME(mixer_fwd)
 #define mixer_vjp NAME(mixer_vjp)
 #define mixer_jvp NAME(mixer_jvp)
@@ -109,6 +110,10 @@ struct dropout_masks {
   int64_t rows;
 };
 
+/* The places of a relay at layer l, HANDS_ON l + ...: apart, so that the next part's convolution
+ * does not wait for the SSD of this one. */
+enum { CONV_STATE, SSM_STATE, HANDS_ON };
+
 /* Which tokens of the problem an evaluation of f sees: of row[r], T tokens from first[r]. */
 struct span {
   int64_t rows, T;
@@ -156,11 +161,9 @@ MUST_USE enum status carried_states_carve(const struct sequence_model *m, int64_
                                           struct arena *device, struct arena *host,
                                           struct carried_states *c);
 
-/* Zero states for the first `rows` rows; of one layer. */
+/* Zero states for the first `rows` rows. */
 void carried_states_clear(const struct sequence_model *m, int64_t rows,
                           const struct carried_states *c);
-void layer_states_clear(const struct sequence_model *m, int64_t rows, int64_t l,
-                        const struct carried_states *c);
 
 /* segments.c: a single longer sequence is evaluated and differentiated in segments, which need less
  * scratch memory than this many tokens may; and the host memory that they need. */
@@ -174,10 +177,14 @@ MUST_USE enum status block_fwd(const struct sequence_model *m, const struct para
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
                                DEVICE real *fz);
-/* The same, never in segments. */
+/* The same, never in segments.  What comes before the first layer's convolution span_begin may have
+ * done, which waits for nobody: `begun`. */
+void span_begin(const struct sequence_model *m, const struct parameter_set *p, const struct span *s,
+                const DEVICE real *z, const struct activations *a);
 MUST_USE enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
                               const struct span *s, const DEVICE real *z,
-                              const struct activations *a, struct scratch scratch, DEVICE real *fz);
+                              const struct activations *a, bool begun, struct scratch scratch,
+                              DEVICE real *fz);
 /* Where df/dz' fb and df/du' fb go: z = z_beta z + df/dz' fb (M,D), and u (M,d_in_proj) likewise,
  * each unless NULL; beta = 0 does not read it.  z may be fb.  Of a damped span this is damping f:
  * what (1 - damping) z gives to z is z_beta's. */
@@ -222,7 +229,10 @@ const DEVICE real *mixer_projected(const struct sequence_model *m, const struct 
 /* The sum n.x + c mask out (M,D) and its norm, where n says; c = config.residual.  `out` may be
  * overwritten. */
 void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out);
-/* One mixer, of layer l: out (M,D) from xn (M,D), which is a's; see mamba2.c; and add_and_norm.
+/* zxbcdt = W_in xn + u of layer l's mixer, from and to a. */
+void mixer_begin(const struct sequence_model *m, const struct layer_parameters *p,
+                 const struct span *s, int64_t l, const struct layer_activations *a);
+/* The rest of it: out (M,D), see mamba2.c; and add_and_norm.
  * Unless it `keeps` all that mixer_vjp reads, a's yn and out hold anything. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,

@@ -1,28 +1,40 @@
 /* relay.h: parts of a sequence side by side, each a thread's, that hand states on from one to the
- * next, layer by layer.
+ * next, at one place after the other: a layer has two (model.h).
  *
- * Part i may read what layer l hands on when part i-1 has passed it.  Parts are begun in their
- * order, so the first of those at work never waits for one that has not begun. */
+ * Part i may read what is handed on at a place when part i-1 has passed it.  Parts are begun in
+ * their order, so the first of those at work never waits for one that has not begun.  Who waits may
+ * begin another part meanwhile: threads that are not equally fast, or are held up, then lose less.
+ */
 #ifndef CORE_RELAY_H
 #define CORE_RELAY_H
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct relay {
   int64_t part;
-  int64_t *passed; /* (layers) parts that have passed; shared by all */
+  int64_t *passed;              /* (places) parts that have passed; shared by all */
+  void (*meanwhile)(void *ctx); /* called by who has to wait; NULL: nothing is */
+  void *ctx;
 };
 
-static inline void relay_await(const struct relay *r, int64_t layer)
+static inline bool relay_passed(const struct relay *r, int64_t place)
 {
-  for (int spins = 0; r && __atomic_load_n(&r->passed[layer], __ATOMIC_ACQUIRE) < r->part; spins++)
+  return __atomic_load_n(&r->passed[place], __ATOMIC_ACQUIRE) >= r->part;
+}
+
+static inline void relay_await(const struct relay *r, int64_t place)
+{
+  if (r && r->meanwhile && !relay_passed(r, place))
+    r->meanwhile(r->ctx);
+  for (int spins = 0; r && !relay_passed(r, place); spins++)
     if (spins > 100)
       (void)sched_yield();
 }
 
-static inline void relay_pass(const struct relay *r, int64_t layer)
+static inline void relay_pass(const struct relay *r, int64_t place)
 {
   if (r)
-    __atomic_store_n(&r->passed[layer], r->part + 1, __ATOMIC_RELEASE);
+    __atomic_store_n(&r->passed[place], r->part + 1, __ATOMIC_RELEASE);
 }
 #endif

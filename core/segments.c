@@ -3,9 +3,10 @@
  *
  * Segment k begins with the states that k-1 ends with, and backwards ends with the cotangents of
  * the states that k+1 began with.  Each is a thread's, who waits for these, layer by layer
- * (core/relay.h), where threads are to be had.  What a segment adds to the parameters' cotangents
- * goes into one of a few sums, of which it is every so many-th: how many depends on the length
- * alone, so the result does not depend on the number of threads. */
+ * (core/relay.h), where threads are to be had; of f it begins the next segment while it waits, so
+ * that one thread that is slower for a while does not hold up the others.  What a segment adds to
+ * the parameters' cotangents goes into one of a few sums, of which it is every so many-th: how many
+ * depends on the length alone, so the result does not depend on the number of threads. */
 #include "core/network.h"
 #include "core/parallel.h"
 #include <stdio.h>
@@ -72,17 +73,20 @@ static struct activations activations_from(const struct sequence_model *m, int64
 
 /* ---- segments, and who works on them ---- */
 
+enum { NONE = -1 };
+#define segments NAME(segments)
 struct worker {
-  struct layer_activations *layer; /* the table of its segment's activations */
-  struct carried_states enter;     /* backwards: the states that its segment begins with */
+  struct segments *of;
+  struct layer_activations *layer[2]; /* tables of activations: its segment's, and, forwards, those
+                                         of one that it has begun while it waited */
+  int64_t at, ahead;                  /* its segment's table; the other's segment, or NONE */
+  struct carried_states enter;        /* backwards: the states that its segment begins with */
   struct scratch scratch;
   enum status status;
   char error[256];
 };
 
-#define segments NAME(segments)
 #define segment_work NAME(segment_work)
-struct segments;
 /* Segment k, the i-th that is begun. */
 typedef enum status segment_work(struct segments *c, struct worker *w, int64_t i, int64_t k);
 struct segments {
@@ -94,7 +98,7 @@ struct segments {
   bool backwards;
   int64_t length, count, workers, next; /* next: taken by __atomic_fetch_add */
   struct carried_states between[2];     /* behind, or before, segments of even and odd places */
-  int64_t *passed;                      /* (layers), see core/relay.h */
+  int64_t *passed;                      /* (HANDS_ON layers), see core/relay.h */
   struct worker worker[AT_ONCE];
   const DEVICE real *z; /* forwards */
   DEVICE real *fz;
@@ -105,24 +109,29 @@ struct segments {
   int64_t added[SUMS];            /* segments that have been added to each */
 };
 
+/* The next segment in their order; a worker takes what it has begun. */
+static int64_t take_segment(struct segments *c, const struct worker *w)
+{
+  return w->ahead != NONE ? w->ahead : __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED);
+}
+
 /* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
- * the others go on, at layers that it has not passed. */
+ * the others go on, at places that it has not passed. */
 static void run_segments(void *segments, int64_t worker)
 {
   struct segments *c = segments;
   struct worker *w = &c->worker[worker];
-  for (int64_t i; (i = __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED)) < c->count;) {
+  for (int64_t i; (i = take_segment(c, w)) < c->count;) {
     enum status s = c->work(c, w, i, c->backwards ? c->count - 1 - i : i);
-    struct relay relay = {i, c->passed};
+    struct relay relay = {.part = i, .passed = c->passed};
     if (s == OK)
       continue;
     w->status = s;
     (void)snprintf(w->error, sizeof w->error, "%s", last_error());
-    for (int64_t k = 0; k < c->m->dims.layers; k++) {
-      int64_t l = c->backwards ? c->m->dims.layers - 1 - k : k;
-      relay_await(&relay, l);
-      if (__atomic_load_n(&c->passed[l], __ATOMIC_RELAXED) == i)
-        relay_pass(&relay, l);
+    for (int64_t place = 0; place < HANDS_ON * c->m->dims.layers; place++) {
+      relay_await(&relay, place);
+      if (__atomic_load_n(&c->passed[place], __ATOMIC_RELAXED) == i)
+        relay_pass(&relay, place);
     }
   }
 }
@@ -139,9 +148,9 @@ static enum status shared_carve(struct segments *c, struct scratch *scratch)
   const struct sequence_model *m = c->m;
   for (int i = 0; i < 2; i++)
     TRY(carried_states_carve(m, 1, &scratch->device, &scratch->host, &c->between[i]));
-  TRY(CARVE(&scratch->host, m->dims.layers, &c->passed));
-  for (int64_t l = 0; l < m->dims.layers; l++)
-    c->passed[l] = 0;
+  TRY(CARVE(&scratch->host, HANDS_ON * m->dims.layers, &c->passed));
+  for (int64_t place = 0; place < HANDS_ON * m->dims.layers; place++)
+    c->passed[place] = 0;
   return OK;
 }
 
@@ -151,7 +160,9 @@ static enum status workers_carve(struct segments *c, size_t bytes, struct scratc
   for (int64_t i = 0; i < c->workers; i++) {
     struct worker *w = &c->worker[i];
     DEVICE char *block;
-    TRY(CARVE(&scratch->host, c->m->dims.layers, &w->layer));
+    w->of = c, w->at = 0, w->ahead = NONE;
+    for (int at = 0; at < 2; at++)
+      TRY(CARVE(&scratch->host, c->m->dims.layers, &w->layer[at]));
     if (c->backwards)
       TRY(carried_states_carve(c->m, 1, &scratch->device, &scratch->host, &w->enter));
     w->scratch.device = scratch->device;
@@ -165,11 +176,11 @@ static enum status workers_carve(struct segments *c, size_t bytes, struct scratc
 
 size_t segments_host_bytes(const struct sequence_model *m)
 {
-  enum { TABLES = 4, ALIGNED = 64 };
+  enum { TABLES = 5, ALIGNED = 64 };
   size_t states = 2 * sizeof(DEVICE real *);
-  size_t worker = sizeof(struct layer_activations) + states;
-  size_t layer =
-      AT_ONCE * worker + 2 * states + sizeof(int64_t) + SUMS * sizeof(struct layer_parameters);
+  size_t worker = 2 * sizeof(struct layer_activations) + states;
+  size_t layer = AT_ONCE * worker + 2 * states + HANDS_ON * sizeof(int64_t) +
+                 SUMS * sizeof(struct layer_parameters);
   return (size_t)m->dims.layers * layer + (size_t)TABLES * (AT_ONCE + SUMS) * ALIGNED;
 }
 
@@ -204,15 +215,42 @@ static struct scratch measuring(size_t *device, struct sequence_model *m, struct
 
 /* ---- f ---- */
 
+/* The activations of segment k, in either place of a worker. */
+static struct activations evaluated(const struct segments *c, const struct worker *w, int64_t at,
+                                    int64_t k)
+{
+  int64_t kept = c->a->forgotten ? 2 * (w - c->worker) + at : k;
+  return activations_from(c->m, kept * c->length, c->a, w->layer[at]);
+}
+
+/* By who has to wait: what of the next segment waits for nobody. */
+static void begin_segment(void *worker)
+{
+  struct worker *w = worker;
+  struct segments *c = w->of;
+  if (w->ahead != NONE)
+    return;
+  int64_t k = take_segment(c, w);
+  if (k >= c->count)
+    return;
+  struct activations part = evaluated(c, w, 1 - w->at, k);
+  struct span segment = segment_span(c, k, NULL);
+  span_begin(c->m, c->p, &segment, c->z + k * c->length * c->m->dims.D, &part);
+  w->ahead = k;
+}
+
 static enum status evaluate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
 {
-  int64_t D = c->m->dims.D, t = k * c->length, kept = c->a->forgotten ? w - c->worker : k;
-  struct activations part = activations_from(c->m, kept * c->length, c->a, w->layer);
-  struct relay relay = {i, c->passed};
+  int64_t D = c->m->dims.D, t = k * c->length;
+  bool begun = w->ahead == i;
+  if (begun)
+    w->at = 1 - w->at, w->ahead = NONE;
+  struct activations part = evaluated(c, w, w->at, k);
+  struct relay relay = {i, c->passed, begin_segment, w};
   struct span segment = segment_span(c, k, &relay);
   segment.carried = k ? &c->between[(k + 1) % 2] : NULL;
   segment.after = &c->between[k % 2];
-  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, w->scratch, c->fz + t * D);
+  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, begun, w->scratch, c->fz + t * D);
 }
 
 static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -227,11 +265,11 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
   c.work = evaluate_segment;
   c.length = segment_of(&m->dims, a->forgotten ? FORGOTTEN : KEPT);
   c.count = (s->T + c.length - 1) / c.length;
-  c.workers = workers_for(s->T, c.length, AT_ONCE);
+  c.workers = workers_for(s->T, (a->forgotten ? 2 : 1) * c.length, AT_ONCE); /* places: two each */
   TRY(shared_carve(&c, &scratch));
   struct span segment = segment_span(&c, 0, NULL);
   segment.carried = &c.between[1], segment.after = &c.between[0];
-  TRY(span_fwd(&nothing, p, &segment, z, a, measuring(&bytes, &nothing, &dry), fz));
+  TRY(span_fwd(&nothing, p, &segment, z, a, false, measuring(&bytes, &nothing, &dry), fz));
   TRY(workers_carve(&c, bytes, &scratch));
   return scratch.device.base ? run(&c) : OK;
 }
@@ -241,7 +279,7 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
                       struct scratch scratch, DEVICE real *fz)
 {
   return has_segments(m, s, a->forgotten) ? segments_fwd(m, p, s, z, a, scratch, fz)
-                                          : span_fwd(m, p, s, z, a, scratch, fz);
+                                          : span_fwd(m, p, s, z, a, false, scratch, fz);
 }
 
 /* ---- its VJP ---- */
@@ -264,16 +302,17 @@ static enum status differentiate_segment(struct segments *c, struct worker *w, i
   const struct model_dims *d = &c->m->dims;
   int64_t t = k * c->length, sum = c->sums ? i % c->sums : 0;
   bool first = k == 0, last = k + 1 == c->count;
-  struct activations part = activations_from(c->m, t, c->a, w->layer);
+  struct activations part = activations_from(c->m, t, c->a, w->layer[0]);
   struct block_cotangents to = *c->to;
-  struct relay relay = {i, c->passed};
+  struct relay relay = {.part = i, .passed = c->passed};
   struct span segment = segment_span(c, k, &relay);
   to.z = to.z ? to.z + t * d->D : NULL;
   to.u = to.u ? to.u + t * d->d_in_proj : NULL;
   segment.carried = first ? NULL : &w->enter;
   if (!first)
     inputs_before(c, t, &w->enter);
-  struct relay adding = {c->sums ? i / c->sums : 0, c->added}; /* one behind the other to a sum */
+  struct relay adding = {.part = c->sums ? i / c->sums : 0,
+                         .passed = c->added}; /* one behind the other to a sum */
   relay_await(&adding, sum);
   enum status s = block_vjp_carried(
       c->m, c->p, &segment, &part, c->fb + t * d->D, last ? NULL : &c->between[(k + 1) % 2],
