@@ -8,7 +8,8 @@
  * Where the processor has AVX2, and OpenBLAS none of the kernels of which the next paragraph tells,
  * products go by tiles of our own (gemm_tiles_cpu.h): a Zen 4 core without AVX-512 makes of m,n,k =
  * 64,292,64 86 Gflop/s where OpenBLAS makes 65, of 64,64,128 89 for 67, of 256,2320,256 86 for 82,
- * of 256,1024,256 81 for 68; one row takes the time of a matrix-vector product.
+ * of 256,1024,256 81 for 68; one row takes the time of a matrix-vector product.  Their size may
+ * depend on the number of threads: no result does.
  *
  * OpenBLAS's AVX-512 kernels take products of up to 10^6 terms as they lie, without packing, when B
  * is not transposed: a Zen 4 core then makes 112 to 117 Gflop/s, where whole products make 78 to
@@ -23,6 +24,7 @@
 #include "kernels/operations.h"
 #include <cblas.h>
 #include <limits.h>
+#include <omp.h>
 #include <pthread.h>
 
 #if REAL_BITS == 32
@@ -153,10 +155,12 @@ static bool in_tiles(bool ta, bool tb, int64_t m, int64_t n, int64_t k)
   return m <= FEW_ROWS || n * k * size <= MOST;
 }
 
+/* A thread of its own takes more rows at once, and so packs a panel less often. */
 static void multiply_in_tiles(const struct gemm_part *p)
 {
-  enum { ROWS = 8 * TILE_ROWS, COLUMNS = 256 };
-  int64_t row_tiles = (p->m + ROWS - 1) / ROWS, rows = (p->m + row_tiles - 1) / row_tiles;
+  enum { ALONE = 22 * TILE_ROWS, SHARED = 8 * TILE_ROWS, COLUMNS = 256 };
+  int64_t most = omp_get_max_threads() > 1 ? SHARED : ALONE;
+  int64_t row_tiles = (p->m + most - 1) / most, rows = (p->m + row_tiles - 1) / row_tiles;
   int64_t column_tiles = (p->n + COLUMNS - 1) / COLUMNS;
   int64_t columns = p->n < COLUMNS ? p->n : COLUMNS;
   FOR_EACH_COST (tile, row_tiles * column_tiles, rows * columns * p->k / 8) {
