@@ -5,9 +5,9 @@
  *   m_ij = up_i (product of all_B, J < B < I) down_j
  *   up_i = exp(l_first + .. + l_i) from the first token of i's block
  *   down_j = exp(l_{j+1} + .. + l_last) to the last of j's,        all_B = exp(sum of block B's l)
- * with every exponent a sum of its own, so nothing overflows or cancels.  So only the blocks on the
- * diagonal need an exponential for each pair; elsewhere a head's work is products of matrices
- * with the scores s_ij = C_i . B_j, which all heads of a group share:
+ * with every exponent a sum of its own, so nothing overflows or cancels.  On the diagonal m_ij is a
+ * running product down a column; elsewhere a head's work is products of matrices with the scores
+ * s_ij = C_i . B_j, which all heads of a group share:
  *   y_I += up_I (s_IJ X_J),   X_J = down_J dt_J x_J        decayed by all_B from block to block
  * and back, with Y_I = up_I yb_I and g the product of the all_B between:
  *   G_J += g s_IJ' Y_I,   xb_J += down_J dt_J G_J          Z = g Y_I X_J',   sb_IJ += Z
@@ -73,29 +73,33 @@ ELEMENTARY void scale_block(struct ssd_shape d, int first, int end, const real *
   }
 }
 
+/* dt (BLOCK) of a block's tokens, 0 behind them, and a = exp(A dt) */
+ELEMENTARY void steps_of_block(struct ssd_shape d, struct chunk k, int first, int end,
+                               const real *dt, const real *A_log, real *step, real *a)
+{
+  real A = decay_rate(A_log, k.h);
+  for (int i = 0; i < BLOCK; i++)
+    step[i] = first + i < end ? dt[(k.token + first + i) * d.H + k.h] : 0;
+  SIMD
+  for (int i = 0; i < BLOCK; i++)
+    a[i] = exp_falling(A * step[i]);
+}
+
 /* w (BLOCK,BLOCK) = w_ij of a block on the diagonal, 0 for j > i. */
 ELEMENTARY void weigh_block(struct ssd_shape d, struct chunk k, int first, int end,
                             const real *scores, const real *dt, const real *A_log, real *w)
 {
   int64_t Q = ssd_chunk_length(d);
-  for (int j0 = first; j0 < end; j0 += LANES) {
-    int lanes = at_most(end - j0, LANES);
-    struct columns at;
-    start_columns(d, k, j0, lanes, dt, A_log, &at);
-    for (int i = first; i < j0; i++) {
+  real a[BLOCK], step[BLOCK];
+  steps_of_block(d, k, first, end, dt, A_log, step, a);
+  for (int j0 = 0; j0 < end - first; j0 += STEP) {
+    for (int i = 0; i < j0; i++) {
       SIMD
-      for (int l = 0; l < LANES; l++)
-        w[(i - first) * BLOCK + j0 - first + l] = 0;
+      for (int l = 0; l < STEP; l++)
+        w[i * BLOCK + j0 + l] = 0;
     }
-    for (int i = j0; i < end; i++) {
-      const real *score = scores + i * Q + j0;
-      real *weight = w + (i - first) * BLOCK + j0 - first, m[LANES];
-      step_columns(&at, i - j0, dt[(k.token + i) * d.H + k.h], m);
-      if (lanes == LANES)
-        weigh_row(LANES, i - j0, m, score, at.dt, weight);
-      else
-        weigh_row(lanes, i - j0, m, score, at.dt, weight);
-    }
+    weigh_rows(at_most(end - first - j0, STEP), end - first - j0, a + j0, step + j0,
+               scores + (first + j0) * (Q + 1), Q, w + j0 * (BLOCK + 1), BLOCK);
   }
 }
 
@@ -106,35 +110,69 @@ struct block_inputs {
   const real *x, *C, *dt, *A_log, *D;
 };
 
-/* y of one block, columns p0..: w are the weights on its diagonal, X the scaled earlier blocks */
-ELEMENTARY void block_columns(struct ssd_shape d, struct chunk k, const struct block_inputs *a,
-                              struct block_decays e, const real *scores, const real *w,
-                              const real *X, int first, int end, int64_t p0, real *y)
+/* Rows of a tile of outputs: with two vectors of channels each AVX2's 16 registers hold six. */
+#if REAL_BITS != 128 && defined(__AVX2__) && !defined(__AVX512F__)
+enum { OUTPUT_ROWS = 6 };
+#else
+enum { OUTPUT_ROWS = ROWS };
+#endif
+
+/* A block's outputs: w are the weights on its diagonal, X the inputs of the earlier blocks, decayed
+ * to their end. */
+struct block_outputs_of {
+  int first, end;
+  int64_t h;
+  const real *scores, *up, *w, *X, *xs, *D;
+  real *y;
+};
+
+/* y of the tokens from i0 on, `lanes` channels from p0 */
+ELEMENTARY void output_rows(int rows, int lanes, const struct ssd_shape *d,
+                            const struct block_outputs_of *o, int i0, int64_t p0, const real *skip)
 {
-  int64_t Q = ssd_chunk_length(d);
-  int lanes = at_most(d.P - p0, LANES);
-  real acc[ROWS][LANES];
-  const real *xs = x_of(d, k, a->x) + p0;
-  for (int i0 = first; i0 < end; i0 += ROWS) {
-    int rows = at_most(end - i0, ROWS);
-    tile_zero(acc);
-    for (int J = 0; J < first; J += BLOCK) {
-      real all[ROWS] = {0};
-      for (int r = 0; r < rows; r++)
-        all[r] = e.all[J / BLOCK];
-      if (J > 0)
-        tile_scale_rows(rows, all, acc);
-      tile_multiply(rows, lanes, BLOCK, scores + i0 * Q + J, Q, 1, X + J * d.P + p0, d.P, acc);
-    }
-    if (first > 0)
-      tile_scale_rows(rows, e.up + i0, acc);
-    tile_multiply(rows, lanes, i0 + rows - first, w + (i0 - first) * BLOCK, BLOCK, 1,
-                  xs + first * d.ld, d.ld, acc);
-    for (int r = 0; r < rows; r++) {
-      real *to = y + ((k.token + i0 + r) * d.H + k.h) * d.P + p0;
-      for (int l = 0; l < lanes; l++)
-        to[l] = acc[r][l] + skip_of(d, a->D, k.h, p0 + l) * xs[(i0 + r) * d.ld + l];
-    }
+  int64_t Q = ssd_chunk_length(*d), HP = d->H * d->P;
+  const real *xs = o->xs + p0;
+  real acc[OUTPUT_ROWS][LANES];
+  for (int r = 0; r < rows; r++) {
+    SIMD
+    for (int l = 0; l < lanes; l++)
+      acc[r][l] = 0;
+  }
+  tile_accumulate(rows, lanes, o->first, o->scores + i0 * Q, Q, 1, o->X + p0, d->P, acc);
+  if (o->first > 0)
+    tile_scale_rows(rows, o->up + i0, acc);
+  tile_accumulate(rows, lanes, i0 + rows - o->first, o->w + (i0 - o->first) * BLOCK, BLOCK, 1,
+                  xs + o->first * d->ld, d->ld, acc);
+  for (int r = 0; r < rows; r++) {
+    SIMD
+    for (int l = 0; l < lanes; l++)
+      o->y[(i0 + r) * HP + p0 + l] = acc[r][l] + skip[l] * xs[(i0 + r) * d->ld + l];
+  }
+}
+
+/* The last tile is moved up to be whole. */
+APART output_columns(const struct ssd_shape *d, const struct block_outputs_of *o, int64_t p0)
+{
+  int lanes = at_most(d->P - p0, LANES);
+  real skip[LANES];
+  load_skip(d, o->D, o->h, p0, skip);
+  for (int i = o->first; i < o->end; i += OUTPUT_ROWS) {
+    int last = o->end - OUTPUT_ROWS, i0 = i <= last ? i : last > o->first ? last : o->first;
+    int rows = at_most(o->end - i0, OUTPUT_ROWS);
+    if (rows == OUTPUT_ROWS && lanes == LANES)
+      output_rows(OUTPUT_ROWS, LANES, d, o, i0, p0, skip);
+    else
+      output_rows(rows, lanes, d, o, i0, p0, skip);
+  }
+}
+
+/* X *= decay; what would be below the normal numbers, which are slow, is 0 */
+ELEMENTARY void decay_inputs(int64_t n, real decay, real *X)
+{
+  SIMD
+  for (int64_t i = 0; i < n; i++) {
+    real x = decay * X[i];
+    X[i] = re(x) < LEAST && re(x) > -LEAST ? 0 : x;
   }
 }
 
@@ -148,15 +186,20 @@ KERNEL block_outputs(struct ssd_shape d, struct block_inputs a, real *work, real
     struct block_decays e = decays_of(d, s, u);
     const real *scores = s.scores + group_pairs(d, k), *dt = a.dt + k.token * d.H + k.h;
     real w[BLOCK * BLOCK], *X = s.scaled + u * ssd_blocks(Q) * BLOCK * d.P;
+    struct block_outputs_of o = {.scores = scores, .up = e.up, .w = w, .X = X, .D = a.D, .h = k.h};
+    o.xs = x_of(d, k, a.x);
+    o.y = y + (k.token * d.H + k.h) * d.P;
     if (k.q > BLOCK)
       decay_blocks(d, k, a.dt, a.A_log, e);
-    for (int first = 0; first < k.q; first += BLOCK) {
-      int end = block_end(k.q, first);
-      weigh_block(d, k, first, end, scores, a.dt, a.A_log, w);
+    for (o.first = 0; o.first < k.q; o.first = o.end) {
+      o.end = block_end(k.q, o.first);
+      weigh_block(d, k, o.first, o.end, scores, a.dt, a.A_log, w);
       for (int64_t p0 = 0; p0 < d.P; p0 += LANES)
-        block_columns(d, k, &a, e, scores, w, X, first, end, p0, y);
-      if (end < k.q)
-        scale_block(d, first, end, e.down, dt, x_of(d, k, a.x), d.ld, X + first * d.P);
+        output_columns(&d, &o, p0);
+      if (o.end == k.q)
+        break;
+      decay_inputs(o.first * d.P, e.all[o.first / BLOCK], X);
+      scale_block(d, o.first, o.end, e.down, dt, o.xs, d.ld, X + o.first * d.P);
     }
   }
 }
@@ -270,12 +313,14 @@ ELEMENTARY void pairs_within(struct ssd_shape d, struct chunk k, const struct bl
                              int first, int end, real *w)
 {
   int64_t Q = ssd_chunk_length(d), HP = d.H * d.P;
-  real K[BLOCK * BLOCK], m[LANES];
+  real K[BLOCK * BLOCK], step[BLOCK], a[BLOCK];
+  steps_of_block(d, k, first, end, v->dt, v->A_log, step, a);
   for (int j0 = first; j0 < end; j0 += LANES) {
     int lanes = at_most(end - j0, LANES);
-    real direct[LANES] = {0}, acc[ROWS][LANES];
-    struct columns at;
-    start_columns(d, k, j0, lanes, v->dt, v->A_log, &at);
+    real direct[LANES] = {0}, acc[ROWS][LANES], m[LANES];
+    const real *dt = step + j0 - first;
+    for (int l = 0; l < LANES; l++)
+      m[l] = 1;
     for (int i = first; i < j0; i++) {
       SIMD
       for (int l = 0; l < LANES; l++)
@@ -288,12 +333,12 @@ ELEMENTARY void pairs_within(struct ssd_shape d, struct chunk k, const struct bl
       for (int r = 0; r < rows; r++) {
         int i = i0 + r, pair = (i - first) * BLOCK + j0 - first;
         int64_t all = i * Q + j0;
-        step_columns(&at, i - j0, v->dt[(k.token + i) * d.H + k.h], m);
+        decay_strip(LANES, i - j0, a[i - first], m);
         if (lanes == LANES)
-          pairs_of_row(LANES, i - j0, m, v->scores + all, at.dt, acc[r], w + pair, v->sb + all,
+          pairs_of_row(LANES, i - j0, m, v->scores + all, dt, acc[r], w + pair, v->sb + all,
                        K + pair, direct);
         else
-          pairs_of_row(lanes, i - j0, m, v->scores + all, at.dt, acc[r], w + pair, v->sb + all,
+          pairs_of_row(lanes, i - j0, m, v->scores + all, dt, acc[r], w + pair, v->sb + all,
                        K + pair, direct);
       }
     }

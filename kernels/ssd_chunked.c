@@ -391,8 +391,8 @@ KERNEL outputs(struct ssd_shape d, const real *x, const real *C, const real *D, 
 #endif
 #elif REAL_BITS != 128
 #define BY_BLOCKS
-#include "kernels/ssd_blocks_cpu.h"
 #include "kernels/ssd_steps_cpu.h"
+#include "kernels/ssd_blocks_cpu.h"
 #endif
 
 void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,

@@ -14,6 +14,13 @@
  */
 #ifndef KERNELS_SSD_STEPS_CPU_H
 #define KERNELS_SSD_STEPS_CPU_H
+#include <float.h>
+
+#if REAL_BITS == 32
+#define LEAST FLT_MIN
+#else
+#define LEAST DBL_MIN
+#endif
 
 enum { STEP = 16 };           /* a multiple of LANES and ROWS */
 enum { SSD_STEP_HEADS = 64 }; /* of a group, at most, in the VJP */
@@ -118,22 +125,42 @@ APART decay_step(const struct ssd_shape *d, int64_t h, const real *dt, real A, s
   }
 }
 
-/* w_ij by rows */
-APART weigh_rows(int n, const real *a, const real *dt, real (*scores)[STEP], real (*weights)[STEP])
+/* Decays m_ij of a strip's columns on to row i, `past` rows behind its first; anything for j > i.
+ * What is below the normal numbers, which are slow, is 0. */
+ELEMENTARY void decay_strip(int lanes, int past, real a, real *m)
+{
+  SIMD
+  for (int l = 0; l < lanes; l++) {
+    real next = m[l] * (past > l ? a : 1);
+    m[l] = re(next) < LEAST ? 0 : next;
+  }
+}
+
+/* w_ij by rows of `lanes` columns from the diagonal on */
+ELEMENTARY void weigh_strip(int lanes, int n, const real *a, const real *dt, const real *scores,
+                            int64_t lds, real *weights, int64_t ldw)
 {
   real m[STEP];
   SIMD
   for (int l = 0; l < STEP; l++)
     m[l] = 1;
   for (int i = 0; i < n; i++) {
-    real ai = a[i];
+    decay_strip(lanes, i, a[i], m);
     SIMD
-    for (int l = 0; l < STEP; l++) {
-      m[l] *= i > l ? ai : 1;
-      real weight = scores[i][l] * (m[l] * dt[l]); /* read first: a load under a mask is slow */
-      weights[i][l] = i >= l ? weight : 0;
+    for (int l = 0; l < lanes; l++) {
+      real weight = scores[i * lds + l] * (m[l] * dt[l]); /* read first: under a mask it is slow */
+      weights[i * ldw + l] = i >= l ? weight : 0;
     }
   }
+}
+
+APART weigh_rows(int lanes, int n, const real *a, const real *dt, const real *scores, int64_t lds,
+                 real *weights, int64_t ldw)
+{
+  if (lanes == STEP)
+    weigh_strip(STEP, n, a, dt, scores, lds, weights, ldw);
+  else
+    weigh_strip(lanes, n, a, dt, scores, lds, weights, ldw);
 }
 
 /* to (i,n) = factor_i (and factor2_i; NULL: 1) times N columns of the step's tokens */
@@ -276,7 +303,7 @@ ELEMENTARY void step_head(const struct ssd_shape *d, const struct steps *a, int6
   const real *xs = a->x + s->token * d->ld + h * d->P;
   decay_step(d, h, a->dt, decay_rate(a->A_log, h), s);
   if (a->y) {
-    weigh_rows(s->n, s->a, s->dt, s->scores, s->weights);
+    weigh_rows(STEP, s->n, s->a, s->dt, s->scores[0], STEP, s->weights[0], STEP);
     if (!starts)
       scale_rows(s->n, d->N, s->entry, NULL, d->ld, Cs, s->out);
     for (int64_t p0 = 0; p0 < d->P; p0 += LANES)
