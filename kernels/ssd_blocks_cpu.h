@@ -107,11 +107,11 @@ ELEMENTARY void weigh_block(struct ssd_shape d, struct chunk k, int first, int e
 
 /* The arrays of block_outputs. */
 struct block_inputs {
-  const real *x, *C, *dt, *A_log, *D;
+  const real *x, *dt, *A_log, *D;
 };
 
 /* Rows of a tile of outputs: with two vectors of channels each AVX2's 16 registers hold six. */
-#if REAL_BITS != 128 && defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__)
 enum { OUTPUT_ROWS = 6 };
 #else
 enum { OUTPUT_ROWS = ROWS };
@@ -119,7 +119,7 @@ enum { OUTPUT_ROWS = ROWS };
 
 /* A block's outputs: w are the weights on its diagonal, X the inputs of the earlier blocks, decayed
  * to their end. */
-struct block_outputs_of {
+struct output_block {
   int first, end;
   int64_t h;
   const real *scores, *up, *w, *X, *xs, *D;
@@ -128,7 +128,7 @@ struct block_outputs_of {
 
 /* y of the tokens from i0 on, `lanes` channels from p0 */
 ELEMENTARY void output_rows(int rows, int lanes, const struct ssd_shape *d,
-                            const struct block_outputs_of *o, int i0, int64_t p0, const real *skip)
+                            const struct output_block *o, int i0, int64_t p0, const real *skip)
 {
   int64_t Q = ssd_chunk_length(*d), HP = d->H * d->P;
   const real *xs = o->xs + p0;
@@ -151,7 +151,7 @@ ELEMENTARY void output_rows(int rows, int lanes, const struct ssd_shape *d,
 }
 
 /* The last tile is moved up to be whole. */
-APART output_columns(const struct ssd_shape *d, const struct block_outputs_of *o, int64_t p0)
+APART output_columns(const struct ssd_shape *d, const struct output_block *o, int64_t p0)
 {
   int lanes = at_most(d->P - p0, LANES);
   real skip[LANES];
@@ -186,7 +186,7 @@ KERNEL block_outputs(struct ssd_shape d, struct block_inputs a, real *work, real
     struct block_decays e = decays_of(d, s, u);
     const real *scores = s.scores + group_pairs(d, k), *dt = a.dt + k.token * d.H + k.h;
     real w[BLOCK * BLOCK], *X = s.scaled + u * ssd_blocks(Q) * BLOCK * d.P;
-    struct block_outputs_of o = {.scores = scores, .up = e.up, .w = w, .X = X, .D = a.D, .h = k.h};
+    struct output_block o = {.scores = scores, .up = e.up, .w = w, .X = X, .D = a.D, .h = k.h};
     o.xs = x_of(d, k, a.x);
     o.y = y + (k.token * d.H + k.h) * d.P;
     if (k.q > BLOCK)

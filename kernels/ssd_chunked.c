@@ -449,7 +449,7 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
     LAUNCH(st, BC * d.G * lane_blocks(Q), score_pairs, d, C, Bm, false, s.scores);
 #ifdef BY_BLOCKS
   if (y && d.by_blocks) {
-    struct block_inputs in = {x, C, dt, A_log, D};
+    struct block_inputs in = {x, dt, A_log, D};
     LAUNCH(st, heads, block_outputs, d, in, work, y);
     return;
   }
