@@ -19,6 +19,7 @@ struct backend {
   bool ssd_by_blocks; /* struct ssd_shape's by_blocks */
   bool concurrent;    /* operations may be called by several threads at a time (core/shards.h) */
   bool reads_out;     /* gated_linear_vjp wants `out`, and makes yn itself */
+  bool joins_conv;    /* linear_conv_fwd is asked for, not norm, product and convolution */
   const struct dense_library *dense; /* core/dense.h: for host matrices; NULL: LAPACKE */
   enum status (*memory_alloc)(size_t bytes, void *out); /* into *(DEVICE void **)out; ERR_MEMORY */
   void (*memory_free)(DEVICE void *p);

@@ -20,5 +20,6 @@ struct backend backend_dry_of(const struct backend *be)
   dry.ssd_by_blocks = be->ssd_by_blocks;
   dry.concurrent = be->concurrent;
   dry.reads_out = be->reads_out;
+  dry.joins_conv = be->joins_conv;
   return dry;
 }

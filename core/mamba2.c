@@ -59,18 +59,40 @@ const DEVICE real *mixer_projected(const struct sequence_model *m, const struct 
   return alone ? s->u : a->zxbcdt;
 }
 
+/* Whether mixer_begin convolves, too. */
+static bool joins_conv(const struct sequence_model *m, const struct layer_parameters *p,
+                       const struct span *s, int64_t l, const struct layer_activations *a)
+{
+  return m->be->joins_conv && !s->relay && inputs_of(m, s, l) > 0 &&
+         mixer_projected(m, p, s, l, a) == a->zxbcdt;
+}
+
 void mixer_begin(const struct sequence_model *m, const struct layer_parameters *p,
-                 const struct span *s, int64_t l, const struct layer_activations *a)
+                 const struct span *s, int64_t l, const struct layer_activations *a, bool keeps,
+                 struct branch_norm n)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
+  int64_t K = inputs_of(m, s, l), N = d->d_in_proj;
+  real eps = (real)m->config.norm_eps, beta = s->u ? 1 : 0;
+  const DEVICE real *added = s->row ? NULL : s->u;
   if (mixer_projected(m, p, s, l, a) != a->zxbcdt)
     return;
   if (s->u && s->row)
-    be->gather_blocks(be->st, s->rows, s->T, d->d_in_proj, s->length, s->row, s->first, s->count,
-                      s->u, a->zxbcdt);
-  be->linear_fwd(be->st, s->rows * s->T, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj,
-                 p->in_proj_t, p->in_proj_bias, s->u ? 1 : 0, s->row ? NULL : s->u, a->zxbcdt);
+    be->gather_blocks(be->st, s->rows, s->T, N, s->length, s->row, s->first, s->count, s->u,
+                      a->zxbcdt);
+  if (joins_conv(m, p, s, l, a)) {
+    bool advances = s->carried || s->after; /* block_advance */
+    be->linear_conv_fwd(be->st, K, eps, n, a->xn, N, p->in_proj, p->in_proj_t, p->in_proj_bias,
+                        beta, added, conv_shape(d, s), columns_of(d).xBC, p->conv_weight,
+                        p->conv_bias, s->row, s->carried ? s->carried->conv[l] : NULL,
+                        keeps || advances, a->zxbcdt, a->xBC, s->after ? s->after->conv[l] : NULL);
+    return;
+  }
+  if (n.w)
+    be->rmsnorm_fwd(be->st, d->D, eps, NULL, n);
+  be->linear_fwd(be->st, s->rows * s->T, K, N, a->xn, p->in_proj, p->in_proj_t, p->in_proj_bias,
+                 beta, added, a->zxbcdt);
 }
 
 /* yn = gated_rmsnorm(y, z); out = W_out yn, or of [x0 silu(z0), yn]; and what follows out. `keeps`:
@@ -180,10 +202,12 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
   const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
-  relay_await(s->relay, conv_state);
-  be->conv1d_fwd(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
-                 conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
-  relay_pass(s->relay, conv_state);
+  if (!joins_conv(m, p, s, l, a)) {
+    relay_await(s->relay, conv_state);
+    be->conv1d_fwd(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, s->row,
+                   conv0, a->xBC, s->after ? s->after->conv[l] : NULL);
+    relay_pass(s->relay, conv_state);
+  }
   be->softplus_clamp_fwd(be->st, M, d->H, d->d_in_proj, zxbcdt + at.dt, p->dt_bias, c->dt_limit[0],
                          c->dt_limit[1], a->dt);
   relay_await(s->relay, ssm_state);

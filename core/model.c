@@ -294,12 +294,13 @@ static struct branch_norm norm_of(const struct sequence_model *m, const struct s
 }
 
 /* The norm xn of x alone. */
-static void rmsnorm(const struct sequence_model *m, int64_t M, const DEVICE real *x,
-                    const DEVICE real *w, DEVICE real *r, DEVICE real *xn)
+static struct branch_norm norm_alone(int64_t M, const DEVICE real *x, const DEVICE real *w,
+                                     DEVICE real *r, DEVICE real *xn)
 {
-  const struct branch_norm n = {.B = M, .T = 1, .x = x, .w = w, .damping = 1, .r = r, .y = xn};
-  m->be->rmsnorm_fwd(m->be->st, m->dims.D, (real)m->config.norm_eps, NULL, n);
+  return (struct branch_norm){.B = M, .T = 1, .x = x, .w = w, .damping = 1, .r = r, .y = xn};
 }
+
+static const struct branch_norm no_norm;
 
 void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out)
 {
@@ -317,9 +318,8 @@ void span_begin(const struct sequence_model *m, const struct parameter_set *p, c
   int64_t M = s->rows * s->T;
   if (!s->from_zero && !a->forgotten && z != l->x)
     m->be->axpby(m->be->st, M * m->dims.D, 1, z, 0, l->x);
-  if (!s->from_zero)
-    rmsnorm(m, M, z, p->layer[0].norm, l->r, l->xn);
-  mixer_begin(m, &p->layer[0], s, 0, l);
+  mixer_begin(m, &p->layer[0], s, 0, l, !a->forgotten,
+              s->from_zero ? no_norm : norm_alone(M, z, p->layer[0].norm, l->r, l->xn));
 }
 
 enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -345,7 +345,7 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
     struct norm_place after = d->F ? (struct norm_place){w->norm2, l->x2, l->r2, l->xn2} : next;
     const DEVICE real *damps = last ? with : NULL;
     if (i > 0)
-      mixer_begin(m, w, s, i, l);
+      mixer_begin(m, w, s, i, l, !a->forgotten, no_norm);
     TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, l->out && !a->forgotten ? l->out : out,
                   norm_of(m, s, 2 * i, x, after, d->F ? NULL : damps)));
     if (d->F) {
@@ -519,7 +519,8 @@ void inject_fwd(const struct sequence_model *m, const struct parameter_set *p, i
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
-  rmsnorm(m, M, e, p->injection_norm, r, en);
+  be->rmsnorm_fwd(be->st, d->D, (real)m->config.norm_eps, NULL,
+                  norm_alone(M, e, p->injection_norm, r, en));
   be->linear_fwd(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, p->injection_weight_t,
                  p->injection_bias, 0, NULL, u);
 }

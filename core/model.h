@@ -229,9 +229,11 @@ const DEVICE real *mixer_projected(const struct sequence_model *m, const struct 
 /* The sum n.x + c mask out (M,D) and its norm, where n says; c = config.residual.  `out` may be
  * overwritten. */
 void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out);
-/* zxbcdt = W_in xn + u of layer l's mixer, from and to a. */
+/* zxbcdt = W_in xn + u of layer l's mixer, from and to a, whose xn is the norm n first (n.w NULL:
+ * it is there); where backend.joins_conv and nobody waits for a relay, the convolution, too. */
 void mixer_begin(const struct sequence_model *m, const struct layer_parameters *p,
-                 const struct span *s, int64_t l, const struct layer_activations *a);
+                 const struct span *s, int64_t l, const struct layer_activations *a, bool keeps,
+                 struct branch_norm n);
 /* The rest of it: out (M,D), see mamba2.c; and add_and_norm.
  * Unless it `keeps` all that mixer_vjp reads, a's yn and out hold anything. */
 MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct layer_parameters *p,

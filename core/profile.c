@@ -173,9 +173,9 @@ void NAME(profile_backend)(struct profile *p, struct backend *out)
   *out = (struct backend)
   {
     .name = be->name, .st = p, .concurrent = be->concurrent, .transposes = be->transposes,
-    .ssd_by_blocks = be->ssd_by_blocks, .reads_out = be->reads_out, .dense = be->dense,
-    .memory_alloc = be->memory_alloc, .memory_free = be->memory_free, .upload = upload,
-    .download = download, .sync = sync,
+    .ssd_by_blocks = be->ssd_by_blocks, .reads_out = be->reads_out, .joins_conv = be->joins_conv,
+    .dense = be->dense, .memory_alloc = be->memory_alloc, .memory_free = be->memory_free,
+    .upload = upload, .download = download, .sync = sync,
 #define OPERATION(name, ...) .name = timed_##name,
 #include "core/operations.def"
 #undef OPERATION

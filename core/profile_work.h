@@ -58,6 +58,9 @@
        (2 + IF(Wb) * IF(yn) + (beta == 0 ? 1 : 2) * (IF(yb) + IF(zb))) * d.rows * d.E + \
            (1 + IF(out)) * d.rows * N + (1 + 2 * IF(Wb)) * d.E * N)
 #define WORK_conv1d_fwd WORK((2 * d.W + 5) * d.B * d.T * d.C, 2 * d.B * d.T * d.C)
+#define WORK_linear_conv_fwd                                               \
+  WORK((IF(norm.w) * 4 * K + 2 * K * N + (2 * d.W + 5) * d.C) * d.B * d.T, \
+       K * N + ((1 + keeps * IF(norm.w)) * K + (beta == 0 ? 1 : 2) * N + keeps * d.C) * d.B * d.T)
 #define WORK_conv1d_vjp                                         \
   WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9) * d.B * d.T * d.C, \
        (2 + IF(xb) * (beta == 0 ? 1 : 2)) * d.B * d.T * d.C)

@@ -43,7 +43,7 @@ static void print_profile(const struct profile *p, const struct train_timing *t,
   struct share share[PROFILE_OPERATIONS];
   double all = 0, steps = (double)t->steps;
   double products = p->row[PROFILE_linear_fwd].flops + p->row[PROFILE_gated_linear_fwd].flops +
-                    p->row[PROFILE_linear_vjp].flops;
+                    p->row[PROFILE_linear_conv_fwd].flops + p->row[PROFILE_linear_vjp].flops;
   for (int i = 0; i < PROFILE_OPERATIONS; i++) {
     share[i] = (struct share){i, p->row[i].seconds};
     all += p->row[i].seconds;

@@ -28,7 +28,7 @@ extern "C" const struct backend *NAME(backend_cuda)(stream st, const char *name,
   table.name = name;
   table.st = st;
   table.dense = dense;
-  table.reads_out =
+  table.reads_out = table.joins_conv =
       REAL_BITS == 32 && device_of(st)->warpgroups && device_of(st)->matmul == PLUGIN_TF32;
   return &table;
 }

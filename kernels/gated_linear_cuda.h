@@ -9,12 +9,7 @@
  * registers, as four warps multiply together: so it has whole rows to norm.  A panel is 32
  * channels.  y and z of it come by copies of 16 bytes that the lane makes which will read them:
  * nobody else waits for them.  A ninth warp sends the panels of w W, rounded to tf32, which lie in
- * global memory as the product wants them in shared memory (`put_weights_in_order`):
- *
- *   term t + 4 q of step k of a panel  is  channel 16 (k/2) + 4 t + 2 (k%2) + q
- *   right operand's row 8 n + 2 t + e  is  row 16 (n/2) + 4 t + 2 (n%2) + e of W
- *
- * so that a lane has fours of channels, and of outputs, side by side. */
+ * global memory as the product wants them in shared memory (weight_in_order). */
 #ifndef KERNELS_GATED_LINEAR_CUDA_H
 #define KERNELS_GATED_LINEAR_CUDA_H
 #include "kernels/gated_tiles_cuda.h"
@@ -50,11 +45,9 @@ template <int D> struct gated_memory {
 KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float *to)
 {
   FOR_EACH (i, (int64_t)D * E) {
-    int line = (int)i / PANEL, column = (int)i % PANEL, panel = line / D, row = line - panel * D;
-    int n = row / 8, m = row % 8, term = 4 * (column / 4 ^ m) + column % 4, k = term / 8;
-    int channel = panel * PANEL + 16 * (k / 2) + 4 * (term % 4) + 2 * (k % 2) + term % 8 / 4;
-    int from = 16 * (n / 2) + 4 * (m / 2) + 2 * (n % 2) + m % 2;
-    to[i] = rounded<1>(w[channel] * W[from * E + channel]);
+    struct weight_in_order at((int)i, D);
+    int channel = at.panel * PANEL + at.term;
+    to[i] = rounded<1>(w[channel] * W[at.row * E + channel]);
   }
 }
 
@@ -115,13 +108,6 @@ template <int D> struct input_copies {
   }
 };
 
-/* Where exp(-z) is infinite this is -0. */
-INLINE_DEVICE float gated(float y, float z)
-{
-  const float log2_e = 1.44269504f;
-  return y * DIVIDE(z, 1 + power_of_2(-log2_e * z));
-}
-
 /* s of a panel as left operands; adds to the sums of s^2 of two rows. */
 INLINE_DEVICE void gated_terms(const float *from, float (&terms)[4][4], float (&squares)[2][2])
 {
@@ -138,47 +124,11 @@ INLINE_DEVICE void gated_terms(const float *from, float (&terms)[4][4], float (&
   }
 }
 
-/* The sum of a row of which this lane has a part. */
-INLINE_DEVICE float sum_of_row(float own)
-{
-  own += from_lane(own, 1);
-  return own + from_lane(own, 2);
-}
-
-/* (mean + eps)^(-1/2) of a row of which this lane has a part of the sum of n squares. */
-INLINE_DEVICE float scale_of_row(float squares, int n, float eps)
-{
-  return 1 / sqrtf(sum_of_row(squares) / (float)n + eps);
-}
-
-/* Of a row's sums, of which four lanes have fours, the i-th of this lane. */
-template <int TILES>
-INLINE_DEVICE float4 scaled_four(const float (&sums)[TILES][4], int half, int i, float r)
-{
-  float4 four;
-  four.x = r * sums[2 * i][2 * half], four.y = r * sums[2 * i][2 * half + 1];
-  four.z = r * sums[2 * i + 1][2 * half], four.w = r * sums[2 * i + 1][2 * half + 1];
-  return four;
-}
-
-template <int TILES>
-INLINE_DEVICE void set_four(float (&sums)[TILES][4], int half, int i, float4 four)
-{
-  sums[2 * i][2 * half] = four.x, sums[2 * i][2 * half + 1] = four.y;
-  sums[2 * i + 1][2 * half] = four.z, sums[2 * i + 1][2 * half + 1] = four.w;
-}
-
 /* This lane's first four of a row's mask, or NULL. */
 INLINE_DEVICE const float *own_mask(struct branch_norm n, int64_t row, int D)
 {
   unsigned b = (unsigned)row / (unsigned)n.T;
   return n.mask ? n.mask + (n.row ? n.row[b] : (int64_t)b) * D + 4 * lane_pair() : NULL;
-}
-
-INLINE_DEVICE float4 times_four(float4 a, float4 b)
-{
-  a.x *= b.x, a.y *= b.y, a.z *= b.z, a.w *= b.w;
-  return a;
 }
 
 /* f(k, half, i) for the fours of a part: the k-th of a stage, the i-th of the lane in its row. */
@@ -358,7 +308,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, 1) gated_linear_tiles(str
   } else {
     leave_registers<24>();
     if (threadIdx.x == MULTIPLIERS)
-      m.weights.send(p.weights, (int)(p.E / PANEL), p.M);
+      m.weights.send(p.weights, (int)(p.E / PANEL), own_of(tiles_of(p.M)));
   }
 #endif
 }

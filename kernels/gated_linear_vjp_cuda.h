@@ -292,7 +292,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, 1) gated_vjp_tiles(struct
   } else {
     leave_registers<24>();
     if (threadIdx.x == MULTIPLIERS)
-      m.weights.send(p.weights, (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS, p.M);
+      m.weights.send(p.weights, (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS, own_of(tiles_of(p.M)));
   }
 #endif
 }

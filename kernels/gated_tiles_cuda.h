@@ -1,5 +1,6 @@
-/* gated_tiles_cuda.h: what gated_linear and its VJP share where each is one pass on compute
- * capability 9.0: blocks of rows, and weights that a ninth warp sends to the eight that multiply.
+/* gated_tiles_cuda.h: what gated_linear, its VJP and linear_conv share where each is one pass on
+ * compute capability 9.0: blocks of rows, and weights that a ninth warp sends to the eight that
+ * multiply.
  *
  * A block has TILE_ROWS rows at a time, and each of its eight warps 16 of them.  The weights lie in
  * global memory as the product wants them in shared memory, and come there by stages of
@@ -22,6 +23,11 @@ enum {
 INLINE int tiles_of(int64_t M) { return (int)((M + TILE_ROWS - 1) / TILE_ROWS); }
 #define FOR_OWN_TILES(tile, M) \
   for (int tile = (int)blockIdx.x, tiles_ = tiles_of(M); tile < tiles_; tile += (int)gridDim.x)
+/* Of so many, those of this block, which has every gridDim.x-th. */
+INLINE_DEVICE int own_of(int count)
+{
+  return (count - (int)blockIdx.x + (int)gridDim.x - 1) / (int)gridDim.x;
+}
 
 /* This lane's rows of a tile: g and g + 8 of its warp's. */
 INLINE_DEVICE int64_t own_tile_row(int tile)
@@ -40,39 +46,100 @@ INLINE_DEVICE float dot_of_fours(float4 a, float4 b)
   return a.x * b.x + a.y * b.y + (a.z * b.z + a.w * b.w);
 }
 
-typedef ring_place<WEIGHT_STAGES> weight_place;
+INLINE_DEVICE float4 times_four(float4 a, float4 b)
+{
+  a.x *= b.x, a.y *= b.y, a.z *= b.z, a.w *= b.w;
+  return a;
+}
 
-template <int STAGE_FLOATS> struct weight_ring {
+/* Where exp(-z) is infinite this is -0. */
+INLINE_DEVICE float gated(float y, float z)
+{
+  const float log2_e = 1.44269504f;
+  return y * DIVIDE(z, 1 + power_of_2(-log2_e * z));
+}
+
+/* The sum of a row of which this lane has a part. */
+INLINE_DEVICE float sum_of_row(float own)
+{
+  own += from_lane(own, 1);
+  return own + from_lane(own, 2);
+}
+
+/* (mean + eps)^(-1/2) of a row of which this lane has a part of the sum of n squares. */
+INLINE_DEVICE float scale_of_row(float squares, int n, float eps)
+{
+  return 1 / sqrtf(sum_of_row(squares) / (float)n + eps);
+}
+
+/* Of a row's sums, of which four lanes have fours, the i-th of this lane. */
+template <int TILES>
+INLINE_DEVICE float4 scaled_four(const float (&sums)[TILES][4], int half, int i, float r)
+{
+  float4 four;
+  four.x = r * sums[2 * i][2 * half], four.y = r * sums[2 * i][2 * half + 1];
+  four.z = r * sums[2 * i + 1][2 * half], four.w = r * sums[2 * i + 1][2 * half + 1];
+  return four;
+}
+
+template <int TILES>
+INLINE_DEVICE void set_four(float (&sums)[TILES][4], int half, int i, float4 four)
+{
+  sums[2 * i][2 * half] = four.x, sums[2 * i][2 * half + 1] = four.y;
+  sums[2 * i + 1][2 * half] = four.z, sums[2 * i + 1][2 * half + 1] = four.w;
+}
+
+/* Which weight lies in place i, of panels of so many rows one behind the other:
+ *
+ *   term t + 4 q of step k of a panel  is  channel 16 (k/2) + 4 t + 2 (k%2) + q of its 32
+ *   right operand's row 8 n + 2 t + e  is  row 16 (n/2) + 4 t + 2 (n%2) + e of the weights
+ *
+ * so that a lane has fours of channels, and of outputs, side by side. */
+struct weight_in_order {
+  int panel, row, term;
+  INLINE_DEVICE weight_in_order(int i, int rows)
+  {
+    int line = i / PANEL, column = i % PANEL;
+    panel = line / rows, row = line - panel * rows;
+    int n = row / 8, m = row % 8, place = 4 * (column / 4 ^ m) + column % 4, k = place / 8;
+    term = 16 * (k / 2) + 4 * (place % 4) + 2 * (k % 2) + place % 8 / 4;
+    row = 16 * (n / 2) + 4 * (m / 2) + 2 * (n % 2) + m % 2;
+  }
+};
+
+template <int STAGE_FLOATS, int STAGES = WEIGHT_STAGES> struct weight_ring {
   enum {
-    SIGNALS = WEIGHT_STAGES * STAGE_FLOATS,
-    FLOATS = SIGNALS + 2 * WEIGHT_STAGES * (int)(sizeof(uint64_t) / sizeof(float))
+    SIGNALS = STAGES * STAGE_FLOATS,
+    FLOATS = SIGNALS + 2 * STAGES * (int)(sizeof(uint64_t) / sizeof(float))
   };
+  typedef ring_place<STAGES> ring_stage;
   float *at;
   INLINE_DEVICE float *stage(int i) const { return at + i * STAGE_FLOATS; }
   INLINE_DEVICE uint64_t *come(int i) const { return (uint64_t *)(at + SIGNALS) + i; }
-  INLINE_DEVICE uint64_t *read(int i) const { return come(WEIGHT_STAGES + i); }
+  INLINE_DEVICE uint64_t *read(int i) const { return come(STAGES + i); }
   /* By all threads, before anything else. */
   INLINE_DEVICE void make_signals(void) const
   {
     if (threadIdx.x == 0)
-      for (int i = 0; i < WEIGHT_STAGES; i++) {
+      for (int i = 0; i < STAGES; i++) {
         make_signal(come(i), 1);
         make_signal(read(i), MULTIPLYING_WARPS);
       }
     __syncthreads();
   }
-  /* By one thread: `stages` of weights to each of the block's tiles of M rows. */
-  INLINE_DEVICE void send(const float *weights, int stages, int64_t M) const
+  /* By one thread: `stages` of weights, so many times. */
+  INLINE_DEVICE void send(const float *weights, int stages, int times) const
   {
-    weight_place to = {0, 0};
-    FOR_OWN_TILES(tile, M)
-    for (int i = 0; i < stages; i++) {
-      if (to.use > 0)
-        await_signal(read(to.stage), to.use - 1);
-      copy_block(stage(to.stage), weights + i * (int64_t)STAGE_FLOATS,
-                 STAGE_FLOATS * (int)sizeof(float), come(to.stage));
-      to.step();
-    }
+    ring_stage to = {0, 0};
+    for (int time = 0; time < times; time++)
+      for (int i = 0; i < stages; i++) {
+        if (to.use > 0)
+          await_signal(read(to.stage), to.use - 1);
+        copy_block(stage(to.stage), weights + i * (int64_t)STAGE_FLOATS,
+                   STAGE_FLOATS * (int)sizeof(float), come(to.stage));
+        to.step();
+      }
   }
 };
+typedef ring_place<WEIGHT_STAGES> weight_place;
 #endif

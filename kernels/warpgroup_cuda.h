@@ -105,6 +105,12 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
                "r"(there ? 16 : 0));
 }
 
+/* The 128 bytes around it come to L2. */
+INLINE_DEVICE void ask_for_line(const float *at)
+{
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+}
+
 INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE_DEVICE void end_products(void)
 {
@@ -243,13 +249,20 @@ INLINE_DEVICE void await_signal(uint64_t *signal, int use)
                  : "memory");
   while (!given);
 }
-/* An arrival, and `bytes` of global memory to shared memory, a multiple of 16 from one on. */
-INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
+/* `bytes` of global memory to shared memory, a multiple of 16 from one on; behind such copies there
+ * is one arrival for all of them. */
+INLINE_DEVICE void copy_part(float *to, const float *from, int bytes, uint64_t *signal)
 {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%3], %2; "
-               "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
-               "[%3];" ::"r"(shared_address(to)),
-               "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(signal))
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(to)),
+      "l"(__cvta_generic_to_global(from)), "r"(bytes), "r"(shared_address(signal))
+      : "memory");
+}
+INLINE_DEVICE void arrive_with_block(int bytes, uint64_t *signal)
+{
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%1], %0;" ::"r"(bytes),
+               "r"(shared_address(signal))
                : "memory");
 }
 #else /* tests/emulation */
@@ -262,6 +275,7 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
 {
   copy_16_bytes(to, from, there);
 }
+INLINE_DEVICE void ask_for_line(const float *) {}
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
@@ -297,11 +311,22 @@ INLINE_DEVICE void arrive(uint64_t *signal, bool arrives)
     emulated_arrive(signal);
 }
 INLINE_DEVICE void await_signal(uint64_t *signal, int use) { emulated_await_signal(signal, use); }
-INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
+INLINE_DEVICE void copy_part(float *to, const float *from, int bytes, uint64_t *signal)
 {
-  emulated_copy_block(to, from, bytes, signal);
+  emulated_copy_part(to, from, bytes, signal);
+}
+INLINE_DEVICE void arrive_with_block(int bytes, uint64_t *signal)
+{
+  emulated_arrive_with_block(bytes, signal);
 }
 #endif
+
+/* One copy, and its arrival. */
+INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)
+{
+  copy_part(to, from, bytes, signal);
+  arrive_with_block(bytes, signal);
+}
 
 /* A stage of a ring, and how often the ring was used before. */
 template <int STAGES> struct ring_place {

@@ -72,7 +72,8 @@ void emulated_barrier(int which, unsigned threads, bool waits); /* 1 to 15 of a 
 void emulated_make_signal(const void *signal, int arrivals);
 void emulated_arrive(const void *signal);
 void emulated_await_signal(const void *signal, int use);
-void emulated_copy_block(void *to, const void *from, int bytes, const void *signal);
+void emulated_copy_part(void *to, const void *from, int bytes, const void *signal);
+void emulated_arrive_with_block(int bytes, const void *signal);
 void emulated_copy(float *to, const float *from, bool there);
 void emulated_end_batch(void);
 void emulated_await_batches(int left);

@@ -439,6 +439,7 @@ struct signal {
   struct barrier arrivals;
   unsigned waiting;
   std::vector<std::function<void()>> copies;
+  int bytes; /* of those that nobody has told of */
 };
 static std::map<const void *, struct signal> signals;
 
@@ -466,7 +467,7 @@ static void give_when_all(struct signal *s)
 void emulated_make_signal(const void *signal, int arrivals)
 {
   emulated_alignment(signal, 8);
-  signals[signal] = {{(unsigned)arrivals, 0, 0}, 0, {}};
+  signals[signal] = {{(unsigned)arrivals, 0, 0}, 0, {}, 0};
 }
 
 void emulated_arrive(const void *signal)
@@ -494,13 +495,23 @@ void emulated_await_signal(const void *signal, int use)
   }
 }
 
-void emulated_copy_block(void *to, const void *from, int bytes, const void *signal)
+void emulated_copy_part(void *to, const void *from, int bytes, const void *signal)
 {
   struct signal *s = signal_at(signal);
   emulated_alignment(to, 16), emulated_alignment(from, 16);
   s->copies.push_back([=] { memcpy(to, from, (size_t)bytes); });
-  s->arrivals.arrived++;
-  give_when_all(s);
+  s->bytes += bytes;
+}
+
+void emulated_arrive_with_block(int bytes, const void *signal)
+{
+  struct signal *s = signal_at(signal);
+  if (s->bytes != bytes) {
+    fprintf(stderr, "emulated device: %d bytes are copied, %d awaited\n", s->bytes, bytes);
+    abort();
+  }
+  s->bytes = 0;
+  emulated_arrive(signal);
 }
 
 static void run_block(unsigned threads)

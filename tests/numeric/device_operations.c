@@ -907,6 +907,92 @@ static void check_convolution(const void *cpu, const void *device, uint64_t seed
 }
 
 /* Runs of every length, packs and single channels, as many as leave several runs to a warp. */
+/* The input of a mixer: norm, product with what is added, and convolution of some columns. */
+struct linear_conv_case {
+  int64_t B, T, K, first, C, rest;
+  bool normed, in_place, added, biased, carried;
+};
+
+static void linear_conv(struct both b, struct linear_conv_case v, bool keeps, double tolerance)
+{
+  int64_t M = v.B * v.T, N = v.first + v.C + v.rest;
+  struct conv1d_shape d = {v.B, v.T, v.C, 4, N};
+  struct array *h = reals(&b, M * v.K, -2, 2), *norm_w = reals(&b, v.K, 0.5, 2);
+  struct array *xn = v.normed ? poison(&b, M * v.K, sizeof(real)) : h;
+  struct array *r = poison(&b, M, sizeof(real)), *W = reals(&b, N * v.K, -0.2, 0.2);
+  struct array *bias = reals(&b, N, -1, 1), *c = reals(&b, M * N, -1, 1);
+  struct array *w = reals(&b, v.C * 4, -1, 1), *conv_bias = reals(&b, v.C, -1, 1);
+  struct array *state = reals(&b, v.B * v.C * 4, -1, 1);
+  struct array *zx = v.in_place ? c : poison(&b, M * N, sizeof(real));
+  struct array *z = poison(&b, M * v.first, sizeof(real)),
+               *dt = poison(&b, M * v.rest, sizeof(real));
+  struct array *y = poison(&b, M * v.C, sizeof(real));
+  ON_BOTH(b)
+  {
+    struct branch_norm norm = {.B = M, .T = 1, .x = h->at[k], .r = r->at[k], .y = xn->at[k]};
+    norm.w = v.normed ? norm_w->at[k] : NULL, norm.damping = 1;
+    be->linear_conv_fwd(be->st, v.K, (real)1e-5, norm, xn->at[k], N, W->at[k], NULL,
+                        v.biased ? bias->at[k] : NULL, v.added ? 1 : 0,
+                        v.in_place ? NULL : c->at[k], d, v.first, w->at[k], conv_bias->at[k], NULL,
+                        v.carried ? state->at[k] : NULL, keeps, zx->at[k], y->at[k], NULL);
+    const real *from = zx->at[k];
+    be->columns(be->st, M, v.first, 1, N, from, 0, v.first, z->at[k]);
+    be->columns(be->st, M, v.rest, 1, N, from + v.first + v.C, 0, v.rest, dt->at[k]);
+  }
+  same(&b, y, tolerance, "convolution behind a product");
+  same(&b, z, tolerance, "columns before those that are convolved");
+  same(&b, dt, tolerance, "columns behind those that are convolved");
+  if (v.normed)
+    same(&b, r, TOLERANCE, "scale of the norm before a product");
+  if (keeps) {
+    same(&b, zx, tolerance, "product that is convolved");
+    same(&b, xn, TOLERANCE, "norm before a product");
+  }
+  end(&b);
+}
+
+/* Shapes for one pass, and others: one tile of a sequence and several, more sequences than blocks;
+ * a length that is no whole tile, other columns, a bias, states. */
+static void linear_convs(const void *cpu, const void *device, uint64_t seed, double tolerance)
+{
+  static const struct linear_conv_case cases[] = {
+      {4, 256, 64, 64, 128, 16, true, false, true, false, false},
+      {4, 64, 256, 128, 192, 16, true, false, true, false, false},
+      {8, 192, 128, 0, 128, 48, false, true, true, false, false},
+      {4, 128, 64, 192, 128, 32, false, false, false, false, false},
+      {4, 130, 64, 64, 128, 16, true, false, true, false, false},
+      {3, 128, 96, 36, 132, 4, false, true, true, false, false},
+      {4, 128, 64, 64, 128, 16, true, false, true, true, true}};
+  for (int i = 0; i < (int)(sizeof cases / sizeof *cases); i++)
+    for (int keeps = 0; keeps < 2; keeps++)
+      linear_conv(begin(cpu, device, seed), cases[i], keeps, tolerance);
+}
+
+#define device_linear_conv NAME(device_linear_conv)
+void device_linear_conv(const void *cpu, const void *device, uint64_t seed)
+{
+  linear_convs(cpu, device, seed, TOLERANCE);
+}
+
+#define device_rounded_linear_conv NAME(device_rounded_linear_conv)
+void device_rounded_linear_conv(const void *cpu, const void *device, uint64_t seed)
+{
+  linear_convs(cpu, device, seed, ROUNDED_TOLERANCE);
+}
+
+/* The same with as many sequences as give a GPU's processors one or two. */
+#define device_many_linear_conv NAME(device_many_linear_conv)
+void device_many_linear_conv(const void *cpu, const void *device, uint64_t seed)
+{
+  static const struct linear_conv_case cases[] = {
+      {200, 256, 256, 128, 256, 16, true, false, true, false, false},
+      {512, 64, 64, 64, 128, 16, false, true, true, false, false},
+      {264, 192, 128, 64, 128, 32, true, false, false, false, false}};
+  for (int i = 0; i < 3; i++)
+    for (int keeps = 0; keeps < 2; keeps++)
+      linear_conv(begin(cpu, device, seed), cases[i], keeps, ROUNDED_TOLERANCE);
+}
+
 #define device_convolutions NAME(device_convolutions)
 void device_convolutions(const void *cpu, const void *device, uint64_t seed)
 {

@@ -24,6 +24,7 @@ typedef void device_test(const void *cpu, const void *device, uint64_t seed);
   TEST(device_norm_products)   \
   TEST(device_softplus)        \
   TEST(device_convolutions)    \
+  TEST(device_linear_conv)     \
   TEST(device_unkept_outputs)  \
   TEST(device_whole_sequences) \
   TEST(device_carried_states)
@@ -33,6 +34,8 @@ DEVICE_TESTS(DECLARE_DEVICE)
 /* where products may be of tf32; and, which takes long on the stand-in, with many rows */
 DECLARE_DEVICE(device_rounded_gated_linear)
 DECLARE_DEVICE(device_many_gated_rows)
+DECLARE_DEVICE(device_rounded_linear_conv)
+DECLARE_DEVICE(device_many_linear_conv)
 DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_norm_products)
 #undef DECLARE_DEVICE
