@@ -35,5 +35,7 @@ DECLARE_DEVICE(device_rounded_gated_linear)
 DECLARE_DEVICE(device_many_gated_rows)
 DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_norm_products)
+DECLARE_DEVICE(device_rounded_weights)
+DECLARE_DEVICE(device_many_weights)
 #undef DECLARE_DEVICE
 #endif
