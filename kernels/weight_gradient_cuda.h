@@ -14,7 +14,7 @@
  * token's fours of columns change places by its second bit, so that lanes find theirs in all banks.
  *
  * Right: rows of a product's right operand are its columns, which nothing copies so from global
- * memory.  A third warpgroup loads it to registers, a token's columns by neighbouring lanes, and
+ * memory.  A third warpgroup loads it to registers, four columns of four tokens at a time, and
  * stores four tokens of a column as one four of a panel, rounded.
  *
  * Blocks that share a tile's tokens put their sums into `turned`; another kernel adds them up.  All
@@ -98,6 +98,18 @@ template <int K> struct weight_memory {
   INLINE_DEVICE uint64_t *read(int stage) const { return come(RIGHT_STAGES + stage); }
 };
 
+/* Which column of right is which row of a panel: 4 l + j of WIDTH is row LANES j + l, so that a
+ * lane's fours of columns are stored beside other lanes', and sums of a row are by fours, too. */
+template <int K> struct right_order {
+  enum { WIDTH = K < 128 ? K : 128, LANES = (int)WIDTH / 4, TILES = (int)LANES / 8 };
+  /* sums of the four columns from column(i,e) on are [first(i) + j TILES][e], j = 0 to 3 */
+  INLINE_DEVICE static int first(int i) { return i / TILES * (4 * TILES) + i % TILES; }
+  INLINE_DEVICE static int column(int i, int e)
+  {
+    return i / TILES * WIDTH + i % TILES * 32 + 8 * lane_pair() + 4 * e;
+  }
+};
+
 /* Warps that multiply: whole warpgroups, which have a column at least. */
 INLINE_DEVICE int multiplying_warps(int columns)
 {
@@ -106,70 +118,87 @@ INLINE_DEVICE int multiplying_warps(int columns)
 
 /* ---- the warps that turn right ---- */
 
-/* Right is loaded by pairs of batches, of WIDTH columns and 32 tokens each: a panel's halves, or
- * two panels.  A thread has one column of a batch, and FOURS of its tokens. */
+/* Right is loaded by pairs of batches, of up to 128 columns and 32 tokens each: a panel's halves,
+ * or two panels.  A lane has four columns, side by side, of FOURS times four tokens. */
 template <int K> struct right_batches {
+  typedef right_order<K> order;
   enum {
-    WIDTH = K < TURNERS ? K : (int)TURNERS,
-    FOURS = PANEL / 4 * (int)WIDTH / TURNERS,
-    HALVES = K / (int)WIDTH == 2,
+    FOURS = PANEL / 4 / TURNING_WARPS * (int)order::LANES / WARP_LANES,
+    HALVES = K > order::WIDTH,
     PAIR = HALVES ? (int)PANEL : (int)STEP, /* tokens */
     PAIRS = STEP / (int)PAIR                /* of a step */
   };
   const float *from; /* of the next pair */
   int64_t left;      /* tokens of this thread from there on */
-  int place;         /* of its first four in a panel */
+  int place;         /* in a panel, of its first column's first four */
   INLINE_DEVICE right_batches(const struct weight_product &p, int first)
   {
-    int thread = (int)threadIdx.x - (int)MULTIPLIERS, column = thread % WIDTH;
-    int four = thread / WIDTH * FOURS;
+    int lane = (int)threadIdx.x % WARP_LANES, own = lane % order::LANES;
+    int four = own_warp() % TURNING_WARPS * 2 + lane / order::LANES;
     int64_t token = (int64_t)first * STEP + 4 * four;
-    from = p.right + token * K + column;
+    from = p.right + token * K + 4 * own;
     left = p.M - token;
-    place = panels<K>::offset(column, four);
+    place = panels<K>::offset(own, four);
   }
-  INLINE_DEVICE void load(float (&v)[FOURS][4], int i) const
+  INLINE_DEVICE void load(float4 (&v)[FOURS][4], int i) const
   {
-    const float *at = from + i * (HALVES ? (int)WIDTH : PANEL * K);
+    const float *at = from + i * (HALVES ? (int)order::WIDTH : PANEL * K);
     int64_t here = left - (HALVES ? 0 : i * PANEL);
+    float4 zeros = {};
     if (here >= 4 * FOURS) {
 #pragma unroll
       for (int f = 0; f < FOURS; f++)
 #pragma unroll
         for (int k = 0; k < 4; k++)
-          v[f][k] = load_word(at + (4 * f + k) * K);
+          v[f][k] = load_word((const float4 *)(at + (4 * f + k) * K));
       return;
     }
 #pragma unroll
     for (int f = 0; f < FOURS; f++)
 #pragma unroll
       for (int k = 0; k < 4; k++)
-        v[f][k] = 4 * f + k < here ? load_word(at + (4 * f + k) * K) : 0;
+        v[f][k] = 4 * f + k < here ? load_word((const float4 *)(at + (4 * f + k) * K)) : zeros;
   }
   INLINE_DEVICE void step(void) { from += PAIR * K, left -= PAIR; }
-  INLINE_DEVICE void store(const float (&v)[FOURS][4], int i, panels<K> to)
+  INLINE_DEVICE void store(const float4 (&v)[FOURS][4], int i, panels<K> to) const
   {
-    float *at = to.at + (HALVES ? i * WIDTH * PANEL : 0);
-    keep_little(place);
+    float *at = to.at + (HALVES ? i * order::WIDTH * PANEL : 0);
+    auto put = [&](int f, int column, float t0, float t1, float t2, float t3) {
+      float4 tokens;
+      tokens.x = rounded<1>(t0), tokens.y = rounded<1>(t1);
+      tokens.z = rounded<1>(t2), tokens.w = rounded<1>(t3);
+      *(float4 *)(at + (place ^ 4 * f) + column * order::LANES * PANEL) = tokens;
+    };
 #pragma unroll
     for (int f = 0; f < FOURS; f++) {
-      float4 tokens;
-      tokens.x = rounded<1>(v[f][0]), tokens.y = rounded<1>(v[f][1]);
-      tokens.z = rounded<1>(v[f][2]), tokens.w = rounded<1>(v[f][3]);
-      *(float4 *)(at + (place ^ 4 * f)) = tokens;
+      put(f, 0, v[f][0].x, v[f][1].x, v[f][2].x, v[f][3].x);
+      put(f, 1, v[f][0].y, v[f][1].y, v[f][2].y, v[f][3].y);
+      put(f, 2, v[f][0].z, v[f][1].z, v[f][2].z, v[f][3].z);
+      put(f, 3, v[f][0].w, v[f][1].w, v[f][2].w, v[f][3].w);
     }
   }
 };
 
-/* By one thread: a step of right is fetched to L2, by one of the tiles that will load it. */
-template <int K>
-INLINE_DEVICE void fetch_right(const struct weight_product &p, struct block_share own, int step)
-{
-  int64_t token = (int64_t)step * STEP, left = p.M - token;
-  int tokens = left < STEP ? (int)left : STEP;
-  if (step < own.end && (own.tile == p.tiles || step % p.tiles == own.tile))
-    fetch_to_L2(p.right + token * K, tokens * K * (int)sizeof(float));
-}
+/* One thread of each block has the steps of right fetched to L2 by turns of the tiles that will
+ * load them. */
+struct right_fetch {
+  int next, apart, end; /* steps */
+  INLINE_DEVICE right_fetch(const struct weight_product &p, struct block_share own)
+  {
+    bool alone = own.tile == p.tiles;
+    apart = alone ? 1 : p.tiles;
+    next = alone ? own.first : own.first + (own.tile + p.tiles - own.first % p.tiles) % p.tiles;
+    end = threadIdx.x == MULTIPLIERS ? own.end : next;
+  }
+  INLINE_DEVICE void up_to(const struct weight_product &p, int K, int step)
+  {
+    for (; next < end && next < step; next += apart) {
+      int64_t token = (int64_t)next * STEP, left = p.M - token;
+      int tokens = left < STEP ? (int)left : STEP;
+      fetch_to_L2(p.right + token * K, tokens * K * (int)sizeof(float));
+    }
+  }
+};
 
 template <int K>
 INLINE_DEVICE void turn_right(const struct weight_product &p, struct block_share own,
@@ -177,19 +206,18 @@ INLINE_DEVICE void turn_right(const struct weight_product &p, struct block_share
 {
   typedef right_batches<K> batches;
   batches right(p, own.first);
+  right_fetch fetch(p, own);
   ring_place<RIGHT_STAGES> to = {0, 0};
-  float v[2][batches::FOURS][4];
-  bool fetches = threadIdx.x == MULTIPLIERS, speaks = threadIdx.x % WARP_LANES == 0;
-  int pairs = (own.end - own.first) * batches::PAIRS;
-  for (int i = 0; fetches && i < AHEAD; i++)
-    fetch_right<K>(p, own, own.first + i);
+  float4 v[2][batches::FOURS][4];
+  bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
+  int pairs = (own.end - own.first) * batches::PAIRS, ahead = own.first + AHEAD;
+  fetch.up_to(p, K, ahead);
+#pragma unroll
   for (int i = 0; i < 2; i++)
     right.load(v[i], i);
 #pragma unroll 1
   for (int pair = 0; pair < pairs; pair++) {
     right.step();
-    if (fetches && pair % batches::PAIRS == 0)
-      fetch_right<K>(p, own, own.first + pair / batches::PAIRS + AHEAD);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       bool first = !batches::HALVES || i == 0, last = !batches::HALVES || i == 1; /* of a panel */
@@ -205,6 +233,7 @@ INLINE_DEVICE void turn_right(const struct weight_product &p, struct block_share
         to.step();
       }
     }
+    fetch.up_to(p, K, ahead + (pair + 1) / batches::PAIRS);
   }
 }
 
@@ -259,34 +288,35 @@ INLINE_DEVICE void left_terms(const float *from, float (&terms)[4][4], double (&
   sums[0] += (double)part[0], sums[1] += (double)part[1];
 }
 
-INLINE_DEVICE void put_pair(float *to, float x, float y)
-{
-  float2 two;
-  two.x = x, two.y = y;
-  store_word((float2 *)to, two);
-}
-
 /* This block's sums of this lane's columns of left, `column` and the next, of `columns`. */
 template <int K>
 INLINE_DEVICE void put_part(const struct weight_product &p, const float (&sums)[K / 8][4],
                             int column, int columns, float *part)
 {
-  int t = lane_pair();
-  if (p.turned) {
-    float *to = part + 2 * t * columns + column;
+  typedef right_order<K> order;
 #pragma unroll
-    for (int n = 0; n < K / 8; n++, to += 8 * columns) {
-      put_pair(to, sums[n][0], sums[n][2]);
-      put_pair(to + columns, sums[n][1], sums[n][3]);
-    }
-  } else {
-    float *to = part + column * K + 2 * t;
+  for (int i = 0; i < K / 32; i++)
 #pragma unroll
-    for (int n = 0; n < K / 8; n++) {
-      put_pair(to + 8 * n, sums[n][0], sums[n][1]);
-      put_pair(to + K + 8 * n, sums[n][2], sums[n][3]);
+    for (int e = 0; e < 2; e++) {
+      int n = order::first(i), k = order::column(i, e);
+      auto sum = [&](int j, int half) { return sums[n + j * order::TILES][2 * half + e]; };
+      if (p.turned) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+          float2 two;
+          two.x = sum(j, 0), two.y = sum(j, 1);
+          store_word((float2 *)(part + (k + j) * columns + column), two);
+        }
+      } else {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+          float4 four;
+          four.x = sum(0, half), four.y = sum(1, half);
+          four.z = sum(2, half), four.w = sum(3, half);
+          put_four(part + (column + half) * K + k, 0, four);
+        }
+      }
     }
-  }
 }
 
 template <int K>
