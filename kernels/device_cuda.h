@@ -42,7 +42,7 @@ struct device {
   cublasLtHandle_t blas_lt;
   void *blas_space; /* of cuBLAS and cuBLASLt */
   size_t blas_bytes;
-  void *turned; /* TURNED_BYTES: a matrix that is wanted transposed */
+  void *turned; /* TURNED_BYTES: a matrix that is wanted transposed, or parts of a sum */
   struct product_plan plan[PLANS_KEPT];
   int plans, next_plan; /* kept; the place that the next takes */
   cusolverDnHandle_t solver;

@@ -87,6 +87,10 @@ void OP(linear_fwd)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
     LAUNCH_ROWS(st, M, add_bias, M, N, b, y);
 }
 
+#if defined(__CUDACC__) && REAL_BITS == 32
+#include "kernels/weight_gradient_cuda.h"
+#endif
+
 #ifdef __CUDACC__
 /* Of the paper's shapes, M = 131072, by which the two that follow were measured. */
 enum { MUCH_LARGER = 4 };
@@ -132,6 +136,10 @@ void OP(linear_vjp)(stream st, int64_t M, int64_t K, int64_t N, const DEVICE rea
 {
   if (xb)
     add_input(st, M, K, N, W, yb, beta, xb);
+#if defined(__CUDACC__) && REAL_BITS == 32
+  if (Wb && weight_in_one_pass(st, M, K, N, x, yb, Wb, &bb))
+    Wb = NULL;
+#endif
   if (Wb)
     add_weight(st, M, K, N, x, yb, Wb);
   if (bb)

@@ -110,6 +110,13 @@ INLINE_DEVICE void ask_for_line(const float *at)
 {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
 }
+/* Global memory that others will read soon comes to L2: a multiple of 16 bytes. */
+INLINE_DEVICE void fetch_to_L2(const float *from, int bytes)
+{
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
+               "r"(bytes)
+               : "memory");
+}
 
 INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE_DEVICE void end_products(void)
@@ -276,6 +283,7 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
   copy_16_bytes(to, from, there);
 }
 INLINE_DEVICE void ask_for_line(const float *) {}
+INLINE_DEVICE void fetch_to_L2(const float *, int) {}
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }

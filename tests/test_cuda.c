@@ -93,7 +93,21 @@ static void other_devices(void **state)
   check_ok(backend_cuda_open(PLUGIN_IEEE, &gpu));
 }
 
-/* With products of tf32. */
+/* With products of tf32: gradients of weights. */
+static void rounded_weights(void **state)
+{
+  (void)state;
+  kernels_alone();
+  struct plugin rounded;
+  check_ok(backend_cuda_open(PLUGIN_TF32, &rounded));
+  device_rounded_weights_f32(cpu.f32, rounded.f32, seed);
+  device_rounded_weights_f64(cpu.f64, rounded.f64, seed);
+  if (!emulated)
+    device_many_weights_f32(cpu.f32, rounded.f32, seed);
+  check_ok(backend_cuda_open(PLUGIN_IEEE, &gpu));
+}
+
+/* The other operations. */
 static void rounded_products(void **state)
 {
   (void)state;
@@ -492,6 +506,7 @@ int main(int argc, char **argv)
       cmocka_unit_test(recurrences),
       cmocka_unit_test(other_devices),
       cmocka_unit_test(rounded_products),
+      cmocka_unit_test(rounded_weights),
       cmocka_unit_test(without_trials),
       cmocka_unit_test(graphs),
       cmocka_unit_test(refused_updates),

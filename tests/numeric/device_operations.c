@@ -842,6 +842,55 @@ void device_many_norm_products(const void *cpu, const void *device, uint64_t see
     norm_product(begin(cpu, device, seed), cases[i], ROUNDED_TOLERANCE);
 }
 
+/* Gradients of weights, once with the bias's, and again from the same numbers: the same bits. */
+struct weight_case {
+  int64_t M, K, N;
+};
+static void weight_gradient(struct both b, struct weight_case c)
+{
+  struct array *x = reals(&b, c.M * c.K, -1, 1), *W = reals(&b, c.N * c.K, -1, 1);
+  struct array *yb = reals(&b, c.M * c.N, -0.5, 1), *bb = reals(&b, c.N, -1, 1), *Wb[3];
+  double *once, *again;
+  for (int i = 0; i < 3; i++)
+    Wb[i] = reals(&b, c.N * c.K, -1, 1);
+  ON_BOTH(b)
+  {
+    be->axpby(be->st, c.N * c.K, 1, Wb[0]->at[k], 0, Wb[1]->at[k]);
+    for (int i = 0; i < 3; i++)
+      be->linear_vjp(be->st, c.M, c.K, c.N, x->at[k], W->at[k], yb->at[k], 0, NULL, Wb[i]->at[k],
+                     i == 2 ? bb->at[k] : NULL);
+  }
+  for (int i = 0; i < 3; i++)
+    same(&b, Wb[i], ROUNDED_TOLERANCE, "gradient of W");
+  same(&b, bb, TOLERANCE, "gradient of b");
+  once = values(&b, Wb[0], 1, false), again = values(&b, Wb[1], 1, false);
+  assert_memory_equal(once, again, (size_t)Wb[0]->n * sizeof *once);
+  free(once), free(again);
+  end(&b);
+}
+
+/* x or yb as they are, and turned; columns that are no whole tiles, a warpgroup's and a warp's;
+ * tokens that are no whole steps; and what one pass does not take. */
+#define device_rounded_weights NAME(device_rounded_weights)
+void device_rounded_weights(const void *cpu, const void *device, uint64_t seed)
+{
+  static const struct weight_case cases[] = {
+      {1057, 256, 144}, {577, 128, 300}, {1030, 64, 128}, {257, 64, 132},  {321, 300, 128},
+      {525, 320, 64},   {290, 256, 256}, {333, 128, 129}, {191, 128, 256}, {300, 96, 96}};
+  for (int i = 0; i < (int)(sizeof cases / sizeof *cases); i++)
+    weight_gradient(begin(cpu, device, seed), cases[i]);
+}
+
+#define device_many_weights NAME(device_many_weights)
+void device_many_weights(const void *cpu, const void *device, uint64_t seed)
+{
+  static const struct weight_case cases[] = {{17003, 256, 2320}, {20001, 128, 300},
+                                             {40030, 64, 132},   {17003, 1024, 256},
+                                             {33001, 388, 128},  {35000, 192, 64}};
+  for (int i = 0; i < (int)(sizeof cases / sizeof *cases); i++)
+    weight_gradient(begin(cpu, device, seed), cases[i]);
+}
+
 /* x columns of a wider matrix, biasb over many rows; xb = beta xb + ... */
 #define device_softplus NAME(device_softplus)
 void device_softplus(const void *cpu, const void *device, uint64_t seed)

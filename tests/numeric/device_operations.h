@@ -38,5 +38,7 @@ DECLARE_DEVICE(device_rounded_linear_conv)
 DECLARE_DEVICE(device_many_linear_conv)
 DECLARE_DEVICE(device_rounded_norm_products)
 DECLARE_DEVICE(device_many_norm_products)
+DECLARE_DEVICE(device_rounded_weights)
+DECLARE_DEVICE(device_many_weights)
 #undef DECLARE_DEVICE
 #endif
