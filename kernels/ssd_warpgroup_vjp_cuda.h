@@ -10,10 +10,15 @@
  * also add <Rb,S> up; those of x and yb prepare their head's times, and at last put its cotangents
  * of times together.
  *
+ * Tokens lie in the shared memory, and in sums, in eights whose order is 0 7 1 6 2 5 3 4: of pairs
+ * j <= i, whose rows j are 16 in each warp, all warps have the same number, and nearly at the same
+ * places.  As the forward head has it, m_ij = since_i gap next_j, powers over i's eight up to i,
+ * from the eight after j's to i's, and from j to the eight after.
+ *
  * S' and Rb', yb' and C', B' are left operands in registers, which lie across in shared memory, in
  * rows of 8 k + r.  Their terms are in the order of the right operand's columns:
  *   natural      terms 8 k + t, 8 k + t + 4  are  rows 8 k + t, 8 k + t + 4
- *   w, pairs'    terms 8 k + t, 8 k + t + 4  are  tokens 8 k + 2 t, 8 k + 2 t + 1
+ *   w, pairs'    terms 8 k + t, 8 k + t + 4  are  tokens 2 t, 2 t + 1 of eight k
  * the latter so that z' is w where it has been computed.  Operands in registers are rounded, but
  * those of yb'; those in shared memory that were computed, and B, were rounded when stored. */
 #ifndef KERNELS_SSD_WARPGROUP_VJP_CUDA_H
@@ -29,17 +34,45 @@ enum {
 };
 typedef panels<TENSOR_TOKENS> token_panels; /* of as many rows, tokens or channels, all of them */
 
+/* The order of eights, above: the eight of place n, and the place of eight a. */
+INLINE_DEVICE int eight_at(int n) { return n / 2 ^ n % 2 * 7; }
+INLINE_DEVICE int place_of_eight(int a) { return a < 4 ? 2 * a : 15 - 2 * a; }
+/* Token 2 t of the eight at n */
+INLINE_DEVICE int own_token(int n) { return 8 * eight_at(n) + 2 * lane_pair(); }
+
 /* Each given when what it is named after has come, or (read) is no longer needed. */
-struct backward_signals {
+struct alignas(16) backward_signals {
   uint64_t S, S_read, Rb, Rb_read;
   uint64_t tokens[2], ended[2]; /* x, yb and times of a head; the head */
   uint64_t panels, panels_read; /* B and C */
+  uint64_t rounded;             /* B */
   uint64_t pairs, pairs_read;   /* given twice a chunk: transposed first; once */
 };
 
-/* Sums over what a warp has: state_sums. */
-struct warp_sums {
-  float a[STATE_WARPS][TENSOR_TOKENS], b[HEAD_WARPS][TENSOR_TOKENS], through[2];
+/* Of a head's tokens.  share = next dt; gap[b][a], b < a: from the eight after b to a. */
+struct alignas(16) eight_times {
+  float2 sum[TENSOR_TOKENS]; /* L, in two floats */
+  float gap[8][8];
+  float dt[TENSOR_TOKENS], leave[TENSOR_TOKENS], until[TENSOR_TOKENS], scaled[TENSOR_TOKENS];
+  float since[TENSOR_TOKENS], next[TENSOR_TOKENS], share[TENSOR_TOKENS];
+  float A, last; /* e_{q-1} */
+};
+
+/* Of a head, what lb is made of.  For k in eight c, across_k is what pairs have
+ *   i in a later eight, j in c     sum_{j<k} dt_j direct_j, of later eights
+ *   i in a later, j in an earlier  sum of rows_i
+ *   i in c, j in an earlier        sum_{i>=k} rows_i
+ *   i and j in c                   within_k */
+struct alignas(16) eight_sums {
+  float direct[2][TENSOR_TOKENS]; /* of i in later eights; in j's */
+  float rows[7][TENSOR_TOKENS];   /* by the eight of j: sum_j K_ij */
+  float within[TENSOR_TOKENS];
+  float own[TENSOR_TOKENS]; /* z_ii */
+};
+
+/* Sums over what a warp has of the states: a, b, <Rb,S>. */
+struct alignas(16) warp_sums {
+  float a[STATE_WARPS][TENSOR_TOKENS], b[STATE_WARPS][TENSOR_TOKENS], through[2];
 };
 
 enum {
@@ -50,9 +83,9 @@ enum {
   W_PLACE = 4 * (int)WIDE,
   X_PLACE = (int)W_PLACE + (int)NARROW, /* and yb, of even steps; those of odd ones */
   BACKWARD_TILES = (int)X_PLACE + 4 * (int)NARROW,
-  BACKWARD_FLOATS =
-      BACKWARD_TILES + FLOATS_OF(struct backward_signals) +
-      2 * (FLOATS_OF(struct head_times) + FLOATS_OF(struct head_sums) + FLOATS_OF(struct warp_sums))
+  BACKWARD_FLOATS = BACKWARD_TILES + FLOATS_OF(struct backward_signals) +
+                    2 * (FLOATS_OF(struct eight_times) + FLOATS_OF(struct eight_sums) +
+                         FLOATS_OF(struct warp_sums))
 };
 
 /* Of the shared memory.  `step` numbers the heads of all of the block's chunks. */
@@ -69,19 +102,19 @@ struct backward_memory {
   {
     return (struct backward_signals *)(all + BACKWARD_TILES);
   }
-  INLINE_DEVICE struct head_times *times(int step) const
+  INLINE_DEVICE struct eight_times *all_times(void) const
   {
-    return (struct head_times *)(signals() + 1) + (step & 1);
+    return (struct eight_times *)(signals() + 1);
   }
-  INLINE_DEVICE struct head_sums *sums(int step) const
+  INLINE_DEVICE struct eight_sums *all_sums(void) const
   {
-    return (struct head_sums *)((struct head_times *)(signals() + 1) + 2) + (step & 1);
+    return (struct eight_sums *)(all_times() + 2);
   }
+  INLINE_DEVICE struct eight_times *times(int step) const { return all_times() + (step & 1); }
+  INLINE_DEVICE struct eight_sums *sums(int step) const { return all_sums() + (step & 1); }
   INLINE_DEVICE struct warp_sums *of_warps(int step) const
   {
-    return (struct warp_sums *)((struct head_sums *)((struct head_times *)(signals() + 1) + 2) +
-                                2) +
-           (step & 1);
+    return (struct warp_sums *)(all_sums() + 2) + (step & 1);
   }
   /* By all threads, before anything else. */
   INLINE_DEVICE void make_signals(void) const
@@ -94,6 +127,7 @@ struct backward_memory {
       for (int i = 0; i < 2; i++)
         make_signal(s->tokens + i, WARP_LANES), make_signal(s->ended + i, multiplying + 2);
       make_signal(&s->panels, 2 * WARP_LANES), make_signal(&s->panels_read, STATE_WARPS);
+      make_signal(&s->rounded, GROUP_LANES);
       make_signal(&s->pairs, GROUP_LANES), make_signal(&s->pairs_read, STATE_WARPS);
     }
     __syncthreads();
@@ -185,12 +219,12 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
       if (step > 0)
         await_signal(ENTERS ? &s->S_read : &s->Rb_read, step - 1);
       if (there)
-        states.copy_by_eights(ENTERS ? m.S() : m.Rb(), h * PN, (int)d.P);
+        states.copy_by_eights(ENTERS ? m.S() : m.Rb(), h * PN, (int)d.P, [](int a) { return a; });
       if (h == 0) {
         copies panel((ENTERS ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
         if (use > 0)
           await_signal(&s->panels_read, use - 1);
-        panel.copy_by_eights(ENTERS ? m.C() : m.B(), 0, g.q);
+        panel.copy_by_eights(ENTERS ? m.C() : m.B(), 0, g.q, place_of_eight);
       }
       await_own_copies();
       if (h == 0)
@@ -209,8 +243,89 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
   }
 }
 
-/* By one warp, which has the heads of even or odd steps.  When one has ended, its times are done
- * with while the copies of the next are on their way. */
+/* Of tokens 2 l and 2 l + 1 of a warp's lane l, to all of a head's times. */
+INLINE_DEVICE void prepare_eights(float2 dt, float A, struct eight_times *to)
+{
+  int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, of_eight = lane & ~3;
+  double l[2], all;
+  add_up_times(dt, A, l, &all);
+  double begin = from_lane(l[0], lane ^ of_eight),
+         end = from_lane(l[0], lane ^ ((of_eight + 4) & 31));
+  auto power = [](double x) { return power_of_2((float)x); };
+  auto two = [](float x, float y) {
+    float2 both;
+    both.x = x, both.y = y;
+    return both;
+  };
+  float2 leave = two(power(all - l[0]), power(all - l[1])), next = {};
+  if (of_eight < 28)
+    next = two(power(end - l[0]), power(end - l[1]));
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    to->sum[first + i].x = (float)l[i], to->sum[first + i].y = (float)(l[i] - (double)(float)l[i]);
+  pair_at(to->dt, first) = dt;
+  pair_at(to->leave, first) = leave;
+  pair_at(to->scaled, first) = two(leave.x * dt.x, leave.y * dt.y);
+  pair_at(to->until, first) = two(power(l[0]), power(l[1]));
+  pair_at(to->since, first) = two(power(l[0] - begin), power(l[1] - begin));
+  pair_at(to->next, first) = next;
+  pair_at(to->share, first) = two(next.x * dt.x, next.y * dt.y);
+  to->A = A;
+  to->last = power(all);
+  __syncwarp();
+  int b = lane_row();
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int a = 2 * lane_pair() + i;
+    to->gap[b][a] = a > b ? decay_over(to->sum[8 * a], to->sum[8 * b + 8]) : 0;
+  }
+}
+
+/* What dtb is made of, of what eights have. */
+INLINE_DEVICE struct time_parts parts_of_times(const struct eight_times *times,
+                                               const struct eight_sums *from,
+                                               const struct warp_sums *states, bool enters,
+                                               bool leaves)
+{
+  int first = (int)threadIdx.x % WARP_LANES * 2, eight = lane_row();
+  auto own = [&](const float *of) { return *(const float2 *)(of + first); };
+  float2 dt = own(times->dt), later = own(from->direct[0]), near = own(from->direct[1]);
+  float2 within = own(from->within), z = own(from->own);
+  float rows[2] = {}, all = 0, before[8] = {};
+  struct time_parts p = {times->A, 0,  {dt.x, dt.y}, {}, {later.x + near.x, later.y + near.y},
+                         {},       {}, {z.x, z.y}};
+  if (enters && leaves)
+    p.through = (states->through[0] + states->through[1]) * times->last;
+#pragma unroll
+  for (int part = 0; part < STATE_WARPS; part++) {
+    if (enters)
+      add_two(p.a, own(states->a[part]));
+    if (leaves)
+      add_two(p.b, own(states->b[part]));
+  }
+  /* before[c]: i after eight c, j before it */
+#pragma unroll
+  for (int b = 0; b < 7; b++) {
+    float2 two = {};
+    if (b < eight)
+      two = own(from->rows[b]);
+    add_two(rows, two);
+    all += two.x + two.y;
+    before[b + 1] = eight > b + 1 ? all : 0;
+  }
+  float earlier = sum_over_rows(before);
+  earlier += from_lane(earlier, 1);
+  earlier += from_lane(earlier, 2);
+  float weighed = p.dt[0] * later.x;
+  struct sums_around column = sums_among<4>(weighed + p.dt[1] * later.y);
+  struct sums_around row = sums_among<4>(rows[0] + rows[1]);
+  p.across[0] = within.x + (earlier + column.before) + (row.after + rows[1] + rows[0]);
+  p.across[1] = within.y + (earlier + column.before + weighed) + (row.after + rows[1]);
+  return p;
+}
+
+/* By one warp, which has the heads of even or odd steps.  When one has ended, the copies of the
+ * next begin, and what does not hinder it is done while others go on with it. */
 INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
                                struct backward_grid grid, struct backward_memory m, int own)
 {
@@ -225,36 +340,38 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
       v += (int)gridDim.x;
     bool there = v < grid.count;
     float2 dt = {};
+    struct time_parts parts = {};
     if (use > 0)
       await_signal(s->ended + own, use - 1);
     if (there) {
       struct group_chunk g(d, f, grid, v);
       struct chunk k = g.head(d, grid, h);
+      dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
 #pragma unroll 1
       for (int i = 0; i < 2; i++) /* a loop, for the sake of registers */
         copies(i ? cotangent_tokens(d, k, f.yb) : x_of(d, k, f.x), i ? d.H * d.P : d.ld, (int)d.P,
                lane)
-            .copy_by_eights({m.x(own).at + i * NARROW}, 0, k.q);
-      dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
+            .copy_by_eights({m.x(own).at + i * NARROW}, 0, k.q, place_of_eight);
     }
     keep_little(own), keep_little(v), keep_little(h);
+    int last_v = v, last_h = h - 2;
+    for (; last_h < 0; last_h += grid.heads)
+      last_v -= (int)gridDim.x;
     if (use > 0) {
-      int last_v = v, last_h = h - 2;
-      for (; last_h < 0; last_h += grid.heads)
-        last_v -= (int)gridDim.x;
       struct group_chunk g(d, f, grid, last_v);
-      const struct warp_sums *sums = m.of_warps(own);
-      struct state_sums states = {sums->a[0], sums->b[0], sums->through};
-      time_cotangents<STATE_WARPS, 2>(d, f, g.head(d, grid, last_h), m.times(own), m.sums(own),
-                                      states, g.enters, g.leaves);
+      parts = parts_of_times(m.times(own), m.sums(own), m.of_warps(own), g.enters, g.leaves);
       __syncwarp();
     }
+    keep_little(own), keep_little(v);
+    if (there) {
+      prepare_eights(dt, decay_rate(f.A_log, v % grid.groups * grid.heads + h), m.times(own));
+      await_own_copies();
+      arrive(s->tokens + own, true);
+    }
+    if (use > 0)
+      put_time_cotangents(d, f, group_chunk(d, f, grid, last_v).head(d, grid, last_h), parts);
     if (!there)
       break;
-    keep_little(own), keep_little(v);
-    prepare_times(dt, decay_rate(f.A_log, v % grid.groups * grid.heads + h), m.times(own));
-    await_own_copies();
-    arrive(s->tokens + own, true);
   }
 }
 
@@ -287,9 +404,9 @@ INLINE_DEVICE void product_by_halves(float (&sums)[PANEL_TILES][4], operand righ
   group_product<true, HALF_TILES>(sums, terms, right);
 }
 
-/* sums = a b, both in shared memory */
+/* sums = a b, both in shared memory: begun; and done */
 template <int TERMS>
-INLINE_DEVICE void shared_product(float (&sums)[PANEL_TILES][4], operand left, operand right)
+INLINE_DEVICE void begin_shared_product(float (&sums)[PANEL_TILES][4], operand left, operand right)
 {
   settle_sums(sums);
   begin_products();
@@ -298,15 +415,19 @@ INLINE_DEVICE void shared_product(float (&sums)[PANEL_TILES][4], operand left, o
     group_mma(sums, terms_behind<TENSOR_TOKENS>(left, k), terms_behind<TENSOR_TOKENS>(right, k),
               k > 0);
   end_products();
+}
+INLINE_DEVICE void finish_product(float (&sums)[PANEL_TILES][4])
+{
   await_products<0>();
   settle_sums(sums);
 }
 
-/* dots[2 n + e] of tokens 32 half + 8 n + 2 t + e, added up over the rows that a warp has */
+/* dots[2 i + e] of tokens 2 t + e of the eight at 4 half + i, added up over the rows that a warp
+ * has */
 INLINE_DEVICE void put_dots(const float (&dots)[8], int half, const float *factor, float *to)
 {
-  struct place at = {0, {0, 0}, half, 0};
-  store_dots(at, dots, factor, to);
+  int g = lane_row(), token = own_token(4 * half + g / 2) + g % 2;
+  to[token] = sum_over_rows(dots) * factor[token];
 }
 
 /* ---- the warpgroups that have the states' columns ---- */
@@ -346,10 +467,11 @@ INLINE_DEVICE void multiply_across(float (&sums)[PANEL_TILES][4], const float *e
   });
 }
 
-/* Of sums = (S' yb')': Cb += e sums; a.  even, odd: C of tokens 2 t and 2 t + 1. */
-INLINE_DEVICE void add_entering(const float (&sums)[PANEL_TILES][4], const float *even,
-                                const float *odd, const float *until, float (&Cb)[PANEL_TILES][4],
-                                float *a)
+/* Of sums = (S' yb')': Cb += e sums; a.  Of (Rb' x')': Bb += r dt sums; b.  even, odd: C, or B, of
+ * tokens 2 t and 2 t + 1. */
+INLINE_DEVICE void add_products(const float (&sums)[PANEL_TILES][4], const float *even,
+                                const float *odd, const float *scale, const float *factor,
+                                float (&out)[PANEL_TILES][4], float *dots_to)
 {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -358,25 +480,13 @@ INLINE_DEVICE void add_entering(const float (&sums)[PANEL_TILES][4], const float
     for (int i = 0; i < PAIR_TILES; i++) {
       int n = PAIR_TILES * half + i;
       float2 c0 = *(const float2 *)(even + n * EIGHT), c1 = *(const float2 *)(odd + n * EIGHT);
-      float2 e = *(const float2 *)(until + 8 * n + 2 * lane_pair());
+      float2 e = *(const float2 *)(scale + own_token(n));
       dots[2 * i] = c0.x * sums[n][0] + c0.y * sums[n][2];
       dots[2 * i + 1] = c1.x * sums[n][1] + c1.y * sums[n][3];
-      Cb[n][0] += e.x * sums[n][0], Cb[n][1] += e.y * sums[n][1];
-      Cb[n][2] += e.x * sums[n][2], Cb[n][3] += e.y * sums[n][3];
+      out[n][0] += e.x * sums[n][0], out[n][1] += e.y * sums[n][1];
+      out[n][2] += e.x * sums[n][2], out[n][3] += e.y * sums[n][3];
     }
-    put_dots(dots, half, until, a);
-  }
-}
-
-/* Bb += r dt sums */
-INLINE_DEVICE void add_leaving(const float (&sums)[PANEL_TILES][4], const float *scaled,
-                               float (&Bb)[PANEL_TILES][4])
-{
-#pragma unroll
-  for (int n = 0; n < PANEL_TILES; n++) {
-    float2 s = *(const float2 *)(scaled + 8 * n + 2 * lane_pair());
-    Bb[n][0] += s.x * sums[n][0], Bb[n][1] += s.y * sums[n][1];
-    Bb[n][2] += s.x * sums[n][2], Bb[n][3] += s.y * sums[n][3];
+    put_dots(dots, half, factor, dots_to);
   }
 }
 
@@ -387,12 +497,13 @@ INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, fl
   real *to = out + g.panel(d) + 2 * lane_pair() * d.ld + column;
   int left = column < d.N ? g.q - 2 * lane_pair() : 0;
 #pragma unroll
-  for (int n = 0; n < PANEL_TILES; n++, to += 8 * d.ld)
+  for (int a = 0; a < PANEL_TILES; a++, to += 8 * d.ld)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
+      int n = place_of_eight(a);
       float2 two;
       two.x = sums[n][e], two.y = sums[n][2 + e];
-      if (8 * n + e < left)
+      if (8 * a + e < left)
         put_two((float2 *)(to + e * d.ld), beta, two);
     }
 }
@@ -416,7 +527,7 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
 #pragma unroll 1
     for (int h = 0; h < grid.heads; h++, step++) {
       int which = step & 1;
-      const struct head_times *times = m.times(which);
+      const struct eight_times *times = m.times(which);
       struct warp_sums *to = m.of_warps(which);
       operand x = all.behind(X_PLACE + which * 2 * NARROW);
       await_signal(&s->S, step);
@@ -425,13 +536,16 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
         multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW));
       release(&s->S_read);
       if (g.enters)
-        add_entering(sums, C + tokens, C + past_one(tokens), times->until, Cb, to->a[own_warp()]);
+        add_products(sums, C + tokens, C + past_one(tokens), times->until, times->until, Cb,
+                     to->a[own_warp()]);
       await_signal(&s->Rb, step);
       if (g.leaves)
         multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x);
       release(&s->Rb_read);
+      await_signal(&s->rounded, use);
       if (g.leaves)
-        add_leaving(sums, times->scaled, Bb);
+        add_products(sums, B + tokens, B + past_one(tokens), times->scaled, times->leave, Bb,
+                     to->b[own_warp()]);
       release(s->ended + which);
     }
     await_signal(&s->pairs, 2 * use);
@@ -449,19 +563,20 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
 
 enum { W_READ = 1, W_WEIGHED }; /* barriers of it */
 
-/* Where w goes: a token's two columns are four terms apart. */
+/* Where w goes, of eight rows of places 2 w + half: a token's two columns are four terms apart. */
 struct panels_of_weights {
-  float *row; /* this lane's of its warp's first eight */
-  int j0;     /* of them */
-  INLINE_DEVICE panels_of_weights(token_panels w, int first)
-      : row(w.at + first * PANEL + lane_row() * PANEL + lane_pair()), j0(first)
+  float *w;
+  int first; /* this lane's, in the first of them */
+  INLINE_DEVICE explicit panels_of_weights(token_panels to)
+      : w(to.at),
+        first((own_warp() % HEAD_WARPS * 16 + lane_row()) * PANEL + 4 * lane_row() + lane_pair())
   {
   }
-  INLINE_DEVICE void put(int j, int i0, float w0, float w1) const
+  INLINE_DEVICE int row(int half) const { return first + half * EIGHT; }
+  INLINE_DEVICE void put(int row, int n, float w0, float w1) const
   {
-    float *at = row + (i0 / PANEL * TENSOR_TOKENS + j - j0) * PANEL;
-    int four = i0 % PANEL / 4, g = lane_row();
-    at[4 * (four ^ g)] = rounded<1>(w0), at[4 * ((four + 1) ^ g)] = rounded<1>(w1);
+    float *at = w + n / 4 * (TENSOR_TOKENS * PANEL);
+    at[row ^ n % 4 * 8] = rounded<1>(w0), at[row ^ (n % 4 * 8 + 4)] = rounded<1>(w1);
   }
 };
 
@@ -494,34 +609,144 @@ INLINE_DEVICE void load_across(struct own_numbers own, float *yb, float (&terms)
 /* z' = x yb', x rounded */
 INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], token_panels x, operand yb)
 {
+  float terms[PANEL_TILES][4];
   int row = own_warp() % HEAD_WARPS * 16 + lane_row();
   const float *at = x.at + row * PANEL + lane_pair();
-  product_by_halves<false>(z, yb, [&](float(&terms)[HALF_TILES][4], int first) {
 #pragma unroll
-    for (int k = 0; k < HALF_TILES; k++)
+  for (int k = 0; k < PANEL_TILES; k++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        int panel = (first + k) / 4, four = (first + k) % 4 * 2 + i / 2;
-        terms[k][i] =
-            rounded<1>(at[(panel * TENSOR_TOKENS + i % 2 * 8) * PANEL + 4 * (four ^ lane_row())]);
-      }
-  });
+    for (int i = 0; i < 4; i++) {
+      int panel = k / 4, four = k % 4 * 2 + i / 2;
+      terms[k][i] =
+          rounded<1>(at[(panel * TENSOR_TOKENS + i % 2 * 8) * PANEL + 4 * (four ^ lane_row())]);
+    }
+  group_product<false, 0>(z, terms, yb);
 }
 
-/* w of a warp's rows, and what else follows from z'. */
-INLINE_DEVICE void weigh_rows(struct weighing<panels_of_weights> weigh, int rows,
-                              const float (&scores)[PANEL_TILES][4],
-                              const float (&z)[PANEL_TILES][4], float (&pairs)[PANEL_TILES][4])
-{
-#pragma unroll
-  for (int quarter = 0; quarter < QUARTERS; quarter++) {
-    int n = 2 * quarter;
-    if (quarter > rows)
-      weigh.later(QUARTER * quarter, scores + n, z + n, pairs + n);
-    else if (quarter == rows)
-      weigh.same(scores + n, z + n, pairs + n);
+/* A warp's pairs: rows j of two eights, w and 7 - w, at places 2 w and 2 w + 1.  Of columns i in
+ * eights u and 7 - u, u = 0 to 3, those of 7 - u come after eight w; and either u does (w < u), or
+ * 7 - u comes after 7 - w (u < w), or they are these two eights. */
+struct weighing_eights {
+  const struct eight_times *times;
+  struct eight_sums *sums;
+  struct panels_of_weights w;
+  int warp;
+  INLINE_DEVICE int eight(int half) const { return half ? 7 - warp : warp; }
+
+  /* Two pairs: w, and K; what pairs get; direct. */
+  struct two_pairs {
+    float w[2], K[2], both[2], direct;
+    INLINE_DEVICE two_pairs(float m0, float m1, float factor, float2 scores, float2 z)
+    {
+      float pair0 = m0 * factor, pair1 = m1 * factor, s0 = scores.x * z.x, s1 = scores.y * z.y;
+      w[0] = scores.x * pair0, w[1] = scores.y * pair1;
+      K[0] = pair0 * s0, K[1] = pair1 * s1;
+      both[0] = pair0 * z.x, both[1] = pair1 * z.y;
+      direct = m0 * s0 + m1 * s1;
+    }
+  };
+
+  /* In j's own eight.  across_k there: K is summed along i from k on, then over j < k. */
+  INLINE_DEVICE struct two_pairs same(int half, float2 scores, float2 z, float *across) const
+  {
+    int g = lane_row(), t = lane_pair(), first = 8 * eight(half), past = 2 * t - g; /* i - j */
+    float2 at_j = times->sum[first + g];
+    float2 at_0 = times->sum[first + 2 * t], at_1 = times->sum[first + 2 * t + 1];
+    float m0 = past >= 0 ? decay_over(at_0, at_j) : 0, m1 = past >= -1 ? decay_over(at_1, at_j) : 0;
+    struct two_pairs two(m0, m1, times->dt[first + g], scores, z);
+    if (past == 0 || past == -1)
+      sums->own[first + g] = past == 0 ? z.x : z.y;
+    float all = two.K[0] + two.K[1], other = from_lane(all, 1), after = t & 1 ? 0 : other;
+    other = from_lane(all + other, 2);
+    after += t & 2 ? 0 : other;
+    across[0] = past > 0 ? after + two.K[1] + two.K[0] : 0;
+    across[1] = past >= 0 ? after + two.K[1] : 0;
+    return two;
   }
-}
+
+  /* v[i] of the four lanes of a row: of kind i % 2, rows g of eight(i / 2) */
+  INLINE_DEVICE void store_direct(const float (&v)[4]) const
+  {
+    bool second = lane_pair() & 1, upper = lane_pair() & 2;
+    float a = (second ? v[1] : v[0]) + from_lane(second ? v[0] : v[1], 1);
+    float b = (second ? v[3] : v[2]) + from_lane(second ? v[2] : v[3], 1);
+    float mine = (upper ? b : a) + from_lane(upper ? a : b, 2);
+    sums->direct[lane_pair() & 1][8 * eight(lane_pair() / 2) + lane_row()] = mine;
+  }
+  /* Sums of rows of eight j: what lane (g,t) has of columns of eight i */
+  INLINE_DEVICE void store_rows(int j, int i, float row) const
+  {
+    sums->rows[j][8 * i + 2 * lane_pair() + lane_row() % 2] = row;
+  }
+
+  INLINE_DEVICE void weigh(const float (&scores)[PANEL_TILES][4], const float (&z)[PANEL_TILES][4],
+                           float (&pairs)[PANEL_TILES][4]) const
+  {
+    int g = lane_row(), t = lane_pair();
+    float share0 = times->share[8 * warp + g], share1 = times->share[8 * (7 - warp) + g];
+    float direct[4] = {0, 0, 0, 0}, always[8], either[8], across[4];
+    float2 own_scores[2] = {}, own_z[2] = {};
+    float4 near = *(const float4 *)times->gap[warp], far = *(const float4 *)(times->gap[warp] + 4);
+    float4 other = *(const float4 *)(times->gap[7 - warp] + 4);
+    float near_gap[4] = {near.x, near.y, near.z, near.w}, far_gap[4] = {far.w, far.z, far.y, far.x};
+    float other_gap[4] = {other.w, other.z, other.y, other.x};
+#pragma unroll
+    for (int u = 0; u < 4; u++) {
+      const float(&s0)[4] = scores[2 * u], (&s1)[4] = scores[2 * u + 1];
+      const float(&z0)[4] = z[2 * u], (&z1)[4] = z[2 * u + 1];
+      float2 since0 = *(const float2 *)(times->since + 8 * u + 2 * t);
+      float2 since1 = *(const float2 *)(times->since + 8 * (7 - u) + 2 * t);
+      float m0 = since1.x * far_gap[u], m1 = since1.y * far_gap[u];
+      struct two_pairs all(m0, m1, share0, {s1[0], s1[1]}, {z1[0], z1[1]});
+      direct[0] += all.direct;
+      pairs[2 * u + 1][0] += all.both[0], pairs[2 * u + 1][1] += all.both[1];
+      always[2 * u] = all.K[0], always[2 * u + 1] = all.K[1];
+      w.put(w.row(0), 2 * u + 1, all.w[0], all.w[1]);
+      /* the others: of rows of eight w, or of 7 - w */
+      bool first = u > warp;
+      float2 own_s = {first ? s0[0] : s1[2], first ? s0[1] : s1[3]};
+      float2 own = {first ? z0[0] : z1[2], first ? z0[1] : z1[3]};
+      either[2 * u] = either[2 * u + 1] = 0;
+      if (u == warp) {
+        own_scores[0] = {s0[0], s0[1]}, own_z[0] = {z0[0], z0[1]};
+        own_scores[1] = own_s, own_z[1] = own;
+        continue;
+      }
+      float gap = first ? near_gap[u] : other_gap[u];
+      m0 = (first ? since0.x : since1.x) * gap, m1 = (first ? since0.y : since1.y) * gap;
+      struct two_pairs one(m0, m1, first ? share0 : share1, own_s, own);
+      either[2 * u] = one.K[0], either[2 * u + 1] = one.K[1];
+      /* place 2 u + 1 lies where 2 u does, but for the fours' order */
+      w.put(first ? w.row(0) : w.row(1) ^ 8, 2 * u, one.w[0], one.w[1]);
+      direct[0] += first ? one.direct : 0, direct[2] += first ? 0 : one.direct;
+#pragma unroll
+      for (int e = 0; e < 2; e++)
+        pairs[2 * u][e] += first ? one.both[e] : 0,
+            pairs[2 * u + 1][2 + e] += first ? 0 : one.both[e];
+    }
+    direct[0] *= times->next[8 * warp + g], direct[2] *= times->next[8 * (7 - warp) + g];
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      struct two_pairs two = same(half, own_scores[half], own_z[half], across + 2 * half);
+      direct[2 * half + 1] = two.direct;
+      w.put(w.row(half), 2 * warp + half, two.w[0], two.w[1]);
+#pragma unroll
+      for (int u = 0; u < 4; u++)
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+          pairs[2 * u + half][2 * half + e] += u == warp ? two.both[e] : 0;
+    }
+    store_direct(direct);
+    float within = sum_over_rows(across);
+    if (g % 2 == 0)
+      sums->within[8 * eight(g / 4) + 2 * t + g / 2 % 2] = within;
+    int u = g / 2;
+    store_rows(warp, 7 - u, sum_over_rows(always));
+    float row = sum_over_rows(either);
+    if (u != warp)
+      store_rows(u > warp ? warp : 7 - warp, u > warp ? u : 7 - u, row);
+  }
+};
 
 /* D of channels p and p + 8. */
 INLINE_DEVICE void load_skips(struct ssd_shape d, const real *D, int64_t h, float (&skips)[2])
@@ -533,24 +758,13 @@ INLINE_DEVICE void load_skips(struct ssd_shape d, const real *D, int64_t h, floa
   }
 }
 
-/* Of xb' = Rb B': b, and r dt times it. */
-INLINE_DEVICE void scale_leaving(struct own_numbers own, float *x, const struct head_times *times,
-                                 float (&xb)[PANEL_TILES][4], float *b)
+/* xb' *= r dt */
+INLINE_DEVICE void scale_leaving(const float *scaled, float (&xb)[PANEL_TILES][4])
 {
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float dots[8];
-#pragma unroll
-    for (int i = 0; i < PAIR_TILES; i++) {
-      int n = PAIR_TILES * half + i;
-      float2 scaled = *(const float2 *)(times->scaled + 8 * n + 2 * lane_pair());
-#pragma unroll
-      for (int e = 0; e < 2; e++) {
-        dots[2 * i + e] = *own.at(x, n, e, 0) * xb[n][e] + *own.at(x, n, e, 1) * xb[n][2 + e];
-        xb[n][e] *= e ? scaled.y : scaled.x, xb[n][2 + e] *= e ? scaled.y : scaled.x;
-      }
-    }
-    put_dots(dots, half, times->leave, b);
+  for (int n = 0; n < PANEL_TILES; n++) {
+    float2 s = *(const float2 *)(scaled + own_token(n));
+    xb[n][0] *= s.x, xb[n][1] *= s.y, xb[n][2] *= s.x, xb[n][3] *= s.y;
   }
 }
 
@@ -564,13 +778,13 @@ INLINE_DEVICE void put_inputs(struct ssd_shape d, struct chunk k, float beta,
   auto for_numbers = [&](auto f) {
     real *row = first;
 #pragma unroll
-    for (int n = 0; n < PANEL_TILES; n++, row += 8 * d.ld)
+    for (int a = 0; a < PANEL_TILES; a++, row += 8 * d.ld)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        if (8 * n + i % 2 < left[i / 2])
-          f(xb[n][i], row + i % 2 * d.ld + i / 2 * 8);
+        if (8 * a + i % 2 < left[i / 2])
+          f(xb[place_of_eight(a)][i], row + i % 2 * d.ld + i / 2 * 8);
   };
-  if (beta != 0)
+  if (__builtin_expect(beta != 0, 0))
     for_numbers([&](float &own, const real *at) { own += beta * *at; });
   for_numbers([&](float &own, real *at) { *at = own; });
 }
@@ -596,13 +810,12 @@ INLINE_DEVICE void show_pairs(struct own_numbers own, struct backward_memory m,
                               const float (&pairs)[PANEL_TILES][4], int use)
 {
   struct backward_signals *s = m.signals();
-  int first = own_warp() % HEAD_WARPS * QUARTER;
-  struct panels_of_weights transposed(m.w(), first);
+  struct panels_of_weights transposed(m.w());
 #pragma unroll
   for (int n = 0; n < PANEL_TILES; n++)
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      transposed.put(first + 8 * half, 8 * n, pairs[n][2 * half], pairs[n][2 * half + 1]);
+      transposed.put(transposed.row(half), n, pairs[n][2 * half], pairs[n][2 * half + 1]);
   show_to_products();
   arrive(&s->pairs, true);
   await_signal(&s->pairs_read, use);
@@ -631,8 +844,10 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
     await_signal(&s->panels, use);
     prepare_panels(m);
     show_to_products();
+    arrive(&s->rounded, true);
     await_barrier<W_WEIGHED, GROUP_LANES>();
-    shared_product<TENSOR_STATE>(scores, all.behind(B_PLACE), all.behind(C_PLACE));
+    begin_shared_product<TENSOR_STATE>(scores, all.behind(B_PLACE), all.behind(C_PLACE));
+    finish_product(scores);
 #pragma unroll 1
     for (int h = 0; h < grid.heads; h++, step++) {
       int which = step & 1;
@@ -641,8 +856,9 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
       await_signal(s->tokens + which, step / 2);
       multiply_own_tokens(z, m.x(which), all.behind(X_PLACE + which * 2 * NARROW + NARROW));
       await_barrier<W_READ, GROUP_LANES>();
-      weigh_rows({m.times(which), m.sums(which), {m.w(), QUARTER * w}, QUARTER * w}, w, scores, z,
-                 pairs);
+      struct weighing_eights own_pairs = {m.times(which), m.sums(which), panels_of_weights(m.w()),
+                                          w};
+      own_pairs.weigh(scores, z, pairs);
       show_to_products();
       await_barrier<W_WEIGHED, GROUP_LANES>();
       keep_little(which), keep_little(v);
@@ -650,12 +866,14 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
       load_skips(d, f.D, k.h, D);
       clear_sums(xb);
       await_signal(&s->Rb, step);
+      if (g.leaves)
+        begin_shared_product<TENSOR_STATE>(xb, all.behind(RB_PLACE), all.behind(B_PLACE));
+      load_across(own, m.yb(which).at, terms);
       if (g.leaves) {
-        shared_product<TENSOR_STATE>(xb, all.behind(RB_PLACE), all.behind(B_PLACE));
-        scale_leaving(own, m.x(which).at, m.times(which), xb, m.of_warps(which)->b[w]);
+        finish_product(xb);
+        scale_leaving(m.times(which)->scaled, xb);
       }
       release(&s->Rb_read);
-      load_across(own, m.yb(which).at, terms);
       group_product<true, 0>(xb, terms, all.behind(W_PLACE));
 #pragma unroll
       for (int n = 0; n < PANEL_TILES; n++)

@@ -33,6 +33,15 @@ enum { PANEL = 32, GROUP_LANES = 128 };
 #define HAS_WARPGROUPS 0
 #endif
 
+/* What follows from i is computed anew behind this: few registers are to keep it. */
+#ifdef __NVCC__
+INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
+INLINE_DEVICE void keep_pointer(const float *&at) { asm volatile("" : "+l"(at)); }
+#else
+INLINE_DEVICE void keep_little(int &) {}
+INLINE_DEVICE void keep_pointer(const float *&) {}
+#endif
+
 /* (ROWS, any number of panels) */
 template <int ROWS> struct panels {
   float *at;
@@ -69,16 +78,24 @@ template <int THREADS, int ROWS, int LD> struct panel_copies {
       at += STEP * ld;
     }
   }
-  /* The same of fewer threads: a loop whose registers are few. */
-  INLINE_DEVICE void copy_by_eights(panels<ROWS> to, int64_t distance, int rows) const
+  /* The same of fewer threads, in a loop of few registers: rows of an eight at a time, of all
+   * eights, which go where `place_of` has them. */
+  template <class PLACE>
+  INLINE_DEVICE void copy_by_eights(panels<ROWS> to, int64_t distance, int rows,
+                                    PLACE place_of) const
   {
-    const float *at = from + distance;
-    int here = place, left = rows - row;
+    const float *first = from + distance;
+    int left = rows - row;
 #pragma unroll 1
-    for (int i = 0; i < OFTEN; i += 8, left -= 8 * STEP, here += 8 * STEP * PANEL)
+    for (int r = 0; r < 8; r += STEP, left -= STEP, first += STEP * ld) {
+      const float *at = first;
+      float *here = to.at + (place ^ r * 4) + r * PANEL;
 #pragma unroll
-      for (int k = 0; k < 8; k++, at += STEP * ld)
-        copy_16_bytes(to.at + (here ^ (k * STEP & 7) * 4) + k * STEP * PANEL, at, k * STEP < left);
+      for (int a = 0; a < ROWS / 8; a++, at += 8 * ld) {
+        keep_pointer(at);
+        copy_16_bytes(here + place_of(a) * (8 * PANEL), at, 8 * a < left);
+      }
+    }
   }
 };
 
@@ -150,9 +167,6 @@ template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
   for (int n = 0; n < TILES; n++)
     asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3]));
 }
-
-/* What follows from i is computed anew behind this: few registers are to keep it. */
-INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
 
 #define SUMS_8(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define SUMS_32(n) SUMS_8(n), SUMS_8(n + 1), SUMS_8(n + 2), SUMS_8(n + 3)
@@ -278,7 +292,6 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
-INLINE_DEVICE void keep_little(int &) {}
 template <int TILES> void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
 {
   emulated_group_mma(8 * TILES, d[0], a, NULL, b.at, adds);
