@@ -199,45 +199,46 @@ INLINE_DEVICE float half_of_states(struct backward_memory m, int half)
   return sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
 }
 
-/* By one warp: S, and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
-template <bool ENTERS>
+/* By one warp: S (`first`), and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
 INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
-                               struct backward_grid grid, struct backward_memory m)
+                               struct backward_grid grid, struct backward_memory m, bool first)
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_STATE> copies;
   struct backward_signals *s = m.signals();
   int lane = (int)threadIdx.x % WARP_LANES, step = 0;
   int64_t PN = d.P * d.N;
+  token_panels own = first ? m.S() : m.Rb();
+  uint64_t *come = first ? &s->S : &s->Rb, *read = first ? &s->S_read : &s->Rb_read;
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
-    bool there = ENTERS ? g.enters : g.leaves;
-    copies states((ENTERS ? f.S : f.Rb) + g.head(d, grid, 0).u * PN, d.N, (int)d.N, lane);
+    bool there = first ? g.enters : g.leaves;
+    copies states((first ? f.S : f.Rb) + g.head(d, grid, 0).u * PN, d.N, (int)d.N, lane);
 #pragma unroll 1
     for (int h = 0; h < grid.heads; h++, step++) {
       keep_little(lane);
       if (step > 0)
-        await_signal(ENTERS ? &s->S_read : &s->Rb_read, step - 1);
+        await_signal(read, step - 1);
       if (there)
-        states.copy_by_eights(ENTERS ? m.S() : m.Rb(), h * PN, (int)d.P, [](int a) { return a; });
+        states.copy_by_eights(own, h * PN, (int)d.P, [](int a) { return a; });
       if (h == 0) {
-        copies panel((ENTERS ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
+        copies panel((first ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
         if (use > 0)
           await_signal(&s->panels_read, use - 1);
-        panel.copy_by_eights(ENTERS ? m.C() : m.B(), 0, g.q, place_of_eight);
+        panel.copy_by_eights(first ? m.C() : m.B(), 0, g.q, place_of_eight);
       }
       await_own_copies();
       if (h == 0)
         arrive(&s->panels, true);
-      arrive(ENTERS ? &s->S : &s->Rb, true);
+      arrive(come, true);
       await_signal(&s->S, step), await_signal(&s->Rb, step); /* other lanes' copies, too */
       await_signal(s->tokens + step % 2, step / 2); /* by then the last but one's have been read */
       if (g.enters && g.leaves) {
-        float half = half_of_states(m, !ENTERS);
+        float half = half_of_states(m, !first);
         if (lane == 0)
-          m.of_warps(step)->through[!ENTERS] = half;
+          m.of_warps(step)->through[!first] = half;
       }
-      release(ENTERS ? &s->Rb_read : &s->S_read);
+      release(first ? &s->Rb_read : &s->S_read);
       release(s->ended + step % 2);
     }
   }
@@ -491,6 +492,7 @@ INLINE_DEVICE void add_products(const float (&sums)[PANEL_TILES][4], const float
 }
 
 /* Two columns of the chunk's tokens, where `out` has room for them. */
+template <bool ADDS>
 INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, float beta,
                              const float (&sums)[PANEL_TILES][4], int column, real *out)
 {
@@ -504,10 +506,11 @@ INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, fl
       float2 two;
       two.x = sums[n][e], two.y = sums[n][2 + e];
       if (8 * a + e < left)
-        put_two((float2 *)(to + e * d.ld), beta, two);
+        put_two((float2 *)(to + e * d.ld), ADDS ? beta : 0, two);
     }
 }
 
+template <bool ADDS>
 INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
                                    struct backward_grid grid, struct backward_memory m)
 {
@@ -554,8 +557,8 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
     await_signal(&s->pairs, 2 * use + 1);
     multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE));
     release(&s->panels_read);
-    put_panel(d, g, f.beta, Bb, own.first(), f.Bb);
-    put_panel(d, g, f.beta, Cb, own.first(), f.Cb);
+    put_panel<ADDS>(d, g, f.beta, Bb, own.first(), f.Bb);
+    put_panel<ADDS>(d, g, f.beta, Cb, own.first(), f.Cb);
   }
 }
 
@@ -624,8 +627,9 @@ INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], token_panels 
 }
 
 /* A warp's pairs: rows j of two eights, w and 7 - w, at places 2 w and 2 w + 1.  Of columns i in
- * eights u and 7 - u, u = 0 to 3, those of 7 - u come after eight w; and either u does (w < u), or
- * 7 - u comes after 7 - w (u < w), or they are these two eights. */
+ * eights u and 7 - u, u = 0 to 3, those of 7 - u come after eight w.  Of the others, u comes after
+ * w or 7 - u after 7 - w, but for the gaps, which are 0 where it does not; or they are j's own
+ * eights. All warps go through all of them: who has what is a matter of numbers. */
 struct weighing_eights {
   const struct eight_times *times;
   struct eight_sums *sums;
@@ -633,35 +637,24 @@ struct weighing_eights {
   int warp;
   INLINE_DEVICE int eight(int half) const { return half ? 7 - warp : warp; }
 
-  /* Two pairs: w, and K; what pairs get; direct. */
-  struct two_pairs {
-    float w[2], K[2], both[2], direct;
-    INLINE_DEVICE two_pairs(float m0, float m1, float factor, float2 scores, float2 z)
-    {
-      float pair0 = m0 * factor, pair1 = m1 * factor, s0 = scores.x * z.x, s1 = scores.y * z.y;
-      w[0] = scores.x * pair0, w[1] = scores.y * pair1;
-      K[0] = pair0 * s0, K[1] = pair1 * s1;
-      both[0] = pair0 * z.x, both[1] = pair1 * z.y;
-      direct = m0 * s0 + m1 * s1;
-    }
-  };
-
-  /* In j's own eight.  across_k there: K is summed along i from k on, then over j < k. */
-  INLINE_DEVICE struct two_pairs same(int half, float2 scores, float2 z, float *across) const
+  /* m of pairs in j's own eight */
+  INLINE_DEVICE float2 own_decays(int half) const
   {
     int g = lane_row(), t = lane_pair(), first = 8 * eight(half), past = 2 * t - g; /* i - j */
-    float2 at_j = times->sum[first + g];
-    float2 at_0 = times->sum[first + 2 * t], at_1 = times->sum[first + 2 * t + 1];
-    float m0 = past >= 0 ? decay_over(at_0, at_j) : 0, m1 = past >= -1 ? decay_over(at_1, at_j) : 0;
-    struct two_pairs two(m0, m1, times->dt[first + g], scores, z);
-    if (past == 0 || past == -1)
-      sums->own[first + g] = past == 0 ? z.x : z.y;
-    float all = two.K[0] + two.K[1], other = from_lane(all, 1), after = t & 1 ? 0 : other;
+    float2 at_j = times->sum[first + g], at_0 = times->sum[first + 2 * t], m;
+    float2 at_1 = times->sum[first + 2 * t + 1];
+    m.x = past >= 0 ? decay_over(at_0, at_j) : 0, m.y = past >= -1 ? decay_over(at_1, at_j) : 0;
+    return m;
+  }
+
+  /* across_k in j's own eight: K is summed along i from k on, then over j < k. */
+  INLINE_DEVICE void add_up_own(float K0, float K1, float *across) const
+  {
+    int t = lane_pair(), past = 2 * t - lane_row();
+    float all = K0 + K1, other = from_lane(all, 1), after = t & 1 ? 0 : other;
     other = from_lane(all + other, 2);
-    after += t & 2 ? 0 : other;
-    across[0] = past > 0 ? after + two.K[1] + two.K[0] : 0;
-    across[1] = past >= 0 ? after + two.K[1] : 0;
-    return two;
+    after += (t & 2 ? 0 : other) + K1;
+    across[0] = past > 0 ? after + K0 : 0, across[1] = past >= 0 ? after : 0;
   }
 
   /* v[i] of the four lanes of a row: of kind i % 2, rows g of eight(i / 2) */
@@ -673,90 +666,114 @@ struct weighing_eights {
     float mine = (upper ? b : a) + from_lane(upper ? a : b, 2);
     sums->direct[lane_pair() & 1][8 * eight(lane_pair() / 2) + lane_row()] = mine;
   }
-  /* Sums of rows of eight j: what lane (g,t) has of columns of eight i */
-  INLINE_DEVICE void store_rows(int j, int i, float row) const
-  {
-    sums->rows[j][8 * i + 2 * lane_pair() + lane_row() % 2] = row;
-  }
 
   INLINE_DEVICE void weigh(const float (&scores)[PANEL_TILES][4], const float (&z)[PANEL_TILES][4],
                            float (&pairs)[PANEL_TILES][4]) const
   {
     int g = lane_row(), t = lane_pair();
-    float share0 = times->share[8 * warp + g], share1 = times->share[8 * (7 - warp) + g];
     float direct[4] = {0, 0, 0, 0}, always[8], either[8], across[4];
-    float2 own_scores[2] = {}, own_z[2] = {};
+    float own[2][2], own_z[2][2], own_product[2][2];
     float4 near = *(const float4 *)times->gap[warp], far = *(const float4 *)(times->gap[warp] + 4);
     float4 other = *(const float4 *)(times->gap[7 - warp] + 4);
-    float near_gap[4] = {near.x, near.y, near.z, near.w}, far_gap[4] = {far.w, far.z, far.y, far.x};
-    float other_gap[4] = {other.w, other.z, other.y, other.x};
-#pragma unroll
-    for (int u = 0; u < 4; u++) {
-      const float(&s0)[4] = scores[2 * u], (&s1)[4] = scores[2 * u + 1];
-      const float(&z0)[4] = z[2 * u], (&z1)[4] = z[2 * u + 1];
-      float2 since0 = *(const float2 *)(times->since + 8 * u + 2 * t);
-      float2 since1 = *(const float2 *)(times->since + 8 * (7 - u) + 2 * t);
-      float m0 = since1.x * far_gap[u], m1 = since1.y * far_gap[u];
-      struct two_pairs all(m0, m1, share0, {s1[0], s1[1]}, {z1[0], z1[1]});
-      direct[0] += all.direct;
-      pairs[2 * u + 1][0] += all.both[0], pairs[2 * u + 1][1] += all.both[1];
-      always[2 * u] = all.K[0], always[2 * u + 1] = all.K[1];
-      w.put(w.row(0), 2 * u + 1, all.w[0], all.w[1]);
-      /* the others: of rows of eight w, or of 7 - w */
-      bool first = u > warp;
-      float2 own_s = {first ? s0[0] : s1[2], first ? s0[1] : s1[3]};
-      float2 own = {first ? z0[0] : z1[2], first ? z0[1] : z1[3]};
-      either[2 * u] = either[2 * u + 1] = 0;
-      if (u == warp) {
-        own_scores[0] = {s0[0], s0[1]}, own_z[0] = {z0[0], z0[1]};
-        own_scores[1] = own_s, own_z[1] = own;
-        continue;
-      }
-      float gap = first ? near_gap[u] : other_gap[u];
-      m0 = (first ? since0.x : since1.x) * gap, m1 = (first ? since0.y : since1.y) * gap;
-      struct two_pairs one(m0, m1, first ? share0 : share1, own_s, own);
-      either[2 * u] = one.K[0], either[2 * u + 1] = one.K[1];
-      /* place 2 u + 1 lies where 2 u does, but for the fours' order */
-      w.put(first ? w.row(0) : w.row(1) ^ 8, 2 * u, one.w[0], one.w[1]);
-      direct[0] += first ? one.direct : 0, direct[2] += first ? 0 : one.direct;
-#pragma unroll
-      for (int e = 0; e < 2; e++)
-        pairs[2 * u][e] += first ? one.both[e] : 0,
-            pairs[2 * u + 1][2 + e] += first ? 0 : one.both[e];
-    }
-    direct[0] *= times->next[8 * warp + g], direct[2] *= times->next[8 * (7 - warp) + g];
+    float gap[2][8] = {{near.x, far.w, near.y, far.z, near.z, far.y, near.w, far.x},
+                       {0, other.w, 0, other.z, 0, other.y, 0, other.x}}; /* by places */
+    float share[2];
+    float2 m[2];
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      struct two_pairs two = same(half, own_scores[half], own_z[half], across + 2 * half);
-      direct[2 * half + 1] = two.direct;
-      w.put(w.row(half), 2 * warp + half, two.w[0], two.w[1]);
+      int j = 8 * eight(half) + g;
+      m[half] = own_decays(half);
+      share[half] = times->share[j];
+      own[half][0] = m[half].x * times->dt[j], own[half][1] = m[half].y * times->dt[j];
+    }
 #pragma unroll
-      for (int u = 0; u < 4; u++)
+    for (int n = 0; n < PANEL_TILES; n++) {
+      float2 since = *(const float2 *)(times->since + own_token(n));
+      const float after[2] = {since.x, since.y};
 #pragma unroll
-        for (int e = 0; e < 2; e++)
-          pairs[2 * u + half][2 * half + e] += u == warp ? two.both[e] : 0;
+      for (int half = 0; half <= n % 2; half++) {
+        float both = gap[half][n] * share[half], part = 0, weight[2];
+        bool here = n / 2 == warp && half == n % 2; /* j's own eight */
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+          int i = 2 * half + e;
+          float product = scores[n][i] * z[n][i], later = after[e] * both;
+          float pair = here ? own[half][e] : later;
+          weight[e] = scores[n][i] * pair;
+          pairs[n][i] += pair * z[n][i];
+          part += after[e] * product;
+          if (half == n % 2) {
+            own_product[half][e] = n < 2 || here ? product : own_product[half][e];
+            own_z[half][e] = n < 2 || here ? z[n][i] : own_z[half][e];
+          }
+          if (half == 1)
+            either[n - 1 + e] += later * product;
+          else
+            (n % 2 ? always : either)[n - n % 2 + e] = later * product;
+        }
+        direct[2 * half] += gap[half][n] * part;
+        w.put(w.row(half), n, weight[0], weight[1]);
+      }
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int j = 8 * eight(half) + g;
+      const float(&product)[2] = own_product[half];
+      direct[2 * half] *= times->next[j];
+      direct[2 * half + 1] = m[half].x * product[0] + m[half].y * product[1];
+      add_up_own(own[half][0] * product[0], own[half][1] * product[1], across + 2 * half);
+      if (t == g / 2)
+        sums->own[j] = g % 2 ? own_z[half][1] : own_z[half][0];
     }
     store_direct(direct);
     float within = sum_over_rows(across);
     if (g % 2 == 0)
       sums->within[8 * eight(g / 4) + 2 * t + g / 2 % 2] = within;
-    int u = g / 2;
-    store_rows(warp, 7 - u, sum_over_rows(always));
+    int u = g / 2, of_row = 2 * t + g % 2;
+    sums->rows[warp][8 * (7 - u) + of_row] = sum_over_rows(always);
     float row = sum_over_rows(either);
-    if (u != warp)
-      store_rows(u > warp ? warp : 7 - warp, u > warp ? u : 7 - u, row);
+    if (u > warp)
+      sums->rows[warp][8 * u + of_row] = row;
+    else if (u < warp)
+      sums->rows[7 - warp][8 * (7 - u) + of_row] = row;
   }
 };
 
-/* D of channels p and p + 8. */
-INLINE_DEVICE void load_skips(struct ssd_shape d, const real *D, int64_t h, float (&skips)[2])
-{
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int p = own_warp() % HEAD_WARPS * 16 + lane_row() + 8 * half;
-    skips[half] = p < d.P ? skip_of(d, D, h, p) : 0;
+/* Of a lane's channels p and p + 8 of a chunk's heads, one after the other: D, and where xb goes of
+ * token 2 t. */
+struct own_channels {
+  const real *D;
+  real *xb;
+  int there, left[2]; /* of the two channels; of tokens from 2 t on, of each channel */
+  INLINE_DEVICE own_channels(struct ssd_shape d, struct tensor_backward f, struct group_chunk g,
+                             struct chunk first)
+  {
+    int p = own_warp() % HEAD_WARPS * 16 + lane_row(), tokens = g.q - 2 * lane_pair();
+    there = at_most(((int)d.P - p + 7) / 8, 2);
+    left[0] = there > 0 ? tokens : 0, left[1] = there > 1 ? tokens : 0;
+    D = f.D + (d.D_has_hdim ? first.h * d.P + p : first.h);
+    xb = f.xb + (g.token + 2 * lane_pair()) * d.ld + first.h * d.P + p;
   }
-}
+  INLINE_DEVICE void load_skips(struct ssd_shape d, float (&skips)[2]) const
+  {
+    skips[0] = left[0] > 0 ? D[0] : 0, skips[1] = left[1] > 0 ? D[d.D_has_hdim ? 8 : 0] : 0;
+  }
+  INLINE_DEVICE void step(struct ssd_shape d) { D += d.D_has_hdim ? d.P : 1, xb += d.P; }
+  /* f(sum, address) of those that are there */
+  template <class F>
+  INLINE_DEVICE void for_numbers(struct ssd_shape d, float (&sums)[PANEL_TILES][4], F f) const
+  {
+    real *even = xb, *odd = xb + d.ld;
+#pragma unroll
+    for (int a = 0; a < PANEL_TILES; a++, even += 8 * d.ld, odd += 8 * d.ld) {
+      keep_pointer(even), keep_pointer(odd);
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        if (8 * a + i % 2 < left[i / 2])
+          f(sums[place_of_eight(a)][i], (i % 2 ? odd : even) + i / 2 * 8);
+    }
+  }
+};
 
 /* xb' *= r dt */
 INLINE_DEVICE void scale_leaving(const float *scaled, float (&xb)[PANEL_TILES][4])
@@ -766,27 +783,6 @@ INLINE_DEVICE void scale_leaving(const float *scaled, float (&xb)[PANEL_TILES][4
     float2 s = *(const float2 *)(scaled + own_token(n));
     xb[n][0] *= s.x, xb[n][1] *= s.y, xb[n][2] *= s.x, xb[n][3] *= s.y;
   }
-}
-
-/* xb of a head, in columns p and p + 8 of tokens. */
-INLINE_DEVICE void put_inputs(struct ssd_shape d, struct chunk k, float beta,
-                              float (&xb)[PANEL_TILES][4], real *out)
-{
-  int p = own_warp() % HEAD_WARPS * 16 + lane_row(), tokens = k.q - 2 * lane_pair();
-  int left[2] = {p < d.P ? tokens : 0, p + 8 < d.P ? tokens : 0};
-  real *first = out + (k.token + 2 * lane_pair()) * d.ld + k.h * d.P + p;
-  auto for_numbers = [&](auto f) {
-    real *row = first;
-#pragma unroll
-    for (int a = 0; a < PANEL_TILES; a++, row += 8 * d.ld)
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-        if (8 * a + i % 2 < left[i / 2])
-          f(xb[place_of_eight(a)][i], row + i % 2 * d.ld + i / 2 * 8);
-  };
-  if (__builtin_expect(beta != 0, 0))
-    for_numbers([&](float &own, const real *at) { own += beta * *at; });
-  for_numbers([&](float &own, real *at) { *at = own; });
 }
 
 /* Before a chunk's first product: B rounded, and w zero where no weights go. */
@@ -828,6 +824,7 @@ INLINE_DEVICE void show_pairs(struct own_numbers own, struct backward_memory m,
   arrive(&s->pairs, true);
 }
 
+template <bool ADDS>
 INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
                                    struct backward_grid grid, struct backward_memory m)
 {
@@ -838,6 +835,7 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
+    struct own_channels channels(d, f, g, g.head(d, grid, 0));
     float scores[PANEL_TILES][4], pairs[PANEL_TILES][4];
     clear_sums(pairs);
     clear_sums(scores);
@@ -861,9 +859,7 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
       own_pairs.weigh(scores, z, pairs);
       show_to_products();
       await_barrier<W_WEIGHED, GROUP_LANES>();
-      keep_little(which), keep_little(v);
-      struct chunk k = group_chunk(d, f, grid, v).head(d, grid, h);
-      load_skips(d, f.D, k.h, D);
+      channels.load_skips(d, D);
       clear_sums(xb);
       await_signal(&s->Rb, step);
       if (g.leaves)
@@ -881,13 +877,18 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
         for (int i = 0; i < 4; i++)
           xb[n][i] += D[i / 2] * terms[n][i % 2 * 2 + i / 2];
       release(s->ended + which);
-      put_inputs(d, k, f.beta, xb, f.xb);
+      if (ADDS)
+        channels.for_numbers(d, xb, [&](float &own, const real *at) { own += f.beta * *at; });
+      channels.for_numbers(d, xb, [&](float &own, real *at) { *at = own; });
+      channels.step(d);
     }
     await_barrier<W_READ, GROUP_LANES>();
     show_pairs(own, m, pairs, use);
   }
 }
 
+/* ADDS: beta is not 0 */
+template <bool ADDS>
 static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     warpgroup_backward(struct ssd_shape d, struct tensor_backward f, struct backward_grid grid)
 {
@@ -898,16 +899,14 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
   int group = own_warp() / HEAD_WARPS, warp = own_warp() % HEAD_WARPS;
   if (group < STATE_GROUPS) {
     take_registers<144>();
-    multiply_states(d, f, grid, m);
+    multiply_states<ADDS>(d, f, grid, m);
   } else if (group == STATE_GROUPS) {
     take_registers<152>();
-    multiply_tokens(d, f, grid, m);
+    multiply_tokens<ADDS>(d, f, grid, m);
   } else {
     leave_registers<72>();
-    if (warp == COPIES_S)
-      copy_states<true>(d, f, grid, m);
-    else if (warp == COPIES_RB)
-      copy_states<false>(d, f, grid, m);
+    if (warp < COPIES_TOKENS)
+      copy_states(d, f, grid, m, warp == COPIES_S);
     else
       copy_tokens(d, f, grid, m, warp - COPIES_TOKENS);
   }
@@ -924,9 +923,14 @@ static void vjp_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_bac
   if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
     LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
   bool trial = device_of(st)->trials && f.xb && f.Bb && f.Cb;
-  if (trial && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS))
-    LAUNCH_SHARED(st, count < PROCESSORS ? count : PROCESSORS, BACKWARD_THREADS,
-                  floats(BACKWARD_FLOATS), warpgroup_backward, d, f, grid);
+  bool groups = trial && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS);
+  int64_t blocks = count < PROCESSORS ? count : PROCESSORS;
+  if (groups && f.beta != 0)
+    LAUNCH_SHARED(st, blocks, BACKWARD_THREADS, floats(BACKWARD_FLOATS), warpgroup_backward<true>,
+                  d, f, grid);
+  else if (groups)
+    LAUNCH_SHARED(st, blocks, BACKWARD_THREADS, floats(BACKWARD_FLOATS), warpgroup_backward<false>,
+                  d, f, grid);
   else
     LAUNCH_TENSOR(st, count, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
   if (A_logb)

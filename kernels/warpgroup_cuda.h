@@ -36,10 +36,10 @@ enum { PANEL = 32, GROUP_LANES = 128 };
 /* What follows from i is computed anew behind this: few registers are to keep it. */
 #ifdef __NVCC__
 INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
-INLINE_DEVICE void keep_pointer(const float *&at) { asm volatile("" : "+l"(at)); }
+template <class T> INLINE_DEVICE void keep_pointer(T *&at) { asm volatile("" : "+l"(at)); }
 #else
 INLINE_DEVICE void keep_little(int &) {}
-INLINE_DEVICE void keep_pointer(const float *&) {}
+template <class T> INLINE_DEVICE void keep_pointer(T *&) {}
 #endif
 
 /* (ROWS, any number of panels) */
