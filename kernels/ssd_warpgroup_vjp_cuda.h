@@ -144,6 +144,15 @@ INLINE_DEVICE void release(uint64_t *signal)
 /* What all know of the chunks. */
 struct backward_grid {
   int chunks, groups, heads, count; /* of a sequence; of a group; of (b,chunk,g) */
+  /* Blocks have neighbours: a sequence's first and last chunk have fewer states to read than those
+   * between, and all blocks have some of each. */
+  INLINE_DEVICE int first_of(int block) const
+  {
+    int each = count / (int)gridDim.x, more = count - each * (int)gridDim.x;
+    return block * each + at_most(block, more);
+  }
+  INLINE_DEVICE int first(void) const { return first_of((int)blockIdx.x); }
+  INLINE_DEVICE int end(void) const { return first_of((int)blockIdx.x + 1); }
 };
 
 /* A chunk of a group, index v of (b,chunk,g), and its heads. */
@@ -171,7 +180,7 @@ struct group_chunk {
 };
 /* The block's chunks v, and how many it has had before. */
 #define FOR_OWN_CHUNKS(v, use, grid) \
-  for (int use = 0, v; (v = (int)blockIdx.x + use * (int)gridDim.x) < grid.count; use++)
+  for (int use = 0, v = (grid).first(), own_end = (grid).end(); v < own_end; v++, use++)
 
 /* ---- the warps that copy ---- */
 
@@ -332,14 +341,14 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_CHANNELS> copies;
   struct backward_signals *s = m.signals();
-  int v = (int)blockIdx.x, h = own, use = 0;
+  int v = grid.first(), end = grid.end(), h = own, use = 0;
 #pragma unroll 1
   for (;; h += 2, use++) {
     int lane = (int)threadIdx.x % WARP_LANES;
     keep_little(own), keep_little(lane);
     for (; h >= grid.heads; h -= grid.heads)
-      v += (int)gridDim.x;
-    bool there = v < grid.count;
+      v++;
+    bool there = v < end;
     float2 dt = {};
     struct time_parts parts = {};
     if (use > 0)
@@ -357,7 +366,7 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
     keep_little(own), keep_little(v), keep_little(h);
     int last_v = v, last_h = h - 2;
     for (; last_h < 0; last_h += grid.heads)
-      last_v -= (int)gridDim.x;
+      last_v--;
     if (use > 0) {
       struct group_chunk g(d, f, grid, last_v);
       parts = parts_of_times(m.times(own), m.sums(own), m.of_warps(own), g.enters, g.leaves);
@@ -557,8 +566,10 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
     await_signal(&s->pairs, 2 * use + 1);
     multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE));
     release(&s->panels_read);
-    put_panel<ADDS>(d, g, f.beta, Bb, own.first(), f.Bb);
-    put_panel<ADDS>(d, g, f.beta, Cb, own.first(), f.Cb);
+    keep_little(v), keep_little(own.four), keep_little(own.odd);
+    struct group_chunk same(d, f, grid, v);
+    put_panel<ADDS>(d, same, f.beta, Bb, own.first(), f.Bb);
+    put_panel<ADDS>(d, same, f.beta, Cb, own.first(), f.Cb);
   }
 }
 
@@ -610,18 +621,18 @@ INLINE_DEVICE void load_across(struct own_numbers own, float *yb, float (&terms)
 }
 
 /* z' = x yb', x rounded */
-INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], token_panels x, operand yb)
+INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], const float *all, int x,
+                                       operand yb)
 {
   float terms[PANEL_TILES][4];
-  int row = own_warp() % HEAD_WARPS * 16 + lane_row();
-  const float *at = x.at + row * PANEL + lane_pair();
+  int g = lane_row();
+  x += (own_warp() % HEAD_WARPS * 16 + g) * PANEL + 4 * g + lane_pair();
 #pragma unroll
   for (int k = 0; k < PANEL_TILES; k++)
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       int panel = k / 4, four = k % 4 * 2 + i / 2;
-      terms[k][i] =
-          rounded<1>(at[(panel * TENSOR_TOKENS + i % 2 * 8) * PANEL + 4 * (four ^ lane_row())]);
+      terms[k][i] = rounded<1>(all[(x ^ 4 * four) + (panel * TENSOR_TOKENS + i % 2 * 8) * PANEL]);
     }
   group_product<false, 0>(z, terms, yb);
 }
@@ -764,14 +775,14 @@ struct own_channels {
   INLINE_DEVICE void for_numbers(struct ssd_shape d, float (&sums)[PANEL_TILES][4], F f) const
   {
     real *even = xb, *odd = xb + d.ld;
+    int64_t eight = 8 * d.ld;
+    keep_little(eight);
 #pragma unroll
-    for (int a = 0; a < PANEL_TILES; a++, even += 8 * d.ld, odd += 8 * d.ld) {
-      keep_pointer(even), keep_pointer(odd);
+    for (int a = 0; a < PANEL_TILES; a++, even += eight, odd += eight)
 #pragma unroll
       for (int i = 0; i < 4; i++)
         if (8 * a + i % 2 < left[i / 2])
           f(sums[place_of_eight(a)][i], (i % 2 ? odd : even) + i / 2 * 8);
-    }
   }
 };
 
@@ -852,7 +863,8 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
       float z[PANEL_TILES][4], xb[PANEL_TILES][4], terms[PANEL_TILES][4], D[2];
       keep_little(w);
       await_signal(s->tokens + which, step / 2);
-      multiply_own_tokens(z, m.x(which), all.behind(X_PLACE + which * 2 * NARROW + NARROW));
+      int x = X_PLACE + which * 2 * NARROW;
+      multiply_own_tokens(z, m.all, x, all.behind(x + NARROW));
       await_barrier<W_READ, GROUP_LANES>();
       struct weighing_eights own_pairs = {m.times(which), m.sums(which), panels_of_weights(m.w()),
                                           w};

@@ -36,10 +36,10 @@ enum { PANEL = 32, GROUP_LANES = 128 };
 /* What follows from i is computed anew behind this: few registers are to keep it. */
 #ifdef __NVCC__
 INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
-template <class T> INLINE_DEVICE void keep_pointer(T *&at) { asm volatile("" : "+l"(at)); }
+INLINE_DEVICE void keep_little(int64_t &i) { asm volatile("" : "+l"(i)); }
+INLINE_DEVICE void keep_little(const float *&at) { asm volatile("" : "+l"(at)); }
 #else
-INLINE_DEVICE void keep_little(int &) {}
-template <class T> INLINE_DEVICE void keep_pointer(T *&) {}
+template <class T> void keep_little(T &) {}
 #endif
 
 /* (ROWS, any number of panels) */
@@ -92,7 +92,7 @@ template <int THREADS, int ROWS, int LD> struct panel_copies {
       float *here = to.at + (place ^ r * 4) + r * PANEL;
 #pragma unroll
       for (int a = 0; a < ROWS / 8; a++, at += 8 * ld) {
-        keep_pointer(at);
+        keep_little(at);
         copy_16_bytes(here + place_of(a) * (8 * PANEL), at, 8 * a < left);
       }
     }
