@@ -208,6 +208,20 @@ INLINE_DEVICE float half_of_states(struct backward_memory m, int half)
   return sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
 }
 
+/* What all wait for between two chunks comes to L2. */
+INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &next,
+                                  const real *from)
+{
+  const real *panel = from + next.panel(d);
+#pragma unroll 1
+  for (int i = (int)threadIdx.x % WARP_LANES; i < next.q * (TENSOR_STATE / PANEL);
+       i += WARP_LANES) {
+    int row = i / (TENSOR_STATE / PANEL), column = i % (TENSOR_STATE / PANEL) * PANEL;
+    if (column < d.N)
+      prefetch(panel + row * d.ld + column);
+  }
+}
+
 /* By one warp: S (`first`), and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
 INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
                                struct backward_grid grid, struct backward_memory m, bool first)
@@ -236,6 +250,8 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
           await_signal(&s->panels_read, use - 1);
         panel.copy_by_eights(first ? m.C() : m.B(), 0, g.q, place_of_eight);
       }
+      if (h == grid.heads - 1 && v + 1 < own_end)
+        prefetch_panel(d, group_chunk(d, f, grid, v + 1), first ? f.C : f.B);
       await_own_copies();
       if (h == 0)
         arrive(&s->panels, true);
@@ -453,9 +469,15 @@ struct own_columns {
     four = group * (PANEL / 2) + g / 4 * 8 + (g & 2 ? 7 - w : w);
     odd = g % 2 * 2;
   }
-  INLINE_DEVICE int first(void) const { return 4 * four + odd; }
   INLINE_DEVICE int place(int r) const { return token_panels::offset(r, four) + odd; }
 };
+
+/* The first of them, of a place in a row below 8 */
+INLINE_DEVICE int column_of(int place)
+{
+  int panel = place / (TENSOR_TOKENS * PANEL), four = (place / 4 ^ place / PANEL) & 7;
+  return panel * PANEL + 4 * four + place % 4;
+}
 
 /* The same columns in the fourth row behind a place in rows t, and in the next behind rows 2 t. */
 INLINE_DEVICE int past_four(int place) { return (place ^ 16) + 4 * PANEL; }
@@ -560,16 +582,17 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
                      to->b[own_warp()]);
       release(s->ended + which);
     }
+    keep_little(natural), keep_little(tokens);
     await_signal(&s->pairs, 2 * use);
     multiply_across<true>(Bb, C + tokens, C + past_one(tokens), all.behind(W_PLACE));
     release(&s->pairs_read);
     await_signal(&s->pairs, 2 * use + 1);
     multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE));
     release(&s->panels_read);
-    keep_little(v), keep_little(own.four), keep_little(own.odd);
-    struct group_chunk same(d, f, grid, v);
-    put_panel<ADDS>(d, same, f.beta, Bb, own.first(), f.Bb);
-    put_panel<ADDS>(d, same, f.beta, Cb, own.first(), f.Cb);
+    keep_little(natural);
+    put_panel<ADDS>(d, g, f.beta, Bb, column_of(natural), f.Bb);
+    keep_little(g.q);
+    put_panel<ADDS>(d, g, f.beta, Cb, column_of(natural), f.Cb);
   }
 }
 

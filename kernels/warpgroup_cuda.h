@@ -122,6 +122,12 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
                "r"(there ? 16 : 0));
 }
 
+/* Soon to be read: to L2. */
+INLINE_DEVICE void prefetch(const void *at)
+{
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(at)));
+}
+
 INLINE_DEVICE void begin_products(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 INLINE_DEVICE void end_products(void)
 {
@@ -276,6 +282,7 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
 {
   copy_16_bytes(to, from, there);
 }
+INLINE_DEVICE void prefetch(const void *) {}
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
