@@ -403,9 +403,10 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
 
 /* ---- products ---- */
 
-/* sums = (ADDS: sums +) a b of EIGHTS times 8 terms, a's in registers, b's from eight FIRST on. */
+/* sums = (ADDS: sums +) a b of EIGHTS times 8 terms, a's in registers, b's from eight FIRST on:
+ * begun, and done. */
 template <bool ADDS, int FIRST, int EIGHTS>
-INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
+INLINE_DEVICE void begin_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
                                  operand right)
 {
   settle_sums(terms);
@@ -415,8 +416,20 @@ INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[E
   for (int k = 0; k < EIGHTS; k++)
     group_mma(sums, terms[k], terms_behind<TENSOR_TOKENS>(right, FIRST + k), ADDS || k > 0);
   end_products();
+}
+template <int EIGHTS>
+INLINE_DEVICE void finish_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4])
+{
   await_products<0>();
   settle_sums(sums);
+  settle_sums(terms); /* which were not to change before */
+}
+template <bool ADDS, int FIRST, int EIGHTS>
+INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
+                                 operand right)
+{
+  begin_product<ADDS, FIRST>(sums, terms, right);
+  finish_product(sums, terms);
 }
 /* Of 64, of which load(terms, first) gets half: all would not fit into the registers. */
 enum { HALF_TILES = PANEL_TILES / 2 };
@@ -643,11 +656,9 @@ INLINE_DEVICE void load_across(struct own_numbers own, float *yb, float (&terms)
       terms[n][i] = *own.at(yb, n, i / 2, i % 2);
 }
 
-/* z' = x yb', x rounded */
-INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], const float *all, int x,
-                                       operand yb)
+/* x as a left operand, of the head at `x` of all */
+INLINE_DEVICE void load_tokens(const float *all, int x, float (&terms)[PANEL_TILES][4])
 {
-  float terms[PANEL_TILES][4];
   int g = lane_row();
   x += (own_warp() % HEAD_WARPS * 16 + g) * PANEL + 4 * g + lane_pair();
 #pragma unroll
@@ -657,7 +668,6 @@ INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], const float *
       int panel = k / 4, four = k % 4 * 2 + i / 2;
       terms[k][i] = rounded<1>(all[(x ^ 4 * four) + (panel * TENSOR_TOKENS + i % 2 * 8) * PANEL]);
     }
-  group_product<false, 0>(z, terms, yb);
 }
 
 /* A warp's pairs: rows j of two eights, w and 7 - w, at places 2 w and 2 w + 1.  Of columns i in
@@ -669,7 +679,24 @@ struct weighing_eights {
   struct eight_sums *sums;
   struct panels_of_weights w;
   int warp;
+  float2 own_m[2], own[2]; /* of pairs in j's own eight: m, and times dt */
+  float share[2];          /* of rows j */
   INLINE_DEVICE int eight(int half) const { return half ? 7 - warp : warp; }
+
+  /* What does not wait for z'. */
+  INLINE_DEVICE weighing_eights(const struct eight_times *of, struct eight_sums *to,
+                                struct panels_of_weights weights, int own_warp)
+      : times(of), sums(to), w(weights), warp(own_warp)
+  {
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int j = 8 * eight(half) + lane_row();
+      float dt = times->dt[j];
+      own_m[half] = own_decays(half);
+      share[half] = times->share[j];
+      own[half].x = own_m[half].x * dt, own[half].y = own_m[half].y * dt;
+    }
+  }
 
   /* m of pairs in j's own eight */
   INLINE_DEVICE float2 own_decays(int half) const
@@ -706,20 +733,11 @@ struct weighing_eights {
   {
     int g = lane_row(), t = lane_pair();
     float direct[4] = {0, 0, 0, 0}, always[8], either[8], across[4];
-    float own[2][2], own_z[2][2], own_product[2][2];
+    float own_z[2][2], own_product[2][2];
     float4 near = *(const float4 *)times->gap[warp], far = *(const float4 *)(times->gap[warp] + 4);
     float4 other = *(const float4 *)(times->gap[7 - warp] + 4);
     float gap[2][8] = {{near.x, far.w, near.y, far.z, near.z, far.y, near.w, far.x},
                        {0, other.w, 0, other.z, 0, other.y, 0, other.x}}; /* by places */
-    float share[2];
-    float2 m[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      int j = 8 * eight(half) + g;
-      m[half] = own_decays(half);
-      share[half] = times->share[j];
-      own[half][0] = m[half].x * times->dt[j], own[half][1] = m[half].y * times->dt[j];
-    }
 #pragma unroll
     for (int n = 0; n < PANEL_TILES; n++) {
       float2 since = *(const float2 *)(times->since + own_token(n));
@@ -732,7 +750,7 @@ struct weighing_eights {
         for (int e = 0; e < 2; e++) {
           int i = 2 * half + e;
           float product = scores[n][i] * z[n][i], later = after[e] * both;
-          float pair = here ? own[half][e] : later;
+          float pair = here ? (e ? own[half].y : own[half].x) : later;
           weight[e] = scores[n][i] * pair;
           pairs[n][i] += pair * z[n][i];
           part += after[e] * product;
@@ -754,8 +772,8 @@ struct weighing_eights {
       int j = 8 * eight(half) + g;
       const float(&product)[2] = own_product[half];
       direct[2 * half] *= times->next[j];
-      direct[2 * half + 1] = m[half].x * product[0] + m[half].y * product[1];
-      add_up_own(own[half][0] * product[0], own[half][1] * product[1], across + 2 * half);
+      direct[2 * half + 1] = own_m[half].x * product[0] + own_m[half].y * product[1];
+      add_up_own(own[half].x * product[0], own[half].y * product[1], across + 2 * half);
       if (t == g / 2)
         sums->own[j] = g % 2 ? own_z[half][1] : own_z[half][0];
     }
@@ -887,10 +905,11 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
       keep_little(w);
       await_signal(s->tokens + which, step / 2);
       int x = X_PLACE + which * 2 * NARROW;
-      multiply_own_tokens(z, m.all, x, all.behind(x + NARROW));
+      load_tokens(m.all, x, terms);
+      begin_product<false, 0>(z, terms, all.behind(x + NARROW));
+      struct weighing_eights own_pairs(m.times(which), m.sums(which), panels_of_weights(m.w()), w);
+      finish_product(z, terms);
       await_barrier<W_READ, GROUP_LANES>();
-      struct weighing_eights own_pairs = {m.times(which), m.sums(which), panels_of_weights(m.w()),
-                                          w};
       own_pairs.weigh(scores, z, pairs);
       show_to_products();
       await_barrier<W_WEIGHED, GROUP_LANES>();
@@ -936,10 +955,10 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     take_registers<144>();
     multiply_states<ADDS>(d, f, grid, m);
   } else if (group == STATE_GROUPS) {
-    take_registers<152>();
+    take_registers<160>();
     multiply_tokens<ADDS>(d, f, grid, m);
   } else {
-    leave_registers<72>();
+    leave_registers<64>();
     if (warp < COPIES_TOKENS)
       copy_states(d, f, grid, m, warp == COPIES_S);
     else
