@@ -366,6 +366,7 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
       v++;
     bool there = v < end;
     float2 dt = {};
+    float A_log = 0;
     struct time_parts parts = {};
     if (use > 0)
       await_signal(s->ended + own, use - 1);
@@ -373,6 +374,7 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
       struct group_chunk g(d, f, grid, v);
       struct chunk k = g.head(d, grid, h);
       dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
+      A_log = f.A_log[k.h];
 #pragma unroll 1
       for (int i = 0; i < 2; i++) /* a loop, for the sake of registers */
         copies(i ? cotangent_tokens(d, k, f.yb) : x_of(d, k, f.x), i ? d.H * d.P : d.ld, (int)d.P,
@@ -390,7 +392,7 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
     }
     keep_little(own), keep_little(v);
     if (there) {
-      prepare_eights(dt, decay_rate(f.A_log, v % grid.groups * grid.heads + h), m.times(own));
+      prepare_eights(dt, -exp_real(A_log), m.times(own));
       await_own_copies();
       arrive(s->tokens + own, true);
     }
