@@ -190,7 +190,7 @@ template <int K> INLINE_DEVICE void ask_for_rows(const float *h, int64_t first)
 #pragma unroll
     for (int line = 0; line < K / PANEL; line += 4)
       if (line + lane_pair() < K / PANEL)
-        ask_for_line(row + half * 8 * K + (line + lane_pair()) * PANEL);
+        prefetch(row + half * 8 * K + (line + lane_pair()) * PANEL);
 }
 
 /* ---- what is added, and stored ---- */

@@ -973,41 +973,68 @@ INLINE_DEVICE void leaving_panel(struct group_memory m, struct place at,
   });
 }
 
-/* dtb of a head's chunk, and its parts of A_logb and Db; by one warp.  a and through are of so many
- * parts. */
-template <int OF_A, int OF_THROUGH>
+/* What dtb of a lane's tokens 2 l and 2 l + 1 is made of. */
+struct time_parts {
+  float A, through, dt[2], across[2], direct[2], a[2], b[2], own[2];
+};
+INLINE_DEVICE void add_two(float (&sums)[2], float2 two) { sums[0] += two.x, sums[1] += two.y; }
+
+/* dtb of a head's chunk, and its parts of A_logb and Db; by one warp. */
+INLINE_DEVICE void put_time_cotangents(struct ssd_shape d, struct tensor_backward f, struct chunk k,
+                                       const struct time_parts &p)
+{
+  int lane = (int)threadIdx.x % WARP_LANES;
+  struct sums_around a_sums = sums_among<WARP_LANES>(p.a[0] + p.a[1]);
+  struct sums_around b_sums = sums_among<WARP_LANES>(p.dt[0] * p.b[0] + p.dt[1] * p.b[1]);
+  float total = 0;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int t = 2 * lane + i;
+    float lb = p.across[i] + (a_sums.after + p.a[1] + (i == 0 ? p.a[0] : 0));
+    lb += b_sums.before + (i == 1 ? p.dt[0] * p.b[0] : 0) + p.through;
+    total += p.A * p.dt[i] * lb;
+    if (f.dtb && t < k.q) {
+      real *to = f.dtb + (k.token + t) * d.H + k.h;
+      *to = (f.beta != 0 ? f.beta * *to : 0) + p.A * lb + p.direct[i] + p.b[i];
+    }
+  }
+  total = sum_of_lanes(total);
+  float skip = sum_of_lanes(p.own[0] + p.own[1]);
+  if (lane == 0)
+    f.A_part[k.u] = total, f.D_part[k.u] = skip;
+}
+
+/* The same of what quarters have. */
 INLINE_DEVICE void time_cotangents(struct ssd_shape d, struct tensor_backward f, struct chunk k,
                                    const struct head_times *times, const struct head_sums *from,
                                    struct state_sums states, bool enters, bool leaves)
 {
-  int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, quarter = first / QUARTER;
-  float A = times->A, through = 0, skip, total = 0, later[QUARTERS] = {0, 0, 0, 0};
-  float a[2] = {}, b[2] = {}, rows[2] = {}, direct[2] = {}, weighed[2] = {};
+  int first = (int)threadIdx.x % WARP_LANES * 2, quarter = first / QUARTER;
+  float later[QUARTERS] = {0, 0, 0, 0}, rows[2] = {}, weighed[2] = {};
   auto own = [&](const float *of) { return *(const float2 *)(of + first); };
-  auto add = [](float(&sums)[2], float2 two) { sums[0] += two.x, sums[1] += two.y; };
-  float2 own_dt = own(times->dt), own_within = own(from->within);
-  float dt[2] = {own_dt.x, own_dt.y}, within[2] = {own_within.x, own_within.y};
-  for (int i = 0; enters && leaves && i < OF_THROUGH; i++)
-    through += states.through[i];
-  through *= times->last;
-#pragma unroll
-  for (int part = 0; part < OF_A; part++)
-    if (enters)
-      add(a, own(states.a + part * TENSOR_TOKENS));
+  float2 own_dt = own(times->dt), own_within = own(from->within), own_own = own(from->own);
+  struct time_parts p = {times->A, 0, {own_dt.x, own_dt.y}, {}, {}, {}, {}, {}};
+  float within[2] = {own_within.x, own_within.y};
+  p.own[0] = own_own.x, p.own[1] = own_own.y;
+  for (int i = 0; enters && leaves && i < GROUP_WARPS; i++)
+    p.through += states.through[i];
+  p.through *= times->last;
 #pragma unroll
   for (int q = 0; q < QUARTERS; q++) {
     float2 K = {};
+    if (enters)
+      add_two(p.a, own(states.a + q * TENSOR_TOKENS));
     if (leaves)
-      add(b, own(states.b + q * TENSOR_TOKENS));
+      add_two(p.b, own(states.b + q * TENSOR_TOKENS));
     if (q < quarter)
-      add(rows, own(from->rows[q]));
+      add_two(rows, own(from->rows[q]));
     if (q >= quarter) {
       float2 two = own(from->direct[q]);
-      add(direct, two);
+      add_two(p.direct, two);
       if (q > quarter)
-        K.x = dt[0] * two.x, K.y = dt[1] * two.y;
+        K.x = p.dt[0] * two.x, K.y = p.dt[1] * two.y;
     }
-    add(weighed, K); /* column t in later quarters */
+    add_two(weighed, K); /* column t in later quarters */
     later[q] = K.x + K.y;
   }
   /* i after k's quarter: j before k in it, and j in earlier ones */
@@ -1017,25 +1044,12 @@ INLINE_DEVICE void time_cotangents(struct ssd_shape d, struct tensor_backward f,
   float earlier = quarter == 1 ? from1 : quarter == 2 ? from2 : 0;
   /* i in k's quarter, j before it */
   struct sums_around among = sums_among<QUARTER / 2>(rows[0] + rows[1]);
-  struct sums_around a_sums = sums_among<WARP_LANES>(a[0] + a[1]);
-  struct sums_around b_sums = sums_among<WARP_LANES>(dt[0] * b[0] + dt[1] * b[1]);
 #pragma unroll
   for (int i = 0; i < 2; i++) {
-    int t = first + i;
-    float across = within[i] + (earlier + before.before + (i == 1 ? weighed[0] : 0));
-    across += among.after + rows[1] + (i == 0 ? rows[0] : 0);
-    float lb = across + (a_sums.after + a[1] + (i == 0 ? a[0] : 0));
-    lb += b_sums.before + (i == 1 ? dt[0] * b[0] : 0) + through;
-    total += A * dt[i] * lb;
-    if (f.dtb && t < k.q) {
-      real *to = f.dtb + (k.token + t) * d.H + k.h;
-      *to = (f.beta != 0 ? f.beta * *to : 0) + A * lb + direct[i] + b[i];
-    }
+    p.across[i] = within[i] + (earlier + before.before + (i == 1 ? weighed[0] : 0));
+    p.across[i] += among.after + rows[1] + (i == 0 ? rows[0] : 0);
   }
-  total = sum_of_lanes(total);
-  skip = sum_of_lanes(from->own[first] + from->own[first + 1]);
-  if (lane == 0)
-    f.A_part[k.u] = total, f.D_part[k.u] = skip;
+  put_time_cotangents(d, f, k, p);
 }
 
 /* Cb += pairs B, Bb += pairs' C, and out with them. */
@@ -1147,8 +1161,7 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
     };
     auto end_head = [&](int h) {
       struct state_sums states = {m.a_of(h), m.b, m.through};
-      time_cotangents<QUARTERS, GROUP_WARPS>(d, f, head(h), m.times + h % 3, m.sums + h % 2, states,
-                                             enters, leaves);
+      time_cotangents(d, f, head(h), m.times + h % 3, m.sums + h % 2, states, enters, leaves);
     };
     int64_t panel = group.token * d.ld + group.h * d.N;
     copy_tile<GROUP_THREADS, TENSOR_TOKENS>(m.C, f.C + panel, d.ld, group.q, (int)d.N);

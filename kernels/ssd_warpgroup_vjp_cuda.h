@@ -10,10 +10,15 @@
  * also add <Rb,S> up; those of x and yb prepare their head's times, and at last put its cotangents
  * of times together.
  *
+ * Tokens lie in the shared memory, and in sums, in eights whose order is 0 7 1 6 2 5 3 4: of pairs
+ * j <= i, whose rows j are 16 in each warp, all warps have the same number, and nearly at the same
+ * places.  As the forward head has it, m_ij = since_i gap next_j, powers over i's eight up to i,
+ * from the eight after j's to i's, and from j to the eight after.
+ *
  * S' and Rb', yb' and C', B' are left operands in registers, which lie across in shared memory, in
  * rows of 8 k + r.  Their terms are in the order of the right operand's columns:
  *   natural      terms 8 k + t, 8 k + t + 4  are  rows 8 k + t, 8 k + t + 4
- *   w, pairs'    terms 8 k + t, 8 k + t + 4  are  tokens 8 k + 2 t, 8 k + 2 t + 1
+ *   w, pairs'    terms 8 k + t, 8 k + t + 4  are  tokens 2 t, 2 t + 1 of eight k
  * the latter so that z' is w where it has been computed.  Operands in registers are rounded, but
  * those of yb'; those in shared memory that were computed, and B, were rounded when stored. */
 #ifndef KERNELS_SSD_WARPGROUP_VJP_CUDA_H
@@ -29,17 +34,45 @@ enum {
 };
 typedef panels<TENSOR_TOKENS> token_panels; /* of as many rows, tokens or channels, all of them */
 
+/* The order of eights, above: the eight of place n, and the place of eight a. */
+INLINE_DEVICE int eight_at(int n) { return n / 2 ^ n % 2 * 7; }
+INLINE_DEVICE int place_of_eight(int a) { return a < 4 ? 2 * a : 15 - 2 * a; }
+/* Token 2 t of the eight at n */
+INLINE_DEVICE int own_token(int n) { return 8 * eight_at(n) + 2 * lane_pair(); }
+
 /* Each given when what it is named after has come, or (read) is no longer needed. */
-struct backward_signals {
+struct alignas(16) backward_signals {
   uint64_t S, S_read, Rb, Rb_read;
   uint64_t tokens[2], ended[2]; /* x, yb and times of a head; the head */
   uint64_t panels, panels_read; /* B and C */
+  uint64_t rounded;             /* B */
   uint64_t pairs, pairs_read;   /* given twice a chunk: transposed first; once */
 };
 
-/* Sums over what a warp has: state_sums. */
-struct warp_sums {
-  float a[STATE_WARPS][TENSOR_TOKENS], b[HEAD_WARPS][TENSOR_TOKENS], through[2];
+/* Of a head's tokens.  share = next dt; gap[b][a], b < a: from the eight after b to a. */
+struct alignas(16) eight_times {
+  float2 sum[TENSOR_TOKENS]; /* L, in two floats */
+  float gap[8][8];
+  float dt[TENSOR_TOKENS], leave[TENSOR_TOKENS], until[TENSOR_TOKENS], scaled[TENSOR_TOKENS];
+  float since[TENSOR_TOKENS], next[TENSOR_TOKENS], share[TENSOR_TOKENS];
+  float A, last; /* e_{q-1} */
+};
+
+/* Of a head, what lb is made of.  For k in eight c, across_k is what pairs have
+ *   i in a later eight, j in c     sum_{j<k} dt_j direct_j, of later eights
+ *   i in a later, j in an earlier  sum of rows_i
+ *   i in c, j in an earlier        sum_{i>=k} rows_i
+ *   i and j in c                   within_k */
+struct alignas(16) eight_sums {
+  float direct[2][TENSOR_TOKENS]; /* of i in later eights; in j's */
+  float rows[7][TENSOR_TOKENS];   /* by the eight of j: sum_j K_ij */
+  float within[TENSOR_TOKENS];
+  float own[TENSOR_TOKENS]; /* z_ii */
+};
+
+/* Sums over what a warp has of the states: a, b, <Rb,S>. */
+struct alignas(16) warp_sums {
+  float a[STATE_WARPS][TENSOR_TOKENS], b[STATE_WARPS][TENSOR_TOKENS], through[2];
 };
 
 enum {
@@ -50,9 +83,9 @@ enum {
   W_PLACE = 4 * (int)WIDE,
   X_PLACE = (int)W_PLACE + (int)NARROW, /* and yb, of even steps; those of odd ones */
   BACKWARD_TILES = (int)X_PLACE + 4 * (int)NARROW,
-  BACKWARD_FLOATS =
-      BACKWARD_TILES + FLOATS_OF(struct backward_signals) +
-      2 * (FLOATS_OF(struct head_times) + FLOATS_OF(struct head_sums) + FLOATS_OF(struct warp_sums))
+  BACKWARD_FLOATS = BACKWARD_TILES + FLOATS_OF(struct backward_signals) +
+                    2 * (FLOATS_OF(struct eight_times) + FLOATS_OF(struct eight_sums) +
+                         FLOATS_OF(struct warp_sums))
 };
 
 /* Of the shared memory.  `step` numbers the heads of all of the block's chunks. */
@@ -69,19 +102,19 @@ struct backward_memory {
   {
     return (struct backward_signals *)(all + BACKWARD_TILES);
   }
-  INLINE_DEVICE struct head_times *times(int step) const
+  INLINE_DEVICE struct eight_times *all_times(void) const
   {
-    return (struct head_times *)(signals() + 1) + (step & 1);
+    return (struct eight_times *)(signals() + 1);
   }
-  INLINE_DEVICE struct head_sums *sums(int step) const
+  INLINE_DEVICE struct eight_sums *all_sums(void) const
   {
-    return (struct head_sums *)((struct head_times *)(signals() + 1) + 2) + (step & 1);
+    return (struct eight_sums *)(all_times() + 2);
   }
+  INLINE_DEVICE struct eight_times *times(int step) const { return all_times() + (step & 1); }
+  INLINE_DEVICE struct eight_sums *sums(int step) const { return all_sums() + (step & 1); }
   INLINE_DEVICE struct warp_sums *of_warps(int step) const
   {
-    return (struct warp_sums *)((struct head_sums *)((struct head_times *)(signals() + 1) + 2) +
-                                2) +
-           (step & 1);
+    return (struct warp_sums *)(all_sums() + 2) + (step & 1);
   }
   /* By all threads, before anything else. */
   INLINE_DEVICE void make_signals(void) const
@@ -94,6 +127,7 @@ struct backward_memory {
       for (int i = 0; i < 2; i++)
         make_signal(s->tokens + i, WARP_LANES), make_signal(s->ended + i, multiplying + 2);
       make_signal(&s->panels, 2 * WARP_LANES), make_signal(&s->panels_read, STATE_WARPS);
+      make_signal(&s->rounded, GROUP_LANES);
       make_signal(&s->pairs, GROUP_LANES), make_signal(&s->pairs_read, STATE_WARPS);
     }
     __syncthreads();
@@ -110,6 +144,15 @@ INLINE_DEVICE void release(uint64_t *signal)
 /* What all know of the chunks. */
 struct backward_grid {
   int chunks, groups, heads, count; /* of a sequence; of a group; of (b,chunk,g) */
+  /* Blocks have neighbours: a sequence's first and last chunk have fewer states to read than those
+   * between, and all blocks have some of each. */
+  INLINE_DEVICE int first_of(int block) const
+  {
+    int each = count / (int)gridDim.x, more = count - each * (int)gridDim.x;
+    return block * each + at_most(block, more);
+  }
+  INLINE_DEVICE int first(void) const { return first_of((int)blockIdx.x); }
+  INLINE_DEVICE int end(void) const { return first_of((int)blockIdx.x + 1); }
 };
 
 /* A chunk of a group, index v of (b,chunk,g), and its heads. */
@@ -137,7 +180,7 @@ struct group_chunk {
 };
 /* The block's chunks v, and how many it has had before. */
 #define FOR_OWN_CHUNKS(v, use, grid) \
-  for (int use = 0, v; (v = (int)blockIdx.x + use * (int)gridDim.x) < grid.count; use++)
+  for (int use = 0, v = (grid).first(), own_end = (grid).end(); v < own_end; v++, use++)
 
 /* ---- the warps that copy ---- */
 
@@ -165,104 +208,207 @@ INLINE_DEVICE float half_of_states(struct backward_memory m, int half)
   return sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
 }
 
-/* By one warp: S, and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
-template <bool ENTERS>
+/* What all wait for between two chunks comes to L2. */
+INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &next,
+                                  const real *from)
+{
+  const real *panel = from + next.panel(d);
+#pragma unroll 1
+  for (int i = (int)threadIdx.x % WARP_LANES; i < next.q * (TENSOR_STATE / PANEL);
+       i += WARP_LANES) {
+    int row = i / (TENSOR_STATE / PANEL), column = i % (TENSOR_STATE / PANEL) * PANEL;
+    if (column < d.N)
+      prefetch(panel + row * d.ld + column);
+  }
+}
+
+/* By one warp: S (`first`), and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
 INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
-                               struct backward_grid grid, struct backward_memory m)
+                               struct backward_grid grid, struct backward_memory m, bool first)
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_STATE> copies;
   struct backward_signals *s = m.signals();
   int lane = (int)threadIdx.x % WARP_LANES, step = 0;
   int64_t PN = d.P * d.N;
+  token_panels own = first ? m.S() : m.Rb();
+  uint64_t *come = first ? &s->S : &s->Rb, *read = first ? &s->S_read : &s->Rb_read;
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
-    bool there = ENTERS ? g.enters : g.leaves;
-    copies states((ENTERS ? f.S : f.Rb) + g.head(d, grid, 0).u * PN, d.N, (int)d.N, lane);
+    bool there = first ? g.enters : g.leaves;
+    copies states((first ? f.S : f.Rb) + g.head(d, grid, 0).u * PN, d.N, (int)d.N, lane);
 #pragma unroll 1
     for (int h = 0; h < grid.heads; h++, step++) {
       keep_little(lane);
       if (step > 0)
-        await_signal(ENTERS ? &s->S_read : &s->Rb_read, step - 1);
+        await_signal(read, step - 1);
       if (there)
-        states.copy_by_eights(ENTERS ? m.S() : m.Rb(), h * PN, (int)d.P);
+        states.copy_by_eights(own, h * PN, (int)d.P, [](int a) { return a; });
       if (h == 0) {
-        copies panel((ENTERS ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
+        copies panel((first ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
         if (use > 0)
           await_signal(&s->panels_read, use - 1);
-        panel.copy_by_eights(ENTERS ? m.C() : m.B(), 0, g.q);
+        panel.copy_by_eights(first ? m.C() : m.B(), 0, g.q, place_of_eight);
       }
+      if (h == grid.heads - 1 && v + 1 < own_end)
+        prefetch_panel(d, group_chunk(d, f, grid, v + 1), first ? f.C : f.B);
       await_own_copies();
       if (h == 0)
         arrive(&s->panels, true);
-      arrive(ENTERS ? &s->S : &s->Rb, true);
+      arrive(come, true);
       await_signal(&s->S, step), await_signal(&s->Rb, step); /* other lanes' copies, too */
       await_signal(s->tokens + step % 2, step / 2); /* by then the last but one's have been read */
       if (g.enters && g.leaves) {
-        float half = half_of_states(m, !ENTERS);
+        float half = half_of_states(m, !first);
         if (lane == 0)
-          m.of_warps(step)->through[!ENTERS] = half;
+          m.of_warps(step)->through[!first] = half;
       }
-      release(ENTERS ? &s->Rb_read : &s->S_read);
+      release(first ? &s->Rb_read : &s->S_read);
       release(s->ended + step % 2);
     }
   }
 }
 
-/* By one warp, which has the heads of even or odd steps.  When one has ended, its times are done
- * with while the copies of the next are on their way. */
+/* Of tokens 2 l and 2 l + 1 of a warp's lane l, to all of a head's times. */
+INLINE_DEVICE void prepare_eights(float2 dt, float A, struct eight_times *to)
+{
+  int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, of_eight = lane & ~3;
+  double l[2], all;
+  add_up_times(dt, A, l, &all);
+  double begin = from_lane(l[0], lane ^ of_eight),
+         end = from_lane(l[0], lane ^ ((of_eight + 4) & 31));
+  auto power = [](double x) { return power_of_2((float)x); };
+  auto two = [](float x, float y) {
+    float2 both;
+    both.x = x, both.y = y;
+    return both;
+  };
+  float2 leave = two(power(all - l[0]), power(all - l[1])), next = {};
+  if (of_eight < 28)
+    next = two(power(end - l[0]), power(end - l[1]));
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    to->sum[first + i].x = (float)l[i], to->sum[first + i].y = (float)(l[i] - (double)(float)l[i]);
+  pair_at(to->dt, first) = dt;
+  pair_at(to->leave, first) = leave;
+  pair_at(to->scaled, first) = two(leave.x * dt.x, leave.y * dt.y);
+  pair_at(to->until, first) = two(power(l[0]), power(l[1]));
+  pair_at(to->since, first) = two(power(l[0] - begin), power(l[1] - begin));
+  pair_at(to->next, first) = next;
+  pair_at(to->share, first) = two(next.x * dt.x, next.y * dt.y);
+  to->A = A;
+  to->last = power(all);
+  __syncwarp();
+  int b = lane_row();
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int a = 2 * lane_pair() + i;
+    to->gap[b][a] = a > b ? decay_over(to->sum[8 * a], to->sum[8 * b + 8]) : 0;
+  }
+}
+
+/* What dtb is made of, of what eights have. */
+INLINE_DEVICE struct time_parts parts_of_times(const struct eight_times *times,
+                                               const struct eight_sums *from,
+                                               const struct warp_sums *states, bool enters,
+                                               bool leaves)
+{
+  int first = (int)threadIdx.x % WARP_LANES * 2, eight = lane_row();
+  auto own = [&](const float *of) { return *(const float2 *)(of + first); };
+  float2 dt = own(times->dt), later = own(from->direct[0]), near = own(from->direct[1]);
+  float2 within = own(from->within), z = own(from->own);
+  float rows[2] = {}, all = 0, before[8] = {};
+  struct time_parts p = {times->A, 0,  {dt.x, dt.y}, {}, {later.x + near.x, later.y + near.y},
+                         {},       {}, {z.x, z.y}};
+  if (enters && leaves)
+    p.through = (states->through[0] + states->through[1]) * times->last;
+#pragma unroll
+  for (int part = 0; part < STATE_WARPS; part++) {
+    if (enters)
+      add_two(p.a, own(states->a[part]));
+    if (leaves)
+      add_two(p.b, own(states->b[part]));
+  }
+  /* before[c]: i after eight c, j before it */
+#pragma unroll
+  for (int b = 0; b < 7; b++) {
+    float2 two = {};
+    if (b < eight)
+      two = own(from->rows[b]);
+    add_two(rows, two);
+    all += two.x + two.y;
+    before[b + 1] = eight > b + 1 ? all : 0;
+  }
+  float earlier = sum_over_rows(before);
+  earlier += from_lane(earlier, 1);
+  earlier += from_lane(earlier, 2);
+  float weighed = p.dt[0] * later.x;
+  struct sums_around column = sums_among<4>(weighed + p.dt[1] * later.y);
+  struct sums_around row = sums_among<4>(rows[0] + rows[1]);
+  p.across[0] = within.x + (earlier + column.before) + (row.after + rows[1] + rows[0]);
+  p.across[1] = within.y + (earlier + column.before + weighed) + (row.after + rows[1]);
+  return p;
+}
+
+/* By one warp, which has the heads of even or odd steps.  When one has ended, the copies of the
+ * next begin, and what does not hinder it is done while others go on with it. */
 INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
                                struct backward_grid grid, struct backward_memory m, int own)
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_CHANNELS> copies;
   struct backward_signals *s = m.signals();
-  int v = (int)blockIdx.x, h = own, use = 0;
+  int v = grid.first(), end = grid.end(), h = own, use = 0;
 #pragma unroll 1
   for (;; h += 2, use++) {
     int lane = (int)threadIdx.x % WARP_LANES;
     keep_little(own), keep_little(lane);
     for (; h >= grid.heads; h -= grid.heads)
-      v += (int)gridDim.x;
-    bool there = v < grid.count;
+      v++;
+    bool there = v < end;
     float2 dt = {};
+    float A_log = 0;
+    struct time_parts parts = {};
     if (use > 0)
       await_signal(s->ended + own, use - 1);
     if (there) {
       struct group_chunk g(d, f, grid, v);
       struct chunk k = g.head(d, grid, h);
+      dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
+      A_log = f.A_log[k.h];
 #pragma unroll 1
       for (int i = 0; i < 2; i++) /* a loop, for the sake of registers */
         copies(i ? cotangent_tokens(d, k, f.yb) : x_of(d, k, f.x), i ? d.H * d.P : d.ld, (int)d.P,
                lane)
-            .copy_by_eights({m.x(own).at + i * NARROW}, 0, k.q);
-      dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
+            .copy_by_eights({m.x(own).at + i * NARROW}, 0, k.q, place_of_eight);
     }
     keep_little(own), keep_little(v), keep_little(h);
+    int last_v = v, last_h = h - 2;
+    for (; last_h < 0; last_h += grid.heads)
+      last_v--;
     if (use > 0) {
-      int last_v = v, last_h = h - 2;
-      for (; last_h < 0; last_h += grid.heads)
-        last_v -= (int)gridDim.x;
       struct group_chunk g(d, f, grid, last_v);
-      const struct warp_sums *sums = m.of_warps(own);
-      struct state_sums states = {sums->a[0], sums->b[0], sums->through};
-      time_cotangents<STATE_WARPS, 2>(d, f, g.head(d, grid, last_h), m.times(own), m.sums(own),
-                                      states, g.enters, g.leaves);
+      parts = parts_of_times(m.times(own), m.sums(own), m.of_warps(own), g.enters, g.leaves);
       __syncwarp();
     }
+    keep_little(own), keep_little(v);
+    if (there) {
+      prepare_eights(dt, -exp_real(A_log), m.times(own));
+      await_own_copies();
+      arrive(s->tokens + own, true);
+    }
+    if (use > 0)
+      put_time_cotangents(d, f, group_chunk(d, f, grid, last_v).head(d, grid, last_h), parts);
     if (!there)
       break;
-    keep_little(own), keep_little(v);
-    prepare_times(dt, decay_rate(f.A_log, v % grid.groups * grid.heads + h), m.times(own));
-    await_own_copies();
-    arrive(s->tokens + own, true);
   }
 }
 
 /* ---- products ---- */
 
-/* sums = (ADDS: sums +) a b of EIGHTS times 8 terms, a's in registers, b's from eight FIRST on. */
+/* sums = (ADDS: sums +) a b of EIGHTS times 8 terms, a's in registers, b's from eight FIRST on:
+ * begun, and done. */
 template <bool ADDS, int FIRST, int EIGHTS>
-INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
+INLINE_DEVICE void begin_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
                                  operand right)
 {
   settle_sums(terms);
@@ -272,8 +418,20 @@ INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[E
   for (int k = 0; k < EIGHTS; k++)
     group_mma(sums, terms[k], terms_behind<TENSOR_TOKENS>(right, FIRST + k), ADDS || k > 0);
   end_products();
+}
+template <int EIGHTS>
+INLINE_DEVICE void finish_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4])
+{
   await_products<0>();
   settle_sums(sums);
+  settle_sums(terms); /* which were not to change before */
+}
+template <bool ADDS, int FIRST, int EIGHTS>
+INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[EIGHTS][4],
+                                 operand right)
+{
+  begin_product<ADDS, FIRST>(sums, terms, right);
+  finish_product(sums, terms);
 }
 /* Of 64, of which load(terms, first) gets half: all would not fit into the registers. */
 enum { HALF_TILES = PANEL_TILES / 2 };
@@ -287,9 +445,9 @@ INLINE_DEVICE void product_by_halves(float (&sums)[PANEL_TILES][4], operand righ
   group_product<true, HALF_TILES>(sums, terms, right);
 }
 
-/* sums = a b, both in shared memory */
+/* sums = a b, both in shared memory: begun; and done */
 template <int TERMS>
-INLINE_DEVICE void shared_product(float (&sums)[PANEL_TILES][4], operand left, operand right)
+INLINE_DEVICE void begin_shared_product(float (&sums)[PANEL_TILES][4], operand left, operand right)
 {
   settle_sums(sums);
   begin_products();
@@ -298,15 +456,19 @@ INLINE_DEVICE void shared_product(float (&sums)[PANEL_TILES][4], operand left, o
     group_mma(sums, terms_behind<TENSOR_TOKENS>(left, k), terms_behind<TENSOR_TOKENS>(right, k),
               k > 0);
   end_products();
+}
+INLINE_DEVICE void finish_product(float (&sums)[PANEL_TILES][4])
+{
   await_products<0>();
   settle_sums(sums);
 }
 
-/* dots[2 n + e] of tokens 32 half + 8 n + 2 t + e, added up over the rows that a warp has */
+/* dots[2 i + e] of tokens 2 t + e of the eight at 4 half + i, added up over the rows that a warp
+ * has */
 INLINE_DEVICE void put_dots(const float (&dots)[8], int half, const float *factor, float *to)
 {
-  struct place at = {0, {0, 0}, half, 0};
-  store_dots(at, dots, factor, to);
+  int g = lane_row(), token = own_token(4 * half + g / 2) + g % 2;
+  to[token] = sum_over_rows(dots) * factor[token];
 }
 
 /* ---- the warpgroups that have the states' columns ---- */
@@ -322,9 +484,15 @@ struct own_columns {
     four = group * (PANEL / 2) + g / 4 * 8 + (g & 2 ? 7 - w : w);
     odd = g % 2 * 2;
   }
-  INLINE_DEVICE int first(void) const { return 4 * four + odd; }
   INLINE_DEVICE int place(int r) const { return token_panels::offset(r, four) + odd; }
 };
+
+/* The first of them, of a place in a row below 8 */
+INLINE_DEVICE int column_of(int place)
+{
+  int panel = place / (TENSOR_TOKENS * PANEL), four = (place / 4 ^ place / PANEL) & 7;
+  return panel * PANEL + 4 * four + place % 4;
+}
 
 /* The same columns in the fourth row behind a place in rows t, and in the next behind rows 2 t. */
 INLINE_DEVICE int past_four(int place) { return (place ^ 16) + 4 * PANEL; }
@@ -346,10 +514,11 @@ INLINE_DEVICE void multiply_across(float (&sums)[PANEL_TILES][4], const float *e
   });
 }
 
-/* Of sums = (S' yb')': Cb += e sums; a.  even, odd: C of tokens 2 t and 2 t + 1. */
-INLINE_DEVICE void add_entering(const float (&sums)[PANEL_TILES][4], const float *even,
-                                const float *odd, const float *until, float (&Cb)[PANEL_TILES][4],
-                                float *a)
+/* Of sums = (S' yb')': Cb += e sums; a.  Of (Rb' x')': Bb += r dt sums; b.  even, odd: C, or B, of
+ * tokens 2 t and 2 t + 1. */
+INLINE_DEVICE void add_products(const float (&sums)[PANEL_TILES][4], const float *even,
+                                const float *odd, const float *scale, const float *factor,
+                                float (&out)[PANEL_TILES][4], float *dots_to)
 {
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -358,45 +527,36 @@ INLINE_DEVICE void add_entering(const float (&sums)[PANEL_TILES][4], const float
     for (int i = 0; i < PAIR_TILES; i++) {
       int n = PAIR_TILES * half + i;
       float2 c0 = *(const float2 *)(even + n * EIGHT), c1 = *(const float2 *)(odd + n * EIGHT);
-      float2 e = *(const float2 *)(until + 8 * n + 2 * lane_pair());
+      float2 e = *(const float2 *)(scale + own_token(n));
       dots[2 * i] = c0.x * sums[n][0] + c0.y * sums[n][2];
       dots[2 * i + 1] = c1.x * sums[n][1] + c1.y * sums[n][3];
-      Cb[n][0] += e.x * sums[n][0], Cb[n][1] += e.y * sums[n][1];
-      Cb[n][2] += e.x * sums[n][2], Cb[n][3] += e.y * sums[n][3];
+      out[n][0] += e.x * sums[n][0], out[n][1] += e.y * sums[n][1];
+      out[n][2] += e.x * sums[n][2], out[n][3] += e.y * sums[n][3];
     }
-    put_dots(dots, half, until, a);
-  }
-}
-
-/* Bb += r dt sums */
-INLINE_DEVICE void add_leaving(const float (&sums)[PANEL_TILES][4], const float *scaled,
-                               float (&Bb)[PANEL_TILES][4])
-{
-#pragma unroll
-  for (int n = 0; n < PANEL_TILES; n++) {
-    float2 s = *(const float2 *)(scaled + 8 * n + 2 * lane_pair());
-    Bb[n][0] += s.x * sums[n][0], Bb[n][1] += s.y * sums[n][1];
-    Bb[n][2] += s.x * sums[n][2], Bb[n][3] += s.y * sums[n][3];
+    put_dots(dots, half, factor, dots_to);
   }
 }
 
 /* Two columns of the chunk's tokens, where `out` has room for them. */
+template <bool ADDS>
 INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, float beta,
                              const float (&sums)[PANEL_TILES][4], int column, real *out)
 {
   real *to = out + g.panel(d) + 2 * lane_pair() * d.ld + column;
   int left = column < d.N ? g.q - 2 * lane_pair() : 0;
 #pragma unroll
-  for (int n = 0; n < PANEL_TILES; n++, to += 8 * d.ld)
+  for (int a = 0; a < PANEL_TILES; a++, to += 8 * d.ld)
 #pragma unroll
     for (int e = 0; e < 2; e++) {
+      int n = place_of_eight(a);
       float2 two;
       two.x = sums[n][e], two.y = sums[n][2 + e];
-      if (8 * n + e < left)
-        put_two((float2 *)(to + e * d.ld), beta, two);
+      if (8 * a + e < left)
+        put_two((float2 *)(to + e * d.ld), ADDS ? beta : 0, two);
     }
 }
 
+template <bool ADDS>
 INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
                                    struct backward_grid grid, struct backward_memory m)
 {
@@ -416,7 +576,7 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
 #pragma unroll 1
     for (int h = 0; h < grid.heads; h++, step++) {
       int which = step & 1;
-      const struct head_times *times = m.times(which);
+      const struct eight_times *times = m.times(which);
       struct warp_sums *to = m.of_warps(which);
       operand x = all.behind(X_PLACE + which * 2 * NARROW);
       await_signal(&s->S, step);
@@ -425,23 +585,29 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
         multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW));
       release(&s->S_read);
       if (g.enters)
-        add_entering(sums, C + tokens, C + past_one(tokens), times->until, Cb, to->a[own_warp()]);
+        add_products(sums, C + tokens, C + past_one(tokens), times->until, times->until, Cb,
+                     to->a[own_warp()]);
       await_signal(&s->Rb, step);
       if (g.leaves)
         multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x);
       release(&s->Rb_read);
+      await_signal(&s->rounded, use);
       if (g.leaves)
-        add_leaving(sums, times->scaled, Bb);
+        add_products(sums, B + tokens, B + past_one(tokens), times->scaled, times->leave, Bb,
+                     to->b[own_warp()]);
       release(s->ended + which);
     }
+    keep_little(natural), keep_little(tokens);
     await_signal(&s->pairs, 2 * use);
     multiply_across<true>(Bb, C + tokens, C + past_one(tokens), all.behind(W_PLACE));
     release(&s->pairs_read);
     await_signal(&s->pairs, 2 * use + 1);
     multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE));
     release(&s->panels_read);
-    put_panel(d, g, f.beta, Bb, own.first(), f.Bb);
-    put_panel(d, g, f.beta, Cb, own.first(), f.Cb);
+    keep_little(natural);
+    put_panel<ADDS>(d, g, f.beta, Bb, column_of(natural), f.Bb);
+    keep_little(g.q);
+    put_panel<ADDS>(d, g, f.beta, Cb, column_of(natural), f.Cb);
   }
 }
 
@@ -449,19 +615,20 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
 
 enum { W_READ = 1, W_WEIGHED }; /* barriers of it */
 
-/* Where w goes: a token's two columns are four terms apart. */
+/* Where w goes, of eight rows of places 2 w + half: a token's two columns are four terms apart. */
 struct panels_of_weights {
-  float *row; /* this lane's of its warp's first eight */
-  int j0;     /* of them */
-  INLINE_DEVICE panels_of_weights(token_panels w, int first)
-      : row(w.at + first * PANEL + lane_row() * PANEL + lane_pair()), j0(first)
+  float *w;
+  int first; /* this lane's, in the first of them */
+  INLINE_DEVICE explicit panels_of_weights(token_panels to)
+      : w(to.at),
+        first((own_warp() % HEAD_WARPS * 16 + lane_row()) * PANEL + 4 * lane_row() + lane_pair())
   {
   }
-  INLINE_DEVICE void put(int j, int i0, float w0, float w1) const
+  INLINE_DEVICE int row(int half) const { return first + half * EIGHT; }
+  INLINE_DEVICE void put(int row, int n, float w0, float w1) const
   {
-    float *at = row + (i0 / PANEL * TENSOR_TOKENS + j - j0) * PANEL;
-    int four = i0 % PANEL / 4, g = lane_row();
-    at[4 * (four ^ g)] = rounded<1>(w0), at[4 * ((four + 1) ^ g)] = rounded<1>(w1);
+    float *at = w + n / 4 * (TENSOR_TOKENS * PANEL);
+    at[row ^ n % 4 * 8] = rounded<1>(w0), at[row ^ (n % 4 * 8 + 4)] = rounded<1>(w1);
   }
 };
 
@@ -491,88 +658,185 @@ INLINE_DEVICE void load_across(struct own_numbers own, float *yb, float (&terms)
       terms[n][i] = *own.at(yb, n, i / 2, i % 2);
 }
 
-/* z' = x yb', x rounded */
-INLINE_DEVICE void multiply_own_tokens(float (&z)[PANEL_TILES][4], token_panels x, operand yb)
+/* x as a left operand, of the head at `x` of all */
+INLINE_DEVICE void load_tokens(const float *all, int x, float (&terms)[PANEL_TILES][4])
 {
-  int row = own_warp() % HEAD_WARPS * 16 + lane_row();
-  const float *at = x.at + row * PANEL + lane_pair();
-  product_by_halves<false>(z, yb, [&](float(&terms)[HALF_TILES][4], int first) {
+  int g = lane_row();
+  x += (own_warp() % HEAD_WARPS * 16 + g) * PANEL + 4 * g + lane_pair();
 #pragma unroll
-    for (int k = 0; k < HALF_TILES; k++)
+  for (int k = 0; k < PANEL_TILES; k++)
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        int panel = (first + k) / 4, four = (first + k) % 4 * 2 + i / 2;
-        terms[k][i] =
-            rounded<1>(at[(panel * TENSOR_TOKENS + i % 2 * 8) * PANEL + 4 * (four ^ lane_row())]);
-      }
-  });
+    for (int i = 0; i < 4; i++) {
+      int panel = k / 4, four = k % 4 * 2 + i / 2;
+      terms[k][i] = rounded<1>(all[(x ^ 4 * four) + (panel * TENSOR_TOKENS + i % 2 * 8) * PANEL]);
+    }
 }
 
-/* w of a warp's rows, and what else follows from z'. */
-INLINE_DEVICE void weigh_rows(struct weighing<panels_of_weights> weigh, int rows,
-                              const float (&scores)[PANEL_TILES][4],
-                              const float (&z)[PANEL_TILES][4], float (&pairs)[PANEL_TILES][4])
-{
+/* A warp's pairs: rows j of two eights, w and 7 - w, at places 2 w and 2 w + 1.  Of columns i in
+ * eights u and 7 - u, u = 0 to 3, those of 7 - u come after eight w.  Of the others, u comes after
+ * w or 7 - u after 7 - w, but for the gaps, which are 0 where it does not; or they are j's own
+ * eights. All warps go through all of them: who has what is a matter of numbers. */
+struct weighing_eights {
+  const struct eight_times *times;
+  struct eight_sums *sums;
+  struct panels_of_weights w;
+  int warp;
+  float2 own_m[2], own[2]; /* of pairs in j's own eight: m, and times dt */
+  float share[2];          /* of rows j */
+  INLINE_DEVICE int eight(int half) const { return half ? 7 - warp : warp; }
+
+  /* What does not wait for z'. */
+  INLINE_DEVICE weighing_eights(const struct eight_times *of, struct eight_sums *to,
+                                struct panels_of_weights weights, int own_warp)
+      : times(of), sums(to), w(weights), warp(own_warp)
+  {
 #pragma unroll
-  for (int quarter = 0; quarter < QUARTERS; quarter++) {
-    int n = 2 * quarter;
-    if (quarter > rows)
-      weigh.later(QUARTER * quarter, scores + n, z + n, pairs + n);
-    else if (quarter == rows)
-      weigh.same(scores + n, z + n, pairs + n);
+    for (int half = 0; half < 2; half++) {
+      int j = 8 * eight(half) + lane_row();
+      float dt = times->dt[j];
+      own_m[half] = own_decays(half);
+      share[half] = times->share[j];
+      own[half].x = own_m[half].x * dt, own[half].y = own_m[half].y * dt;
+    }
   }
-}
 
-/* D of channels p and p + 8. */
-INLINE_DEVICE void load_skips(struct ssd_shape d, const real *D, int64_t h, float (&skips)[2])
-{
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    int p = own_warp() % HEAD_WARPS * 16 + lane_row() + 8 * half;
-    skips[half] = p < d.P ? skip_of(d, D, h, p) : 0;
+  /* m of pairs in j's own eight */
+  INLINE_DEVICE float2 own_decays(int half) const
+  {
+    int g = lane_row(), t = lane_pair(), first = 8 * eight(half), past = 2 * t - g; /* i - j */
+    float2 at_j = times->sum[first + g], at_0 = times->sum[first + 2 * t], m;
+    float2 at_1 = times->sum[first + 2 * t + 1];
+    m.x = past >= 0 ? decay_over(at_0, at_j) : 0, m.y = past >= -1 ? decay_over(at_1, at_j) : 0;
+    return m;
   }
-}
 
-/* Of xb' = Rb B': b, and r dt times it. */
-INLINE_DEVICE void scale_leaving(struct own_numbers own, float *x, const struct head_times *times,
-                                 float (&xb)[PANEL_TILES][4], float *b)
-{
+  /* across_k in j's own eight: K is summed along i from k on, then over j < k. */
+  INLINE_DEVICE void add_up_own(float K0, float K1, float *across) const
+  {
+    int t = lane_pair(), past = 2 * t - lane_row();
+    float all = K0 + K1, other = from_lane(all, 1), after = t & 1 ? 0 : other;
+    other = from_lane(all + other, 2);
+    after += (t & 2 ? 0 : other) + K1;
+    across[0] = past > 0 ? after + K0 : 0, across[1] = past >= 0 ? after : 0;
+  }
+
+  /* v[i] of the four lanes of a row: of kind i % 2, rows g of eight(i / 2) */
+  INLINE_DEVICE void store_direct(const float (&v)[4]) const
+  {
+    bool second = lane_pair() & 1, upper = lane_pair() & 2;
+    float a = (second ? v[1] : v[0]) + from_lane(second ? v[0] : v[1], 1);
+    float b = (second ? v[3] : v[2]) + from_lane(second ? v[2] : v[3], 1);
+    float mine = (upper ? b : a) + from_lane(upper ? a : b, 2);
+    sums->direct[lane_pair() & 1][8 * eight(lane_pair() / 2) + lane_row()] = mine;
+  }
+
+  INLINE_DEVICE void weigh(const float (&scores)[PANEL_TILES][4], const float (&z)[PANEL_TILES][4],
+                           float (&pairs)[PANEL_TILES][4]) const
+  {
+    int g = lane_row(), t = lane_pair();
+    float direct[4] = {0, 0, 0, 0}, always[8], either[8], across[4];
+    float own_z[2][2], own_product[2][2];
+    float4 near = *(const float4 *)times->gap[warp], far = *(const float4 *)(times->gap[warp] + 4);
+    float4 other = *(const float4 *)(times->gap[7 - warp] + 4);
+    float gap[2][8] = {{near.x, far.w, near.y, far.z, near.z, far.y, near.w, far.x},
+                       {0, other.w, 0, other.z, 0, other.y, 0, other.x}}; /* by places */
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    float dots[8];
+    for (int n = 0; n < PANEL_TILES; n++) {
+      float2 since = *(const float2 *)(times->since + own_token(n));
+      const float after[2] = {since.x, since.y};
 #pragma unroll
-    for (int i = 0; i < PAIR_TILES; i++) {
-      int n = PAIR_TILES * half + i;
-      float2 scaled = *(const float2 *)(times->scaled + 8 * n + 2 * lane_pair());
+      for (int half = 0; half <= n % 2; half++) {
+        float both = gap[half][n] * share[half], part = 0, weight[2];
+        bool here = n / 2 == warp && half == n % 2; /* j's own eight */
 #pragma unroll
-      for (int e = 0; e < 2; e++) {
-        dots[2 * i + e] = *own.at(x, n, e, 0) * xb[n][e] + *own.at(x, n, e, 1) * xb[n][2 + e];
-        xb[n][e] *= e ? scaled.y : scaled.x, xb[n][2 + e] *= e ? scaled.y : scaled.x;
+        for (int e = 0; e < 2; e++) {
+          int i = 2 * half + e;
+          float product = scores[n][i] * z[n][i], later = after[e] * both;
+          float pair = here ? (e ? own[half].y : own[half].x) : later;
+          weight[e] = scores[n][i] * pair;
+          pairs[n][i] += pair * z[n][i];
+          part += after[e] * product;
+          if (half == n % 2) {
+            own_product[half][e] = n < 2 || here ? product : own_product[half][e];
+            own_z[half][e] = n < 2 || here ? z[n][i] : own_z[half][e];
+          }
+          if (half == 1)
+            either[n - 1 + e] += later * product;
+          else
+            (n % 2 ? always : either)[n - n % 2 + e] = later * product;
+        }
+        direct[2 * half] += gap[half][n] * part;
+        w.put(w.row(half), n, weight[0], weight[1]);
       }
     }
-    put_dots(dots, half, times->leave, b);
-  }
-}
-
-/* xb of a head, in columns p and p + 8 of tokens. */
-INLINE_DEVICE void put_inputs(struct ssd_shape d, struct chunk k, float beta,
-                              float (&xb)[PANEL_TILES][4], real *out)
-{
-  int p = own_warp() % HEAD_WARPS * 16 + lane_row(), tokens = k.q - 2 * lane_pair();
-  int left[2] = {p < d.P ? tokens : 0, p + 8 < d.P ? tokens : 0};
-  real *first = out + (k.token + 2 * lane_pair()) * d.ld + k.h * d.P + p;
-  auto for_numbers = [&](auto f) {
-    real *row = first;
 #pragma unroll
-    for (int n = 0; n < PANEL_TILES; n++, row += 8 * d.ld)
+    for (int half = 0; half < 2; half++) {
+      int j = 8 * eight(half) + g;
+      const float(&product)[2] = own_product[half];
+      direct[2 * half] *= times->next[j];
+      direct[2 * half + 1] = own_m[half].x * product[0] + own_m[half].y * product[1];
+      add_up_own(own[half].x * product[0], own[half].y * product[1], across + 2 * half);
+      if (t == g / 2)
+        sums->own[j] = g % 2 ? own_z[half][1] : own_z[half][0];
+    }
+    store_direct(direct);
+    float within = sum_over_rows(across);
+    if (g % 2 == 0)
+      sums->within[8 * eight(g / 4) + 2 * t + g / 2 % 2] = within;
+    int u = g / 2, of_row = 2 * t + g % 2;
+    sums->rows[warp][8 * (7 - u) + of_row] = sum_over_rows(always);
+    float row = sum_over_rows(either);
+    if (u > warp)
+      sums->rows[warp][8 * u + of_row] = row;
+    else if (u < warp)
+      sums->rows[7 - warp][8 * (7 - u) + of_row] = row;
+  }
+};
+
+/* Of a lane's channels p and p + 8 of a chunk's heads, one after the other: D, and where xb goes of
+ * token 2 t. */
+struct own_channels {
+  const real *D;
+  real *xb;
+  int there, left[2]; /* of the two channels; of tokens from 2 t on, of each channel */
+  INLINE_DEVICE own_channels(struct ssd_shape d, struct tensor_backward f, struct group_chunk g,
+                             struct chunk first)
+  {
+    int p = own_warp() % HEAD_WARPS * 16 + lane_row(), tokens = g.q - 2 * lane_pair();
+    there = at_most(((int)d.P - p + 7) / 8, 2);
+    left[0] = there > 0 ? tokens : 0, left[1] = there > 1 ? tokens : 0;
+    D = f.D + (d.D_has_hdim ? first.h * d.P + p : first.h);
+    xb = f.xb + (g.token + 2 * lane_pair()) * d.ld + first.h * d.P + p;
+  }
+  INLINE_DEVICE void load_skips(struct ssd_shape d, float (&skips)[2]) const
+  {
+    skips[0] = left[0] > 0 ? D[0] : 0, skips[1] = left[1] > 0 ? D[d.D_has_hdim ? 8 : 0] : 0;
+  }
+  INLINE_DEVICE void step(struct ssd_shape d) { D += d.D_has_hdim ? d.P : 1, xb += d.P; }
+  /* f(sum, address) of those that are there */
+  template <class F>
+  INLINE_DEVICE void for_numbers(struct ssd_shape d, float (&sums)[PANEL_TILES][4], F f) const
+  {
+    real *even = xb, *odd = xb + d.ld;
+    int64_t eight = 8 * d.ld;
+    keep_little(eight);
+#pragma unroll
+    for (int a = 0; a < PANEL_TILES; a++, even += eight, odd += eight)
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        if (8 * n + i % 2 < left[i / 2])
-          f(xb[n][i], row + i % 2 * d.ld + i / 2 * 8);
-  };
-  if (beta != 0)
-    for_numbers([&](float &own, const real *at) { own += beta * *at; });
-  for_numbers([&](float &own, real *at) { *at = own; });
+        if (8 * a + i % 2 < left[i / 2])
+          f(sums[place_of_eight(a)][i], (i % 2 ? odd : even) + i / 2 * 8);
+  }
+};
+
+/* xb' *= r dt */
+INLINE_DEVICE void scale_leaving(const float *scaled, float (&xb)[PANEL_TILES][4])
+{
+#pragma unroll
+  for (int n = 0; n < PANEL_TILES; n++) {
+    float2 s = *(const float2 *)(scaled + own_token(n));
+    xb[n][0] *= s.x, xb[n][1] *= s.y, xb[n][2] *= s.x, xb[n][3] *= s.y;
+  }
 }
 
 /* Before a chunk's first product: B rounded, and w zero where no weights go. */
@@ -596,13 +860,12 @@ INLINE_DEVICE void show_pairs(struct own_numbers own, struct backward_memory m,
                               const float (&pairs)[PANEL_TILES][4], int use)
 {
   struct backward_signals *s = m.signals();
-  int first = own_warp() % HEAD_WARPS * QUARTER;
-  struct panels_of_weights transposed(m.w(), first);
+  struct panels_of_weights transposed(m.w());
 #pragma unroll
   for (int n = 0; n < PANEL_TILES; n++)
 #pragma unroll
     for (int half = 0; half < 2; half++)
-      transposed.put(first + 8 * half, 8 * n, pairs[n][2 * half], pairs[n][2 * half + 1]);
+      transposed.put(transposed.row(half), n, pairs[n][2 * half], pairs[n][2 * half + 1]);
   show_to_products();
   arrive(&s->pairs, true);
   await_signal(&s->pairs_read, use);
@@ -615,6 +878,7 @@ INLINE_DEVICE void show_pairs(struct own_numbers own, struct backward_memory m,
   arrive(&s->pairs, true);
 }
 
+template <bool ADDS>
 INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
                                    struct backward_grid grid, struct backward_memory m)
 {
@@ -625,37 +889,43 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
+    struct own_channels channels(d, f, g, g.head(d, grid, 0));
     float scores[PANEL_TILES][4], pairs[PANEL_TILES][4];
     clear_sums(pairs);
     clear_sums(scores);
     await_signal(&s->panels, use);
     prepare_panels(m);
     show_to_products();
+    arrive(&s->rounded, true);
     await_barrier<W_WEIGHED, GROUP_LANES>();
-    shared_product<TENSOR_STATE>(scores, all.behind(B_PLACE), all.behind(C_PLACE));
+    begin_shared_product<TENSOR_STATE>(scores, all.behind(B_PLACE), all.behind(C_PLACE));
+    finish_product(scores);
 #pragma unroll 1
     for (int h = 0; h < grid.heads; h++, step++) {
       int which = step & 1;
       float z[PANEL_TILES][4], xb[PANEL_TILES][4], terms[PANEL_TILES][4], D[2];
       keep_little(w);
       await_signal(s->tokens + which, step / 2);
-      multiply_own_tokens(z, m.x(which), all.behind(X_PLACE + which * 2 * NARROW + NARROW));
+      int x = X_PLACE + which * 2 * NARROW;
+      load_tokens(m.all, x, terms);
+      begin_product<false, 0>(z, terms, all.behind(x + NARROW));
+      struct weighing_eights own_pairs(m.times(which), m.sums(which), panels_of_weights(m.w()), w);
+      finish_product(z, terms);
       await_barrier<W_READ, GROUP_LANES>();
-      weigh_rows({m.times(which), m.sums(which), {m.w(), QUARTER * w}, QUARTER * w}, w, scores, z,
-                 pairs);
+      own_pairs.weigh(scores, z, pairs);
       show_to_products();
       await_barrier<W_WEIGHED, GROUP_LANES>();
-      keep_little(which), keep_little(v);
-      struct chunk k = group_chunk(d, f, grid, v).head(d, grid, h);
-      load_skips(d, f.D, k.h, D);
+      channels.load_skips(d, D);
       clear_sums(xb);
       await_signal(&s->Rb, step);
+      if (g.leaves)
+        begin_shared_product<TENSOR_STATE>(xb, all.behind(RB_PLACE), all.behind(B_PLACE));
+      load_across(own, m.yb(which).at, terms);
       if (g.leaves) {
-        shared_product<TENSOR_STATE>(xb, all.behind(RB_PLACE), all.behind(B_PLACE));
-        scale_leaving(own, m.x(which).at, m.times(which), xb, m.of_warps(which)->b[w]);
+        finish_product(xb);
+        scale_leaving(m.times(which)->scaled, xb);
       }
       release(&s->Rb_read);
-      load_across(own, m.yb(which).at, terms);
       group_product<true, 0>(xb, terms, all.behind(W_PLACE));
 #pragma unroll
       for (int n = 0; n < PANEL_TILES; n++)
@@ -663,13 +933,18 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
         for (int i = 0; i < 4; i++)
           xb[n][i] += D[i / 2] * terms[n][i % 2 * 2 + i / 2];
       release(s->ended + which);
-      put_inputs(d, k, f.beta, xb, f.xb);
+      if (ADDS)
+        channels.for_numbers(d, xb, [&](float &own, const real *at) { own += f.beta * *at; });
+      channels.for_numbers(d, xb, [&](float &own, real *at) { *at = own; });
+      channels.step(d);
     }
     await_barrier<W_READ, GROUP_LANES>();
     show_pairs(own, m, pairs, use);
   }
 }
 
+/* ADDS: beta is not 0 */
+template <bool ADDS>
 static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     warpgroup_backward(struct ssd_shape d, struct tensor_backward f, struct backward_grid grid)
 {
@@ -680,16 +955,14 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
   int group = own_warp() / HEAD_WARPS, warp = own_warp() % HEAD_WARPS;
   if (group < STATE_GROUPS) {
     take_registers<144>();
-    multiply_states(d, f, grid, m);
+    multiply_states<ADDS>(d, f, grid, m);
   } else if (group == STATE_GROUPS) {
-    take_registers<152>();
-    multiply_tokens(d, f, grid, m);
+    take_registers<160>();
+    multiply_tokens<ADDS>(d, f, grid, m);
   } else {
-    leave_registers<72>();
-    if (warp == COPIES_S)
-      copy_states<true>(d, f, grid, m);
-    else if (warp == COPIES_RB)
-      copy_states<false>(d, f, grid, m);
+    leave_registers<64>();
+    if (warp < COPIES_TOKENS)
+      copy_states(d, f, grid, m, warp == COPIES_S);
     else
       copy_tokens(d, f, grid, m, warp - COPIES_TOKENS);
   }
@@ -706,9 +979,14 @@ static void vjp_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_bac
   if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
     LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
   bool trial = device_of(st)->trials && f.xb && f.Bb && f.Cb;
-  if (trial && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS))
-    LAUNCH_SHARED(st, count < PROCESSORS ? count : PROCESSORS, BACKWARD_THREADS,
-                  floats(BACKWARD_FLOATS), warpgroup_backward, d, f, grid);
+  bool groups = trial && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS);
+  int64_t blocks = count < PROCESSORS ? count : PROCESSORS;
+  if (groups && f.beta != 0)
+    LAUNCH_SHARED(st, blocks, BACKWARD_THREADS, floats(BACKWARD_FLOATS), warpgroup_backward<true>,
+                  d, f, grid);
+  else if (groups)
+    LAUNCH_SHARED(st, blocks, BACKWARD_THREADS, floats(BACKWARD_FLOATS), warpgroup_backward<false>,
+                  d, f, grid);
   else
     LAUNCH_TENSOR(st, count, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
   if (A_logb)

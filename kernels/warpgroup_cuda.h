@@ -33,6 +33,15 @@ enum { PANEL = 32, GROUP_LANES = 128 };
 #define HAS_WARPGROUPS 0
 #endif
 
+/* What follows from i is computed anew behind this: few registers are to keep it. */
+#ifdef __NVCC__
+INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
+INLINE_DEVICE void keep_little(int64_t &i) { asm volatile("" : "+l"(i)); }
+INLINE_DEVICE void keep_little(const float *&at) { asm volatile("" : "+l"(at)); }
+#else
+template <class T> void keep_little(T &) {}
+#endif
+
 /* (ROWS, any number of panels) */
 template <int ROWS> struct panels {
   float *at;
@@ -69,16 +78,24 @@ template <int THREADS, int ROWS, int LD> struct panel_copies {
       at += STEP * ld;
     }
   }
-  /* The same of fewer threads: a loop whose registers are few. */
-  INLINE_DEVICE void copy_by_eights(panels<ROWS> to, int64_t distance, int rows) const
+  /* The same of fewer threads, in a loop of few registers: rows of an eight at a time, of all
+   * eights, which go where `place_of` has them. */
+  template <class PLACE>
+  INLINE_DEVICE void copy_by_eights(panels<ROWS> to, int64_t distance, int rows,
+                                    PLACE place_of) const
   {
-    const float *at = from + distance;
-    int here = place, left = rows - row;
+    const float *first = from + distance;
+    int left = rows - row;
 #pragma unroll 1
-    for (int i = 0; i < OFTEN; i += 8, left -= 8 * STEP, here += 8 * STEP * PANEL)
+    for (int r = 0; r < 8; r += STEP, left -= STEP, first += STEP * ld) {
+      const float *at = first;
+      float *here = to.at + (place ^ r * 4) + r * PANEL;
 #pragma unroll
-      for (int k = 0; k < 8; k++, at += STEP * ld)
-        copy_16_bytes(to.at + (here ^ (k * STEP & 7) * 4) + k * STEP * PANEL, at, k * STEP < left);
+      for (int a = 0; a < ROWS / 8; a++, at += 8 * ld) {
+        keep_little(at);
+        copy_16_bytes(here + place_of(a) * (8 * PANEL), at, 8 * a < left);
+      }
+    }
   }
 };
 
@@ -105,13 +122,12 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
                "r"(there ? 16 : 0));
 }
 
-/* The 128 bytes around it come to L2. */
-INLINE_DEVICE void ask_for_line(const float *at)
+/* What is soon to be read comes to L2: the 128 bytes around `at`; a multiple of 16 bytes. */
+INLINE_DEVICE void prefetch(const float *at)
 {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(at));
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(__cvta_generic_to_global(at)));
 }
-/* Global memory that others will read soon comes to L2: a multiple of 16 bytes. */
-INLINE_DEVICE void fetch_to_L2(const float *from, int bytes)
+INLINE_DEVICE void prefetch_block(const float *from, int bytes)
 {
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)),
                "r"(bytes)
@@ -163,9 +179,6 @@ template <int TILES> INLINE_DEVICE void settle_sums(float (&sums)[TILES][4])
   for (int n = 0; n < TILES; n++)
     asm volatile("" : "+f"(sums[n][0]), "+f"(sums[n][1]), "+f"(sums[n][2]), "+f"(sums[n][3]));
 }
-
-/* What follows from i is computed anew behind this: few registers are to keep it. */
-INLINE_DEVICE void keep_little(int &i) { asm volatile("" : "+r"(i)); }
 
 #define SUMS_8(n) "+f"(d[n][0]), "+f"(d[n][1]), "+f"(d[n][2]), "+f"(d[n][3])
 #define SUMS_32(n) SUMS_8(n), SUMS_8(n + 1), SUMS_8(n + 2), SUMS_8(n + 3)
@@ -282,8 +295,8 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
 {
   copy_16_bytes(to, from, there);
 }
-INLINE_DEVICE void ask_for_line(const float *) {}
-INLINE_DEVICE void fetch_to_L2(const float *, int) {}
+INLINE_DEVICE void prefetch(const float *) {}
+INLINE_DEVICE void prefetch_block(const float *, int) {}
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
@@ -300,7 +313,6 @@ template <int WHICH, int THREADS> void arrive_at_barrier(void)
 template <int COUNT> void take_registers(void) {}
 template <int COUNT> void leave_registers(void) {}
 template <int TILES> void settle_sums(float (&)[TILES][4]) {}
-INLINE_DEVICE void keep_little(int &) {}
 template <int TILES> void group_mma(float (&d)[TILES][4], const float (&a)[4], operand b, bool adds)
 {
   emulated_group_mma(8 * TILES, d[0], a, NULL, b.at, adds);

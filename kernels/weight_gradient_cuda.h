@@ -195,7 +195,7 @@ struct right_fetch {
     for (; next < end && next < step; next += apart) {
       int64_t token = (int64_t)next * STEP, left = p.M - token;
       int tokens = left < STEP ? (int)left : STEP;
-      fetch_to_L2(p.right + token * K, tokens * K * (int)sizeof(float));
+      prefetch_block(p.right + token * K, tokens * K * (int)sizeof(float));
     }
   }
 };
