@@ -84,7 +84,7 @@ template <int K> struct projection_memory {
     }
     if (threadIdx.x == 0)
       for (int i = 0; i < GROUPS * PLACES; i++) {
-        make_signal(come(0, i), 1);
+        make_signal(come(0, i), WARP_LANES);
         make_signal(free(0, i), GROUP_WARPS);
       }
     weights.make_signals();
@@ -195,28 +195,44 @@ template <int K> INLINE_DEVICE void ask_for_rows(const float *h, int64_t first)
 
 /* ---- what is added, and stored ---- */
 
-/* By one thread: to a warpgroup's places.  GROUP is a constant so that all addresses are known to be
- * the warp's, without which a copy takes three times as long. */
-template <int K, int GROUP>
-INLINE_DEVICE void send_added(struct projection p, struct projection_memory<K> m)
+/* Where columns `column` to column + 3 of a row lie in a place: in odd rows halves of 32 banks
+ * change sides, as lanes of two rows read and write together. */
+INLINE_DEVICE int placed(int row, int column) { return row * COLUMNS + (column ^ (row & 1) << 4); }
+
+/* By one warp: to a warpgroup's places.  A place's arrival is told of when copies to the next are
+ * under way. */
+template <int K>
+INLINE_DEVICE void send_added(struct projection p, struct projection_memory<K> m, int group)
 {
+  enum {
+    FOURS = COLUMNS / 4,
+    APART = (int)WARP_LANES / (int)FOURS,
+    OFTEN = GROUP_ROWS / (int)APART
+  };
   ring_place<PLACES> at = {0, 0};
-  FOR_OWN_SEQUENCES(b, GROUP, p)
+  int lane = (int)threadIdx.x % WARP_LANES, row = lane / FOURS, own = lane % FOURS * 4, before = -1;
+  int64_t apart = APART * (int64_t)p.N;
+  FOR_OWN_SEQUENCES(b, group, p)
   FOR_OWN_ROWS(t, p)
   for (int column = 0; column < p.N; column += COLUMNS) {
-    int columns = p.N - column < COLUMNS ? p.N - column : COLUMNS;
-    int bytes = columns * (int)sizeof(float);
-    const float *from = p.c + ((int64_t)b * p.T + t) * p.N + column;
-    float *to = m.place(GROUP, at.stage);
-    uint64_t *come = m.come(GROUP, at.stage);
+    bool there = column + own < p.N;
+    const float *from = p.c + ((int64_t)b * p.T + t + row) * p.N + (there ? column + own : 0);
+    float *to = m.place(group, at.stage) + placed(row, own);
     if (at.use > 0)
-      await_signal(m.free(GROUP, at.stage), at.use - 1);
-#pragma unroll(4)
-    for (int row = 0; row < GROUP_ROWS; row++, to += COLUMNS, from += p.N)
-      copy_part(to, from, bytes, come);
-    arrive_with_block(GROUP_ROWS * bytes, come);
+      await_signal(m.free(group, at.stage), at.use - 1);
+#pragma unroll(8)
+    for (int i = 0; i < OFTEN; i++, from += apart, to += APART * COLUMNS)
+      copy_16_bytes(to, from, there);
+    end_batch();
+    await_batches<1>();
+    if (before >= 0)
+      arrive(m.come(group, before), true);
+    before = at.stage;
     at.step();
   }
+  await_batches<0>();
+  if (before >= 0)
+    arrive(m.come(group, before), true);
 }
 
 enum {
@@ -226,12 +242,12 @@ enum {
 /* In a place, where they have come, and in zx. */
 INLINE_DEVICE void add_to_sums(const float *place, float (&sums)[COLUMNS / 8][4])
 {
-  const float *from = place + own_group_row() * COLUMNS + 4 * lane_pair();
 #pragma unroll
-  for (int k = 0; k < STEP_FOURS; k++)
-    set_four(sums, k % 2, k / 2,
-             add_fours(scaled_four(sums, k % 2, k / 2, 1), 1,
-                       *(const float4 *)(from + k % 2 * 8 * COLUMNS + k / 2 * 16)));
+  for (int k = 0; k < STEP_FOURS; k++) {
+    int at = placed(own_group_row() + k % 2 * 8, k / 2 * 16 + 4 * lane_pair());
+    float4 added = *(const float4 *)(place + at);
+    set_four(sums, k % 2, k / 2, add_fours(scaled_four(sums, k % 2, k / 2, 1), 1, added));
+  }
 }
 
 INLINE_DEVICE void put_projected(struct projection p, int64_t row, int column,
@@ -245,10 +261,6 @@ INLINE_DEVICE void put_projected(struct projection p, int64_t row, int column,
 }
 
 /* ---- the convolution ---- */
-
-/* Two channels of a row in its place; in odd rows halves of 32 banks change sides, as lanes of two
- * rows write together.  These are of the lane that has read what was there. */
-INLINE_DEVICE int placed(int row, int column) { return row * COLUMNS + (column ^ (row & 1) << 4); }
 
 INLINE_DEVICE float2 two_at(const float *at) { return *(const float2 *)at; }
 
@@ -388,7 +400,6 @@ INLINE_DEVICE void project_rows(struct projection p, struct projection_memory<K>
       if (convolves)
         convolve<K>(p, m, place, first, t == 0, channel, sums);
       if (p.c) {
-        show_to_products();
         __syncwarp();
         arrive(m.free(group, at.stage), threadIdx.x % WARP_LANES == 0);
       }
@@ -412,14 +423,11 @@ static __global__ void __launch_bounds__(TILE_THREADS, 1) project_and_convolve(s
   } else {
     leave_registers<40>();
     int other = own_warp() - MULTIPLYING_WARPS;
-    bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
-    if (speaks && other == 0)
+    if (threadIdx.x == MULTIPLIERS)
       m.weights.send(p.weights, p.steps * projection_memory<K>::PARTS,
                      own_of(p.sequences / GROUPS) * (p.T / GROUP_ROWS));
-    else if (speaks && p.c && other == 1)
-      send_added<K, 0>(p, m);
-    else if (speaks && p.c && other == 2)
-      send_added<K, 1>(p, m);
+    else if (p.c && other > 0 && other <= GROUPS)
+      send_added<K>(p, m, other - 1);
   }
 #endif
 }
