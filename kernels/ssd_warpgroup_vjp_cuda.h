@@ -676,7 +676,7 @@ INLINE_DEVICE void load_tokens(const float *all, int x, float (&terms)[PANEL_TIL
 /* A warp's pairs: rows j of two eights, w and 7 - w, at places 2 w and 2 w + 1.  Of columns i in
  * eights u and 7 - u, u = 0 to 3, those of 7 - u come after eight w.  Of the others, u comes after
  * w or 7 - u after 7 - w, but for the gaps, which are 0 where it does not; or they are j's own
- * eights. All warps go through all of them: who has what is a matter of numbers. */
+ * eights.  All warps go through all of them: who has what is a matter of numbers. */
 struct weighing_eights {
   const struct eight_times *times;
   struct eight_sums *sums;
