@@ -433,18 +433,6 @@ INLINE_DEVICE void group_product(float (&sums)[PANEL_TILES][4], float (&terms)[E
   begin_product<ADDS, FIRST>(sums, terms, right);
   finish_product(sums, terms);
 }
-/* Of 64, of which load(terms, first) gets half: all would not fit into the registers. */
-enum { HALF_TILES = PANEL_TILES / 2 };
-template <bool ADDS, class LOAD>
-INLINE_DEVICE void product_by_halves(float (&sums)[PANEL_TILES][4], operand right, LOAD load)
-{
-  float terms[HALF_TILES][4];
-  load(terms, 0);
-  group_product<ADDS, 0>(sums, terms, right);
-  load(terms, (int)HALF_TILES);
-  group_product<true, HALF_TILES>(sums, terms, right);
-}
-
 /* sums = a b, both in shared memory: begun; and done */
 template <int TERMS>
 INLINE_DEVICE void begin_shared_product(float (&sums)[PANEL_TILES][4], operand left, operand right)
@@ -498,20 +486,29 @@ INLINE_DEVICE int column_of(int place)
 INLINE_DEVICE int past_four(int place) { return (place ^ 16) + 4 * PANEL; }
 INLINE_DEVICE int past_one(int place) { return (place ^ 4) + PANEL; }
 
-/* sums = (ADDS: sums +) a b: a's terms 8 k + t and 8 k + t + 4 are what lies at even and odd. */
-template <bool ADDS>
+/* sums = (ADDS: sums +) a b: a's terms 8 k + t and 8 k + t + 4 are what lies at even and odd.  It
+ * comes into the registers by halves; then nobody needs it, which is what loaded() tells. */
+template <bool ADDS, class LOADED>
 INLINE_DEVICE void multiply_across(float (&sums)[PANEL_TILES][4], const float *even,
-                                   const float *odd, operand right)
+                                   const float *odd, operand right, LOADED loaded)
 {
-  product_by_halves<ADDS>(sums, right, [&](float(&terms)[HALF_TILES][4], int first) {
+  enum { HALF = PANEL_TILES / 2 };
+  float terms[HALF][4], others[HALF][4];
+  auto load = [&](float(&to)[HALF][4], int first) {
 #pragma unroll
-    for (int k = 0; k < HALF_TILES; k++) {
+    for (int k = 0; k < HALF; k++) {
       float2 a = *(const float2 *)(even + (first + k) * EIGHT);
       float2 b = *(const float2 *)(odd + (first + k) * EIGHT);
-      terms[k][0] = rounded<1>(a.x), terms[k][1] = rounded<1>(a.y);
-      terms[k][2] = rounded<1>(b.x), terms[k][3] = rounded<1>(b.y);
+      to[k][0] = rounded<1>(a.x), to[k][1] = rounded<1>(a.y);
+      to[k][2] = rounded<1>(b.x), to[k][3] = rounded<1>(b.y);
     }
-  });
+  };
+  load(terms, 0);
+  begin_product<ADDS, 0>(sums, terms, right);
+  load(others, HALF);
+  finish_product(sums, terms);
+  loaded();
+  group_product<true, HALF>(sums, others, right);
 }
 
 /* Of sums = (S' yb')': Cb += e sums; a.  Of (Rb' x')': Bb += r dt sums; b.  even, odd: C, or B, of
@@ -582,15 +579,19 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
       await_signal(&s->S, step);
       await_signal(s->tokens + which, step / 2);
       if (g.enters)
-        multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW));
-      release(&s->S_read);
+        multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW),
+                               [&] { release(&s->S_read); });
+      else
+        release(&s->S_read);
       if (g.enters)
         add_products(sums, C + tokens, C + past_one(tokens), times->until, times->until, Cb,
                      to->a[own_warp()]);
       await_signal(&s->Rb, step);
       if (g.leaves)
-        multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x);
-      release(&s->Rb_read);
+        multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x,
+                               [&] { release(&s->Rb_read); });
+      else
+        release(&s->Rb_read);
       await_signal(&s->rounded, use);
       if (g.leaves)
         add_products(sums, B + tokens, B + past_one(tokens), times->scaled, times->leave, Bb,
@@ -599,11 +600,11 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
     }
     keep_little(natural), keep_little(tokens);
     await_signal(&s->pairs, 2 * use);
-    multiply_across<true>(Bb, C + tokens, C + past_one(tokens), all.behind(W_PLACE));
+    multiply_across<true>(Bb, C + tokens, C + past_one(tokens), all.behind(W_PLACE), [] {});
     release(&s->pairs_read);
     await_signal(&s->pairs, 2 * use + 1);
-    multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE));
-    release(&s->panels_read);
+    multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE), [] {});
+    release(&s->panels_read); /* and pairs */
     keep_little(natural);
     put_panel<ADDS>(d, g, f.beta, Bb, column_of(natural), f.Bb);
     keep_little(g.q);
@@ -675,7 +676,7 @@ INLINE_DEVICE void load_tokens(const float *all, int x, float (&terms)[PANEL_TIL
 /* A warp's pairs: rows j of two eights, w and 7 - w, at places 2 w and 2 w + 1.  Of columns i in
  * eights u and 7 - u, u = 0 to 3, those of 7 - u come after eight w.  Of the others, u comes after
  * w or 7 - u after 7 - w, but for the gaps, which are 0 where it does not; or they are j's own
- * eights. All warps go through all of them: who has what is a matter of numbers. */
+ * eights.  All warps go through all of them: who has what is a matter of numbers. */
 struct weighing_eights {
   const struct eight_times *times;
   struct eight_sums *sums;
