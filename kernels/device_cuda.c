@@ -203,9 +203,8 @@ static enum status open_blas(struct device *d)
 
 static enum status open_device(struct device *d)
 {
-  const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS"), *trials = getenv("DEQMAMBA_CUDA_TRIALS");
+  const char *graphs = getenv("DEQMAMBA_CUDA_GRAPHS");
   d->graphs = !graphs || strcmp(graphs, "0") != 0;
-  d->trials = trials && strcmp(trials, "1") == 0;
   TRY_CUDA(cudaStreamCreateWithFlags(&d->queue, cudaStreamNonBlocking), "a stream");
   return open_blas(d);
 }

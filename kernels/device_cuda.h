@@ -51,7 +51,6 @@ struct device {
   char failure[512]; /* the first that could not be started since the last sync; "": none */
   char name[320];
   bool graphs, capturing;
-  bool trials;         /* DEQMAMBA_CUDA_TRIALS: also kernels that no card has run yet */
   uint64_t products;   /* a hash of what cuBLAS was asked for since the capture began */
   const char *spoiled; /* why what is being captured is no graph; NULL: it may be */
   struct captured captured[GRAPHS_KEPT];

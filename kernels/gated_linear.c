@@ -16,14 +16,9 @@ void OP(gated_linear_fwd)(stream st, struct gated_rmsnorm_shape d, real eps, con
                           DEVICE real *out, struct branch_norm norm)
 {
 #if defined(__CUDACC__) && REAL_BITS == 32
-  bool with_norm = norm.w && device_of(st)->trials;
-  struct branch_norm behind = {};
-  if (!keeps_yn && in_one_pass(st, d, eps, y, z, w, N, W, b, r,
-                               keeps_out || !with_norm ? out : NULL, with_norm ? norm : behind)) {
-    if (norm.w && !with_norm)
-      OP(rmsnorm_fwd)(st, N, eps, out, norm);
+  if (!keeps_yn &&
+      in_one_pass(st, d, eps, y, z, w, N, W, b, r, keeps_out || !norm.w ? out : NULL, norm))
     return;
-  }
 #endif
   (void)keeps_yn, (void)keeps_out;
   OP(gated_rmsnorm_fwd)(st, d, eps, y, z, w, r, yn);

@@ -44,7 +44,7 @@ struct projection {
 
 /* Of the shared memory. */
 template <int K> struct projection_memory {
-  enum { TERMS = 64, PARTS = K / TERMS, STAGES = 6 }; /* of a stage, stages of a step */
+  enum { TERMS = 64, PARTS = K / TERMS, STAGES = 8 }; /* of a stage, stages of a step */
   typedef weight_ring<(int)TERMS *(int)COLUMNS, STAGES> ring;
   enum {
     SIGNALS = (int)ring::FLOATS + (int)GROUPS * (int)PLACES * (int)PLACE_FLOATS,
@@ -63,25 +63,18 @@ template <int K> struct projection_memory {
     return (uint64_t *)(weights.at + SIGNALS) + group * PLACES + i;
   }
   INLINE_DEVICE uint64_t *free(int group, int i) const { return come(GROUPS + group, i); }
-  /* (CONV_TAPS,C) taps, and the bias; a group's (CONV_PAST,C) rows before those it has */
-  INLINE_DEVICE float *taps(void) const { return weights.at + PER_CHANNEL; }
+  /* A group's (CONV_PAST,C) rows before those it has. */
   INLINE_DEVICE float *past(int group) const
   {
-    return taps() + (CONV_TAPS + 1 + group * CONV_PAST) * C;
+    return weights.at + PER_CHANNEL + group * CONV_PAST * C;
   }
   static size_t bytes(int64_t C)
   {
-    return ((int64_t)PER_CHANNEL + (CONV_TAPS + 1 + GROUPS * CONV_PAST) * C) * sizeof(float);
+    return ((int64_t)PER_CHANNEL + GROUPS * CONV_PAST * C) * sizeof(float);
   }
   /* By all threads, before anything else. */
-  INLINE_DEVICE void begin(struct projection p) const
+  INLINE_DEVICE void make_signals(void) const
   {
-    for (int c = (int)threadIdx.x; c < C; c += TILE_THREADS) {
-#pragma unroll
-      for (int k = 0; k < CONV_TAPS; k++)
-        taps()[k * C + c] = p.w[c * CONV_TAPS + k];
-      taps()[CONV_TAPS * C + c] = p.bias ? p.bias[c] : 0;
-    }
     if (threadIdx.x == 0)
       for (int i = 0; i < GROUPS * PLACES; i++) {
         make_signal(come(0, i), WARP_LANES);
@@ -273,21 +266,33 @@ INLINE_DEVICE void put_in_place(const float (&sums)[COLUMNS / 8][4], float *plac
   }
 }
 
+/* What convolves a lane's two channels. */
+struct two_channels {
+  float2 tap[CONV_TAPS], bias;
+};
+
+INLINE_DEVICE void load_channels(struct projection p, int channel, struct two_channels &to)
+{
+  int c = channel + 2 * ((int)threadIdx.x % WARP_LANES);
+  const float4 *w = (const float4 *)(p.w + c * CONV_TAPS);
+  float4 of[2] = {w[0], w[1]};
+  to.tap[0].x = of[0].x, to.tap[1].x = of[0].y, to.tap[2].x = of[0].z, to.tap[3].x = of[0].w;
+  to.tap[0].y = of[1].x, to.tap[1].y = of[1].y, to.tap[2].y = of[1].z, to.tap[3].y = of[1].w;
+  to.bias = p.bias ? two_at(p.bias + c) : float2{};
+}
+
 /* Of 64 rows from `first` on, channels from `channel` on, which begin a sequence or go on with it.
  */
 template <int K>
 INLINE_DEVICE void convolve(struct projection p, struct projection_memory<K> m, float *place,
-                            int64_t first, bool begins, int channel,
+                            int64_t first, bool begins, int channel, const struct two_channels &of,
                             const float (&sums)[COLUMNS / 8][4])
 {
   int group = own_warp() / GROUP_WARPS, w = own_warp() % GROUP_WARPS;
   int two = 2 * ((int)threadIdx.x % WARP_LANES), c = channel + two;
   float *past = m.past(group) + c;
-  float2 before[CONV_PAST] = {}, tap[CONV_TAPS], bias = two_at(m.taps() + CONV_TAPS * p.C + c);
+  float2 before[CONV_PAST] = {};
   put_in_place(sums, place);
-#pragma unroll
-  for (int k = 0; k < CONV_TAPS; k++)
-    tap[k] = two_at(m.taps() + k * p.C + c);
   if (w == 0 && !begins)
 #pragma unroll
     for (int k = 0; k < CONV_PAST; k++)
@@ -303,13 +308,15 @@ INLINE_DEVICE void convolve(struct projection p, struct projection_memory<K> m, 
   float *to = p.y + (first + WARP_ROWS * w) * p.C + c;
 #pragma unroll
   for (int i = 0; i < WARP_ROWS; i++, to += p.C) {
-    float2 x = two_at(place + placed(WARP_ROWS * w + i, two)), v = bias;
+    float2 x = two_at(place + placed(WARP_ROWS * w + i, two)), v = of.bias;
 #pragma unroll
     for (int k = 0; k < CONV_PAST; k++) {
-      v.x = add_product(v.x, tap[k].x, before[k].x), v.y = add_product(v.y, tap[k].y, before[k].y);
+      v.x = add_product(v.x, of.tap[k].x, before[k].x),
+      v.y = add_product(v.y, of.tap[k].y, before[k].y);
       before[k] = k + 1 < CONV_PAST ? before[k + 1] : x;
     }
-    v.x = add_product(v.x, tap[CONV_PAST].x, x.x), v.y = add_product(v.y, tap[CONV_PAST].y, x.y);
+    v.x = add_product(v.x, of.tap[CONV_PAST].x, x.x),
+    v.y = add_product(v.y, of.tap[CONV_PAST].y, x.y);
     v.x = gated(1, v.x), v.y = gated(1, v.y);
     *(float2 *)to = v;
   }
@@ -374,6 +381,7 @@ INLINE_DEVICE void project_rows(struct projection p, struct projection_memory<K>
   ring_place<PLACES> at = {0, 0};
   int next = (int)gridDim.x * GROUPS;
   float terms[K / 8][4], sums[COLUMNS / 8][4];
+  struct two_channels of = {};
   if (group > 0)
     end_turn(group);
   FOR_OWN_SEQUENCES(b, group, p)
@@ -387,6 +395,8 @@ INLINE_DEVICE void project_rows(struct projection p, struct projection_memory<K>
       int column = i * COLUMNS, channel = column - p.first;
       bool convolves = channel >= 0 && channel < p.C;
       float *place = m.place(group, at.stage);
+      if (convolves)
+        load_channels(p, channel, of);
       await_turn(group);
       multiply_columns<K>(m, weights, terms, sums);
       if (group == 0 || !last || b + next < p.sequences || i + 1 < p.steps)
@@ -398,7 +408,7 @@ INLINE_DEVICE void project_rows(struct projection p, struct projection_memory<K>
       if (!convolves || p.keeps)
         put_projected(p, row, column, sums);
       if (convolves)
-        convolve<K>(p, m, place, first, t == 0, channel, sums);
+        convolve<K>(p, m, place, first, t == 0, channel, of, sums);
       if (p.c) {
         __syncwarp();
         arrive(m.free(group, at.stage), threadIdx.x % WARP_LANES == 0);
@@ -416,7 +426,7 @@ static __global__ void __launch_bounds__(TILE_THREADS, 1) project_and_convolve(s
 #if HAS_WARPGROUPS
   SHARED_FLOATS(memory);
   struct projection_memory<K> m(memory, p.C);
-  m.begin(p);
+  m.make_signals();
   if (threadIdx.x < MULTIPLIERS) {
     take_registers<232>();
     project_rows<K>(p, m, own_warp() / GROUP_WARPS);
@@ -464,7 +474,8 @@ static bool convolved_in_one_pass(stream st, int64_t K, real eps, struct branch_
                d.C % COLUMNS == 0 && d.C >= 2 * COLUMNS && d.T % GROUP_ROWS == 0 &&
                d.T <= INT32_MAX / 2 && count <= (int64_t)(TURNED_BYTES / sizeof *weights);
   bool packed = in_packs(0, norm.w ? norm.x : x) && in_packs(0, norm.w) && in_packs(0, x) &&
-                in_packs(0, c) && in_packs(0, zx) && in_packs(0, y);
+                in_packs(0, c) && in_packs(0, zx) && in_packs(0, y) && in_packs(0, w) &&
+                in_packs(0, bias);
   bool alone = !norm.w || (!norm.mask && !norm.h && !norm.square && norm.damping == 1);
   if (!here || !plain || !packed || !alone)
     return false;

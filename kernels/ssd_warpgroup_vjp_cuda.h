@@ -979,8 +979,8 @@ static void vjp_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_bac
   struct backward_grid grid = {(int)ssd_chunks(d), (int)d.G, (int)(d.H / d.G), (int)count};
   if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
     LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
-  bool trial = device_of(st)->trials && f.xb && f.Bb && f.Cb;
-  bool groups = trial && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS);
+  bool groups =
+      f.xb && f.Bb && f.Cb && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS);
   int64_t blocks = count < PROCESSORS ? count : PROCESSORS;
   if (groups && f.beta != 0)
     LAUNCH_SHARED(st, blocks, BACKWARD_THREADS, floats(BACKWARD_FLOATS), warpgroup_backward<true>,

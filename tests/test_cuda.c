@@ -48,21 +48,6 @@ static void recurrences(void **state)
   check_on_device(ssd_operations, gpu.f32, gpu.f64, FLOAT_UNIT, seed);
 }
 
-/* The kernels that cards have run, where the stand-in runs those on trial otherwise. */
-static void without_trials(void **state)
-{
-  (void)state;
-  kernels_alone();
-  if (!emulated)
-    skip();
-  assert_int_equal(unsetenv("DEQMAMBA_CUDA_TRIALS"), 0);
-  check_ok(backend_cuda_open(PLUGIN_TF32, &gpu));
-  device_rounded_gated_linear_f32(cpu.f32, gpu.f32, seed);
-  check_on_device(ssd_operations, gpu.f32, gpu.f64, TF32_UNIT, seed);
-  assert_int_equal(setenv("DEQMAMBA_CUDA_TRIALS", "1", 1), 0);
-  check_ok(backend_cuda_open(PLUGIN_IEEE, &gpu));
-}
-
 /* Another device: its compute capability and what shared memory a block may have. */
 static void pretend(const char *major, const char *bytes)
 {
@@ -507,7 +492,6 @@ int main(int argc, char **argv)
       cmocka_unit_test(other_devices),
       cmocka_unit_test(rounded_products),
       cmocka_unit_test(rounded_weights),
-      cmocka_unit_test(without_trials),
       cmocka_unit_test(graphs),
       cmocka_unit_test(refused_updates),
       cmocka_unit_test(models),
@@ -529,8 +513,6 @@ int main(int argc, char **argv)
     return 0;
   }
   (void)unsetenv("DEQMAMBA_CUDA_GRAPHS");
-  if (emulated)
-    (void)setenv("DEQMAMBA_CUDA_TRIALS", "1", 1);
   if (backend_cpu_select(&cpu) != OK || backend_cuda_open(PLUGIN_IEEE, &gpu) != OK) {
     (void)fprintf(stderr, "%s\n", last_error());
     return exit_code(ERR_DEVICE);
