@@ -6,9 +6,8 @@
  *   Cb' += (S' yb') e             Bb' += (Rb' x') r dt          at last  B' pairs', C' pairs
  *   xb'  = (Rb B') r dt + yb' w + D yb'           pairs' = sum over heads of m dt z'
  * Each of the four warps that multiply nothing copies what has one place in the shared memory, as
- * soon as the place is free: S (and C), Rb (and B), x and yb of every other head.  The first two
- * also add <Rb,S> up; those of x and yb prepare their head's times, and at last put its cotangents
- * of times together.
+ * soon as the place is free: S (and C), Rb (and B), x and yb of every other head.  Those of x
+ * and yb also prepare their head's times, and at last put its cotangents of times together.
  *
  * Tokens lie in the shared memory, and in sums, in eights whose order is 0 7 1 6 2 5 3 4: of pairs
  * j <= i, whose rows j are 16 in each warp, all warps have the same number, and nearly at the same
@@ -72,7 +71,8 @@ struct alignas(16) eight_sums {
 
 /* Sums over what a warp has of the states: a, b, <Rb,S>. */
 struct alignas(16) warp_sums {
-  float a[STATE_WARPS][TENSOR_TOKENS], b[STATE_WARPS][TENSOR_TOKENS], through[2];
+  float a[STATE_WARPS][TENSOR_TOKENS], b[STATE_WARPS][TENSOR_TOKENS];
+  float through[STATE_WARPS];
 };
 
 enum {
@@ -122,10 +122,10 @@ struct backward_memory {
     struct backward_signals *s = signals();
     if (threadIdx.x == 0) {
       int multiplying = STATE_WARPS + HEAD_WARPS;
-      make_signal(&s->S, WARP_LANES), make_signal(&s->S_read, STATE_WARPS + 1);
-      make_signal(&s->Rb, WARP_LANES), make_signal(&s->Rb_read, multiplying + 1);
+      make_signal(&s->S, WARP_LANES), make_signal(&s->S_read, STATE_WARPS);
+      make_signal(&s->Rb, WARP_LANES), make_signal(&s->Rb_read, multiplying);
       for (int i = 0; i < 2; i++)
-        make_signal(s->tokens + i, WARP_LANES), make_signal(s->ended + i, multiplying + 2);
+        make_signal(s->tokens + i, WARP_LANES), make_signal(s->ended + i, multiplying);
       make_signal(&s->panels, 2 * WARP_LANES), make_signal(&s->panels_read, STATE_WARPS);
       make_signal(&s->rounded, GROUP_LANES);
       make_signal(&s->pairs, GROUP_LANES), make_signal(&s->pairs_read, STATE_WARPS);
@@ -194,20 +194,6 @@ INLINE_DEVICE void await_own_copies(void)
   show_to_products();
 }
 
-/* Half of <Rb,S>, by one warp. */
-INLINE_DEVICE float half_of_states(struct backward_memory m, int half)
-{
-  float4 sum = {};
-  int first = half * (WIDE / 8) + (int)threadIdx.x % WARP_LANES;
-  const float4 *S = (const float4 *)m.S().at + first, *Rb = (const float4 *)m.Rb().at + first;
-#pragma unroll(4)
-  for (int i = 0; i < WIDE / 8; i += WARP_LANES) {
-    float4 s = S[i], r = Rb[i];
-    sum.x += s.x * r.x, sum.y += s.y * r.y, sum.z += s.z * r.z, sum.w += s.w * r.w;
-  }
-  return sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
-}
-
 /* What all wait for between two chunks comes to L2. */
 INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &next,
                                   const real *from)
@@ -222,7 +208,7 @@ INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &
   }
 }
 
-/* By one warp: S (`first`), and C with each chunk's first; or Rb and B.  Then half of <Rb,S>. */
+/* By one warp: S (`first`), and C with each chunk's first; or Rb and B. */
 INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
                                struct backward_grid grid, struct backward_memory m, bool first)
 {
@@ -256,15 +242,6 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
       if (h == 0)
         arrive(&s->panels, true);
       arrive(come, true);
-      await_signal(&s->S, step), await_signal(&s->Rb, step); /* other lanes' copies, too */
-      await_signal(s->tokens + step % 2, step / 2); /* by then the last but one's have been read */
-      if (g.enters && g.leaves) {
-        float half = half_of_states(m, !first);
-        if (lane == 0)
-          m.of_warps(step)->through[!first] = half;
-      }
-      release(first ? &s->Rb_read : &s->S_read);
-      release(s->ended + step % 2);
     }
   }
 }
@@ -321,7 +298,10 @@ INLINE_DEVICE struct time_parts parts_of_times(const struct eight_times *times,
   struct time_parts p = {times->A, 0,  {dt.x, dt.y}, {}, {later.x + near.x, later.y + near.y},
                          {},       {}, {z.x, z.y}};
   if (enters && leaves)
-    p.through = (states->through[0] + states->through[1]) * times->last;
+#pragma unroll
+    for (int part = 0; part < STATE_WARPS; part++)
+      p.through += states->through[part];
+  p.through *= times->last;
 #pragma unroll
   for (int part = 0; part < STATE_WARPS; part++) {
     if (enters)
@@ -553,6 +533,23 @@ INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, fl
     }
 }
 
+/* Of <Rb,S> what one of the state warps adds up. */
+INLINE_DEVICE void put_part_of_states(struct backward_memory m, float *to)
+{
+  enum { FOURS = WIDE / 4 / (int)STATE_WARPS };
+  float4 sum = {};
+  int first = own_warp() * FOURS + (int)threadIdx.x % WARP_LANES;
+  const float4 *S = (const float4 *)m.S().at + first, *Rb = (const float4 *)m.Rb().at + first;
+#pragma unroll(2)
+  for (int i = 0; i < FOURS; i += WARP_LANES) {
+    float4 s = S[i], r = Rb[i];
+    sum.x += s.x * r.x, sum.y += s.y * r.y, sum.z += s.z * r.z, sum.w += s.w * r.w;
+  }
+  float all = sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
+  if (threadIdx.x % WARP_LANES == 0)
+    to[own_warp()] = all;
+}
+
 template <bool ADDS>
 INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
                                    struct backward_grid grid, struct backward_memory m)
@@ -579,14 +576,14 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
       await_signal(&s->S, step);
       await_signal(s->tokens + which, step / 2);
       if (g.enters)
-        multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW),
-                               [&] { release(&s->S_read); });
-      else
-        release(&s->S_read);
+        multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW), [] {});
       if (g.enters)
         add_products(sums, C + tokens, C + past_one(tokens), times->until, times->until, Cb,
                      to->a[own_warp()]);
       await_signal(&s->Rb, step);
+      if (g.enters && g.leaves)
+        put_part_of_states(m, to->through);
+      release(&s->S_read);
       if (g.leaves)
         multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x,
                                [&] { release(&s->Rb_read); });
