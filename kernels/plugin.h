@@ -41,7 +41,7 @@ struct plugin_layout {
   int version, sizes[4];
   const char *const *operations; /* ends with NULL */
 };
-enum { PLUGIN_VERSION = 2 };
+enum { PLUGIN_VERSION = 3 };
 #define OPERATION(name, ...) #name "(" #__VA_ARGS__ ")",
 static const char *const plugin_operations[] = {
 #include "core/operations.def"
