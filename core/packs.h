@@ -40,9 +40,12 @@ template <> struct words<16> {
 #ifdef __CUDA_ARCH__
 template <class T> INLINE T load_word(const T *x) { return __ldcg(x); }
 template <class T> INLINE void store_word(T *x, T word) { __stcg(x, word); }
-#else /* the host's copies are never called */
+#elif defined(__NVCC__) /* the host's copies are never called */
 template <class T> INLINE T load_word(const T *x) { return *x; }
 template <class T> INLINE void store_word(T *x, T word) { *x = word; }
+#else                   /* tests/emulation */
+template <class T> INLINE T load_word(const T *x) { return *emulated_global(x); }
+template <class T> INLINE void store_word(T *x, T word) { *emulated_global(x) = word; }
 #endif
 
 template <int V = PACK> INLINE pack<V> load_pack(const real *x)

@@ -269,6 +269,70 @@ static void models(void **state)
   check_model(explicit_one, GRADIENT_UNROLL, FP_PICARD, 1);
 }
 
+/* By tensors, so that a small one counts as much. */
+static void check_gradients_close(const struct tensor_list *list, const double *got,
+                                  const double *want, double tol, const char *what)
+{
+  for (int64_t i = 0; i < list->count; i++) {
+    const struct tensor_spec *t = &list->tensor[i];
+    double error = 0, norm = 0;
+    for (int64_t k = t->offset; k < t->offset + t->count; k++) {
+      error += (got[k] - want[k]) * (got[k] - want[k]);
+      norm += want[k] * want[k];
+    }
+    check_close(1 + sqrt(error / norm), 1, tol, "error of %s's gradient (%s)", t->name, what);
+  }
+}
+
+/* A whole model whose shapes take every kernel by warpgroups, in float32 with products of tf32,
+ * against the CPU's float64. */
+static void rounded_models(void **state)
+{
+  (void)state;
+  kernels_alone();
+  enum { TOKENS = 64, MOST = 264 };
+  static const enum gradient_kind kinds[] = {GRADIENT_UNROLL, GRADIENT_PHANTOM};
+  static const char yaml[] =
+      "name: rounded\nmodel: {kind: implicit, d_model: 64, n_layer: 1,\n"
+      "  mamba2: {d_state: 32, expand: 4, headdim: 16, chunk_size: 32}}\n"
+      "deq:\n  forward: {solver: picard, max_iter: 2, min_iter: 2, tol: 1.0e-6}\n"
+      "  unroll: {iterations: 2, damping: 0.8}\n  phantom: {steps: 1, damping: 0.7}\n"
+      "data: {task: word_problem, group: S3, length: 64}\n";
+  static int32_t tokens[MOST * TOKENS], labels[MOST * TOKENS];
+  const double tol = 8 * TF32_UNIT;
+  int64_t rows = emulated ? 4 : MOST;
+  struct config c;
+  struct plugin rounded;
+  struct tensor_list list;
+  check_ok(config_parse("rounded.yaml", yaml, sizeof yaml - 1, &c));
+  c.model.vocab_size = 6;
+  check_ok(backend_cuda_open(PLUGIN_TF32, &rounded));
+  double *block = probe_parameters(&c, 0.3, 4, 7, &list);
+  draw_tokens(rows * TOKENS, tokens, labels);
+  for (int i = 0; i < 2; i++) {
+    struct probe_result want = {0}, got = {0};
+    want.gradient = calloc((size_t)list.block, sizeof(double));
+    got.gradient = calloc((size_t)list.block, sizeof(double));
+    assert_true(want.gradient && got.gradient);
+    struct probe_f64 *on_cpu =
+        probe_open_on_f64(&c, cpu.f64, solver_ports_for("cpu").f64, rows, TOKENS, true);
+    probe_set_f64(on_cpu, block, -1);
+    probe_learn_f64(on_cpu, kinds[i], tokens, labels, &want);
+    probe_close_f64(on_cpu);
+    struct probe_f32 *on_gpu =
+        probe_open_on_f32(&c, rounded.f32, rounded.solver_f32, rows, TOKENS, true);
+    probe_set_f32(on_gpu, block, -1);
+    probe_learn_f32(on_gpu, kinds[i], tokens, labels, &got);
+    probe_close_f32(on_gpu);
+    check_close(got.loss, want.loss, tol, "loss (%s)", gradient_name(kinds[i]));
+    check_gradients_close(&list, got.gradient, want.gradient, tol, gradient_name(kinds[i]));
+    free(want.gradient), free(got.gradient);
+  }
+  free(block);
+  tensor_list_free(&list);
+  check_ok(backend_cuda_open(PLUGIN_IEEE, &gpu));
+}
+
 /* ---- programs ---- */
 
 /* The stand-in is slow: fewer steps of fewer sequences, and states that tensor cores leave. */
@@ -495,6 +559,7 @@ int main(int argc, char **argv)
       cmocka_unit_test(graphs),
       cmocka_unit_test(refused_updates),
       cmocka_unit_test(models),
+      cmocka_unit_test(rounded_models),
       cmocka_unit_test(failed_captures),
       cmocka_unit_test(training),
       cmocka_unit_test(evaluating),

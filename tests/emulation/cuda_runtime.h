@@ -72,13 +72,22 @@ void emulated_barrier(int which, unsigned threads, bool waits); /* 1 to 15 of a 
 void emulated_make_signal(const void *signal, int arrivals);
 void emulated_arrive(const void *signal);
 void emulated_await_signal(const void *signal, int use);
+#define EMULATED_SHARED_BYTES 232448 /* as a block of an H200 has */
+void emulated_misuse(const char *what);
 void emulated_copy_part(void *to, const void *from, int bytes, const void *signal);
 void emulated_arrive_with_block(int bytes, const void *signal);
 void emulated_copy(float *to, const float *from, bool there);
 void emulated_end_batch(void);
 void emulated_await_batches(int left);
-extern float emulated_shared[];
+extern float emulated_shared[EMULATED_SHARED_BYTES / sizeof(float)];
 #define SHARED_FLOATS(name) float *name = emulated_shared
+/* Accesses past L1 (ld.global.cg, st.global.cg) of what is not global memory are errors. */
+template <class T> T *emulated_global(T *at)
+{
+  if ((uintptr_t)at - (uintptr_t)emulated_shared < EMULATED_SHARED_BYTES)
+    emulated_misuse("ld.global or st.global of shared memory");
+  return at;
+}
 template <class T> T __shfl_xor_sync(unsigned, T x, int apart)
 {
   return (T)emulated_shuffle((double)x, apart);

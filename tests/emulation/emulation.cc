@@ -188,7 +188,13 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 /* ---- kernels ---- */
 
 dim3 gridDim, blockDim, blockIdx, threadIdx;
-alignas(1024) float emulated_shared[232448 / sizeof(float)]; /* as a block of an H200 has */
+alignas(1024) float emulated_shared[EMULATED_SHARED_BYTES / sizeof(float)];
+
+void emulated_misuse(const char *what)
+{
+  fprintf(stderr, "emulated device: %s\n", what);
+  abort();
+}
 static cudaError_t failure;
 
 void emulated_alignment(const void *p, size_t bytes)
