@@ -342,21 +342,23 @@ static struct {
   int batch; /* that is being filled */
 } pending[THREADS_MOST];
 
-/* Element k of row r of eight terms in shared memory: the 128-byte swizzle. */
-static float operand_element(const float *at, unsigned r, unsigned k)
+/* Row r of eight terms in shared memory: the 128-byte swizzle. */
+static void operand_row(const float *at, unsigned r, float (&row)[8])
 {
   enum { PANEL = 32, BYTES = 1024 };
-  uintptr_t first = (uintptr_t)at & ~(uintptr_t)(BYTES - 1);
-  size_t term = at - (const float *)first + k;
-  size_t place = r * PANEL + 4 * (term / 4 ^ r % 8) + term % 4;
-  const float *element = (const float *)first + place;
-  if (term >= PANEL || ((uintptr_t)at & 31) || element < emulated_shared ||
-      element >= emulated_shared + sizeof emulated_shared / sizeof *emulated_shared) {
-    fprintf(stderr, "emulated device: no operand of wgmma at byte %zd of shared memory\n",
-            (const char *)at - (const char *)emulated_shared);
-    abort();
+  const float *first = (const float *)((uintptr_t)at & ~(uintptr_t)(BYTES - 1));
+  const float *end = emulated_shared + sizeof emulated_shared / sizeof *emulated_shared;
+  size_t term = at - first;
+  for (size_t half = 0; half < 2; half++) {
+    const float *four = first + r * PANEL + 4 * (term / 4 + half ^ r % 8);
+    if (term + 8 > PANEL || ((uintptr_t)at & 31) || four < emulated_shared || four + 4 > end) {
+      fprintf(stderr, "emulated device: no operand of wgmma at byte %zd of shared memory\n",
+              (const char *)at - (const char *)emulated_shared);
+      abort();
+    }
+    for (int i = 0; i < 4; i++)
+      row[4 * half + i] = tf32(four[i]);
   }
-  return tf32(*element);
 }
 
 void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
@@ -377,13 +379,19 @@ static void run_product(const pending_product &p, unsigned thread)
 {
   enum { GROUP_LANES = 128 };
   unsigned row = thread % GROUP_LANES / 32 * 16 + thread % 32 / 4;
-  for (unsigned i = 0; i < (unsigned)p.n / 2; i++) {
-    unsigned half = i / 2 % 2, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
-    float sum = p.adds ? p.d[i] : 0;
-    for (unsigned k = 0; k < 8; k++)
-      sum += (p.left ? operand_element(p.left, row + 8 * half, k) : p.a[half][k]) *
-             operand_element(p.right, column, k);
-    p.d[i] = sum;
+  float a[2][8], b[8];
+  memcpy(a, p.a, sizeof a);
+  for (unsigned half = 0; p.left && half < 2; half++)
+    operand_row(p.left, row + 8 * half, a[half]);
+  for (unsigned i = 0; i < (unsigned)p.n / 4; i++) {
+    unsigned e = i % 2;
+    operand_row(p.right, i / 2 * 8 + thread % 4 * 2 + e, b);
+    for (unsigned half = 0; half < 2; half++) {
+      float *d = p.d + i / 2 * 4 + 2 * half + e, sum = p.adds ? *d : 0;
+      for (unsigned k = 0; k < 8; k++)
+        sum += a[half][k] * b[k];
+      *d = sum;
+    }
   }
 }
 
