@@ -105,8 +105,9 @@ struct own_rows {
   bool there[2];
 };
 
-/* outb of this lane's rows as left operands.  It is read twice: beside `out`, too, the registers
- * would not hold it. */
+/* outb of this lane's rows as left operands.  `out` comes beside it, FOURS_AT_ONCE of both rows at
+ * a time, for which there are registers. */
+enum { FOURS_AT_ONCE = 8 };
 template <int D>
 INLINE_DEVICE struct own_rows load_rows(struct gated_cotangents p, int tile,
                                         float (&terms)[D / 8][4])
@@ -123,24 +124,25 @@ INLINE_DEVICE struct own_rows load_rows(struct gated_cotangents p, int tile,
     outb[half] = p.outb + from * D + 4 * lane_pair();
     out[half] = p.out + from * D + 4 * lane_pair();
   }
-#pragma unroll(8)
-  for (int i = 0; i < D / 16; i++)
 #pragma unroll
-    for (int half = 0; half < 2; half++)
-      dot[half] += dot_of_fours(load_word((const float4 *)(outb[half] + 16 * i)),
-                                load_word((const float4 *)(out[half] + 16 * i)));
+  for (int half = 0; half < 2; half++)
 #pragma unroll
-  for (int half = 0; half < 2; half++) {
-    dot[half] += from_lane(dot[half], 1);
-    dot[half] += from_lane(dot[half], 2);
-    rows.along[half] = rows.r[half] * dot[half] / (float)p.E;
+    for (int i = 0; i < D / 16; i++)
+      set_terms(terms, half, i, load_word((const float4 *)(outb[half] + 16 * i)));
 #pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-      float4 b = load_word((const float4 *)(outb[half] + 16 * i));
-      terms[2 * i][half] = rounded<1>(b.x), terms[2 * i][2 + half] = rounded<1>(b.y);
-      terms[2 * i + 1][half] = rounded<1>(b.z), terms[2 * i + 1][2 + half] = rounded<1>(b.w);
-    }
+  for (int first = 0; first < D / 16; first += FOURS_AT_ONCE / 2) {
+    float4 fours[FOURS_AT_ONCE];
+#pragma unroll
+    for (int k = 0; k < FOURS_AT_ONCE; k++)
+      fours[k] = load_word((const float4 *)(out[k % 2] + 16 * (first + k / 2)));
+#pragma unroll
+    for (int k = 0; k < FOURS_AT_ONCE; k++)
+      dot[k % 2] += dot_of_fours(four_of_terms(terms, k % 2, first + k / 2), fours[k]);
   }
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+    rows.along[half] = rows.r[half] * sum_of_row(dot[half]) / (float)p.E;
+  round_terms(terms);
   return rows;
 }
 
@@ -214,6 +216,15 @@ template <int D> INLINE_DEVICE void put_sums(struct gated_cotangents p, struct v
   }
 }
 
+template <int D> INLINE_DEVICE void prefetch_next_rows(struct gated_cotangents p, int tile)
+{
+  int64_t row = own_tile_row(tile);
+  if (row + 8 < p.M) {
+    prefetch_two_rows<D>(p.outb + row * D);
+    prefetch_two_rows<D>(p.out + row * D);
+  }
+}
+
 template <int D>
 INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D> m)
 {
@@ -270,6 +281,8 @@ INLINE_DEVICE void multiply_tiles(struct gated_cotangents p, struct vjp_memory<D
         if (i % 2 == 1)
           own_sums[j * COLUMNS + i / 2 * 32] += sum_over_rows(wb);
       }
+      if (j == columns / 2)
+        prefetch_next_rows<D>(p, tile + (int)gridDim.x);
     }
   }
   await_batches<0>();

@@ -35,6 +35,17 @@ INLINE_DEVICE int64_t own_tile_row(int tile)
   return (int64_t)tile * TILE_ROWS + 16 * own_warp() + lane_row();
 }
 
+/* A row of D and the eighth behind it come to L2, by the four lanes that will have them. */
+template <int D> INLINE_DEVICE void prefetch_two_rows(const float *row)
+{
+#pragma unroll
+  for (int half = 0; half < 2; half++)
+#pragma unroll
+    for (int line = 0; line < D / PANEL; line += 4)
+      if (line + lane_pair() < D / PANEL)
+        prefetch(row + half * 8 * D + (line + lane_pair()) * PANEL);
+}
+
 INLINE_DEVICE void get_four(const float *from, float (&to)[4])
 {
   float4 four = *(const float4 *)from;
@@ -87,6 +98,31 @@ INLINE_DEVICE void set_four(float (&sums)[TILES][4], int half, int i, float4 fou
 {
   sums[2 * i][2 * half] = four.x, sums[2 * i][2 * half + 1] = four.y;
   sums[2 * i + 1][2 * half] = four.z, sums[2 * i + 1][2 * half + 1] = four.w;
+}
+
+/* Left operands of two rows, by fours: of a lane the j-th are terms 16 j + 4 t and the next. */
+template <int STEPS>
+INLINE_DEVICE void set_terms(float (&terms)[STEPS][4], int half, int j, float4 four)
+{
+  terms[2 * j][half] = four.x, terms[2 * j][2 + half] = four.y;
+  terms[2 * j + 1][half] = four.z, terms[2 * j + 1][2 + half] = four.w;
+}
+template <int STEPS>
+INLINE_DEVICE float4 four_of_terms(const float (&terms)[STEPS][4], int half, int j)
+{
+  float4 four;
+  four.x = terms[2 * j][half], four.y = terms[2 * j][2 + half];
+  four.z = terms[2 * j + 1][half], four.w = terms[2 * j + 1][2 + half];
+  return four;
+}
+
+template <int STEPS> INLINE_DEVICE void round_terms(float (&terms)[STEPS][4])
+{
+#pragma unroll
+  for (int k = 0; k < STEPS; k++)
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      terms[k][i] = rounded<1>(terms[k][i]);
 }
 
 /* Which weight lies in place i, of panels of so many rows one behind the other:

@@ -109,22 +109,6 @@ INLINE_DEVICE int own_group_row(void)
   return WARP_ROWS * (own_warp() % GROUP_WARPS) + lane_row();
 }
 
-/* Fours of a row: of a lane the j-th are channels 16 j + 4 t and the next. */
-template <int STEPS>
-INLINE_DEVICE void set_terms(float (&terms)[STEPS][4], int half, int j, float4 four)
-{
-  terms[2 * j][half] = four.x, terms[2 * j][2 + half] = four.y;
-  terms[2 * j + 1][half] = four.z, terms[2 * j + 1][2 + half] = four.w;
-}
-template <int STEPS>
-INLINE_DEVICE float4 four_of_terms(const float (&terms)[STEPS][4], int half, int j)
-{
-  float4 four;
-  four.x = terms[2 * j][half], four.y = terms[2 * j][2 + half];
-  four.z = terms[2 * j + 1][half], four.w = terms[2 * j + 1][2 + half];
-  return four;
-}
-
 /* Rows `row` and row + 8, where they are to be normed r h: w goes with the weights.  Rounded. */
 template <int K>
 INLINE_DEVICE void load_rows(struct projection p, int64_t row, float (&terms)[K / 8][4])
@@ -166,24 +150,8 @@ INLINE_DEVICE void load_rows(struct projection p, int64_t row, float (&terms)[K 
       }
   }
   settle_sums(terms);
-#pragma unroll
-  for (int k = 0; k < K / 8; k++)
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      terms[k][i] = rounded<1>(terms[k][i]);
+  round_terms(terms);
   settle_sums(terms);
-}
-
-/* Those that the warpgroup has next come to L2. */
-template <int K> INLINE_DEVICE void ask_for_rows(const float *h, int64_t first)
-{
-  const float *row = h + (first + own_group_row()) * K;
-#pragma unroll
-  for (int half = 0; half < 2; half++)
-#pragma unroll
-    for (int line = 0; line < K / PANEL; line += 4)
-      if (line + lane_pair() < K / PANEL)
-        prefetch(row + half * 8 * K + (line + lane_pair()) * PANEL);
 }
 
 /* ---- what is added, and stored ---- */
@@ -414,8 +382,10 @@ INLINE_DEVICE void project_rows(struct projection p, struct projection_memory<K>
         arrive(m.free(group, at.stage), threadIdx.x % WARP_LANES == 0);
       }
       at.step();
-      if (i == p.steps / 2 && (!last || b + next < p.sequences))
-        ask_for_rows<K>(p.h, last ? (int64_t)(b + next) * p.T : first + GROUP_ROWS);
+      if (i == p.steps / 2 && (!last || b + next < p.sequences)) {
+        int64_t next_row = last ? (int64_t)(b + next) * p.T : first + GROUP_ROWS;
+        prefetch_two_rows<K>(p.h + (next_row + own_group_row()) * K);
+      }
     }
   }
 }
