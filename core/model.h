@@ -230,7 +230,8 @@ const DEVICE real *mixer_projected(const struct sequence_model *m, const struct 
  * overwritten. */
 void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE real *out);
 /* zxbcdt = W_in xn + u of layer l's mixer, from and to a, whose xn is the norm n first (n.w NULL:
- * it is there); where backend.joins_conv and nobody waits for a relay, the convolution, too. */
+ * it is there); where backend.joins_conv and nobody waits for a relay, the convolution, too.
+ * Unless it `keeps` what mixer_vjp reads, xn and what was convolved hold anything. */
 void mixer_begin(const struct sequence_model *m, const struct layer_parameters *p,
                  const struct span *s, int64_t l, const struct layer_activations *a, bool keeps,
                  struct branch_norm n);
