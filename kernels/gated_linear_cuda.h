@@ -9,10 +9,10 @@
  * registers, as four warps multiply together: so it has whole rows to norm.  A panel is 32
  * channels.  y and z of it come by copies of 16 bytes that the lane makes which will read them:
  * nobody else waits for them.  A ninth warp sends the panels of w W, rounded to tf32, which lie in
- * global memory as the product wants them in shared memory (weight_in_order). */
+ * global memory as the product wants them in shared memory (weights_in_order_cuda.h). */
 #ifndef KERNELS_GATED_LINEAR_CUDA_H
 #define KERNELS_GATED_LINEAR_CUDA_H
-#include "kernels/gated_tiles_cuda.h"
+#include "kernels/weights_in_order_cuda.h"
 
 enum {
   INPUT_STAGES = 4,
@@ -40,16 +40,6 @@ template <int D> struct gated_memory {
   /* a thread's fours, INPUT_STRIDE apart */
   INLINE_DEVICE float *inputs(void) const { return weights.at + ring::FLOATS + 4 * threadIdx.x; }
 };
-
-/* One float of w W in order; there are less than 2^31. */
-KERNEL put_weights_in_order(int D, int E, const float *w, const float *W, float *to)
-{
-  FOR_EACH (i, (int64_t)D * E) {
-    struct weight_in_order at((int)i, D);
-    int channel = at.panel * PANEL + at.term;
-    to[i] = rounded<1>(w[channel] * W[at.row * E + channel]);
-  }
-}
 
 /* ---- the warps that multiply ---- */
 
@@ -159,13 +149,6 @@ INLINE_DEVICE void meet_part(int part, struct gated_product p, struct input_copi
   });
 }
 
-/* a + c b */
-INLINE_DEVICE float4 four_plus(float4 a, float c, float4 b)
-{
-  a.x += c * b.x, a.y += c * b.y, a.z += c * b.z, a.w += c * b.w;
-  return a;
-}
-
 /* The norm of x + mask out of two rows, r times the sums; those are overwritten. */
 template <int D>
 INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)[2],
@@ -190,7 +173,7 @@ INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)
     });
     if (p.x_parts)
       meet_part(part, p, inputs, own, stage, sums,
-                [](int, float4 branch, float4 x) { return four_plus(branch, 1, x); });
+                [](int, float4 branch, float4 x) { return add_fours(branch, 1, x); });
     for_own_fours(part, [&](int, int half, int i) {
       float4 h = scaled_four(sums, half, i, 1);
       squares[half] += dot_of_fours(h, h);
@@ -212,9 +195,9 @@ INLINE_DEVICE void put_normed(struct gated_product p, int tile, const float (&r)
     });
     if (p.z_parts)
       meet_part(part, p, inputs, own, stage, sums, [&](int half, float4 f, float4 z) {
-        float4 step = four_plus(f, -1, z);
+        float4 step = add_fours(f, -1, z);
         square[half] += dot_of_fours(step, step), reference[half] += dot_of_fours(f, f);
-        return p.damping == 1 ? f : four_plus(z, p.damping, step);
+        return p.damping == 1 ? f : add_fours(z, p.damping, step);
       });
     for_own_fours(part, [&](int, int half, int i) {
       if (there[half])
@@ -352,7 +335,7 @@ static bool in_one_pass(stream st, struct gated_rmsnorm_shape d, real eps, const
   if (!here || !plain || !in_packs(0, y) || !in_packs(d.ldz, z) || !in_packs(0, out) ||
       !can_norm(norm))
     return false;
-  LAUNCH(st, D * d.E, put_weights_in_order, (int)D, (int)d.E, w, W, weights);
+  LAUNCH(st, D * d.E, put_weights_in_order, (int)D, (int)d.E, (int)D, D * d.E, w, W, weights);
   return D == 64    ? launch_gated_linear<64>(st, p)
          : D == 128 ? launch_gated_linear<128>(st, p)
                     : launch_gated_linear<256>(st, p);

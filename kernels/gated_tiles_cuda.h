@@ -125,24 +125,6 @@ template <int STEPS> INLINE_DEVICE void round_terms(float (&terms)[STEPS][4])
       terms[k][i] = rounded<1>(terms[k][i]);
 }
 
-/* Which weight lies in place i, of panels of so many rows one behind the other:
- *
- *   term t + 4 q of step k of a panel  is  channel 16 (k/2) + 4 t + 2 (k%2) + q of its 32
- *   right operand's row 8 n + 2 t + e  is  row 16 (n/2) + 4 t + 2 (n%2) + e of the weights
- *
- * so that a lane has fours of channels, and of outputs, side by side. */
-struct weight_in_order {
-  int panel, row, term;
-  INLINE_DEVICE weight_in_order(int i, int rows)
-  {
-    int line = i / PANEL, column = i % PANEL;
-    panel = line / rows, row = line - panel * rows;
-    int n = row / 8, m = row % 8, place = 4 * (column / 4 ^ m) + column % 4, k = place / 8;
-    term = 16 * (k / 2) + 4 * (place % 4) + 2 * (k % 2) + place % 8 / 4;
-    row = 16 * (n / 2) + 4 * (m / 2) + 2 * (n % 2) + m % 2;
-  }
-};
-
 template <int STAGE_FLOATS, int STAGES = WEIGHT_STAGES> struct weight_ring {
   enum {
     SIGNALS = STAGES * STAGE_FLOATS,

@@ -14,7 +14,7 @@
  * channels, and begins with the three rows before its own; those before the 64 have been kept. */
 #ifndef KERNELS_LINEAR_CONV_CUDA_H
 #define KERNELS_LINEAR_CONV_CUDA_H
-#include "kernels/gated_tiles_cuda.h"
+#include "kernels/weights_in_order_cuda.h"
 
 enum {
   COLUMNS = 64,
@@ -88,18 +88,6 @@ template <int K> struct projection_memory {
 #define FOR_OWN_SEQUENCES(b, group, p) \
   for (int b = (int)blockIdx.x * GROUPS + (group); b < (p).sequences; b += (int)gridDim.x * GROUPS)
 #define FOR_OWN_ROWS(t, p) for (int t = 0; t < (p).T; t += GROUP_ROWS)
-
-/* W times the weight of a norm. */
-KERNEL put_projection_in_order(int K, int N, int64_t count, const float *w, const float *W,
-                               float *to)
-{
-  FOR_EACH (i, count) {
-    struct weight_in_order at((int)i, COLUMNS);
-    int step = at.panel / (K / PANEL), row = step * COLUMNS + at.row;
-    int channel = (at.panel - step * (K / PANEL)) * PANEL + at.term;
-    to[i] = row < N ? rounded<1>((w ? w[channel] : 1) * W[row * K + channel]) : 0;
-  }
-}
 
 /* ---- a tile's left operands ---- */
 
@@ -468,7 +456,7 @@ static bool convolved_in_one_pass(stream st, int64_t K, real eps, struct branch_
                          zx,
                          y,
                          keeps};
-  LAUNCH(st, count, put_projection_in_order, (int)K, (int)N, count, norm.w, W, weights);
+  LAUNCH(st, count, put_weights_in_order, (int)COLUMNS, (int)K, (int)N, count, norm.w, W, weights);
   return K == 64    ? launch_projection<64>(st, p)
          : K == 128 ? launch_projection<128>(st, p)
                     : launch_projection<256>(st, p);
