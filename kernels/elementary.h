@@ -3,12 +3,13 @@
  * exp x = 2^n exp r with n = round(x/ln 2), r = x - n ln 2 in two parts (Cody & Waite 1980), exp r
  * by a minimax polynomial on |r| <= ln 2/2, and 2^n by two factors, so that results may be
  * subnormal. No branch, no call: rounding adds and subtracts 1.5 * 2^(digits - 1), which also
- * leaves n in the low bits for the exponent.  Within 1.1 ulp over the whole range; exact at 0; NaN
+ * leaves n in the low bits, from where it is shifted into the exponent.  Within 1.1 ulp over the whole range; exact at 0; NaN
  * stays NaN. The complex build and the GPU use the library's exp.
  *
  * exp_falling is for x <= 0: below the least normal number it gives 0, and needs neither the upper
  * clamp nor the second factor, which is a third of the work.  exp_minus is what a sigmoid needs: as
- * exp(-x) is kept within the normal numbers, neither side needs a case of its own.
+ * exp(-x) is kept within the normal numbers, neither side needs a case of its own, and n is added to
+ * the exponent (silu of 8 floats by AVX2: 8.0 cycles of a Zen 4, 12.6 with a factor 2^n).
  */
 #ifndef KERNELS_ELEMENTARY_H
 #define KERNELS_ELEMENTARY_H
@@ -48,6 +49,7 @@ ELEMENTARY real multiply_add(real a, real b, real c)
 #if REAL_BITS == 32
 enum { SIGNIFICAND_BITS = 23, EXPONENT_BIAS = 127 };
 typedef uint32_t real_bits;
+typedef int32_t signed_bits;
 #define ROUNDER 12582912.0f /* 1.5 * 2^23 */
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.693359375f /* 9 bits: n LN2_HIGH is exact */
@@ -77,6 +79,7 @@ ELEMENTARY real atanh_tail(real u)
 #else
 enum { SIGNIFICAND_BITS = 52, EXPONENT_BIAS = 1023 };
 typedef uint64_t real_bits;
+typedef int64_t signed_bits;
 #define ROUNDER 6755399441055744.0 /* 1.5 * 2^52 */
 #define LOG2_E 1.4426950408889634
 #define LN2_HIGH 6.93147180369123816490e-01 /* 33 bits */
@@ -114,28 +117,33 @@ ELEMENTARY real atanh_tail(real u)
 }
 #endif
 
-/* 2^n for an integer n within the normal exponents */
-ELEMENTARY real power_of_two(real n)
+/* y 2^n for y near 1, n and n + y's exponent within the normal exponents: n, where ROUNDER + n has
+ * it, added to the exponent of y.  A NaN may become a number. */
+ELEMENTARY real times_power(real y, real n_rounder)
 {
-  real shifted = n + (ROUNDER + EXPONENT_BIAS), power;
-  real_bits bits;
-  memcpy(&bits, &shifted, sizeof bits);
-  bits <<= SIGNIFICAND_BITS;
-  memcpy(&power, &bits, sizeof power);
-  return power;
+  real_bits bits, n;
+  memcpy(&bits, &y, sizeof bits);
+  memcpy(&n, &n_rounder, sizeof n);
+  bits += n << SIGNIFICAND_BITS;
+  memcpy(&y, &bits, sizeof y);
+  return y;
 }
 
-/* exp x of a number between the clamps as y 2^n */
+/* 2^n */
+ELEMENTARY real power_of_two(real n_rounder) { return times_power(1, n_rounder); }
+
+/* exp x of a number between the clamps as y 2^n, with n + ROUNDER */
 struct exp_parts {
-  real y, n;
+  real y, n_rounder;
 };
 
 ELEMENTARY struct exp_parts exp_reduced(real x)
 {
   struct exp_parts e;
-  e.n = (x * LOG2_E + ROUNDER) - ROUNDER;
-  real r = multiply_add(e.n, -LN2_LOW, multiply_add(e.n, -LN2_HIGH, x));
-  e.y = 1 + multiply_add(r * r, exp_tail(r), r);
+  e.n_rounder = multiply_add(x, LOG2_E, ROUNDER);
+  real n = e.n_rounder - ROUNDER;
+  real r = multiply_add(n, -LN2_LOW, multiply_add(n, -LN2_HIGH, x));
+  e.y = multiply_add(multiply_add(exp_tail(r), r, 1), r, 1);
   return e;
 }
 
@@ -143,32 +151,34 @@ ELEMENTARY real exp_real(real x)
 {
   x = x < EXP_LOWEST ? EXP_LOWEST : x;
   struct exp_parts e = exp_reduced(x > EXP_HIGHEST ? EXP_HIGHEST : x);
-  real half = (e.n * (real)0.5 + ROUNDER) - ROUNDER;
-  return e.y * power_of_two(half) * power_of_two(e.n - half);
+  real n = e.n_rounder - ROUNDER, half = n * (real)0.5 + ROUNDER, rest = n - (half - ROUNDER);
+  return e.y * power_of_two(half) * power_of_two(rest + ROUNDER);
 }
 
 ELEMENTARY real exp_falling(real x)
 {
   struct exp_parts e = exp_reduced(x);
-  real y = e.y * power_of_two(e.n);
+  real y = e.y * power_of_two(e.n_rounder);
   return x < EXP_NORMAL ? 0 : y;
 }
 
-/* exp(-x) between the least and the largest normal number: 1 + it is finite.  The magnitude is cut
- * as the integer that it is bit by bit: one instruction, where a comparison of floats takes four.
- * So exp_minus(NaN) is a number; who calls multiplies by x. */
+/* exp(-x) between the least and the largest normal number: 1 + it is finite.  x is cut as the
+ * integer that it is bit by bit, of which as signed ones all negative numbers are smaller than the
+ * positive, and as unsigned ones greater, the more so the larger: an instruction for each side,
+ * where a comparison of floats takes four.  So exp_minus(NaN) is a number; who calls multiplies by
+ * x. */
 ELEMENTARY real exp_minus(real x)
 {
-  real most = -EXP_NORMAL;
-  real_bits bits, sign, limit;
+  const real most = -EXP_NORMAL, least = EXP_NORMAL;
+  real_bits bits, highest, lowest;
   memcpy(&bits, &x, sizeof bits);
-  memcpy(&limit, &most, sizeof limit);
-  sign = bits & ((real_bits)1 << (8 * sizeof bits - 1));
-  bits ^= sign;
-  bits = (bits < limit ? bits : limit) | sign;
+  memcpy(&highest, &most, sizeof highest);
+  memcpy(&lowest, &least, sizeof lowest);
+  bits = (signed_bits)bits < (signed_bits)highest ? bits : highest;
+  bits = bits < lowest ? bits : lowest;
   memcpy(&x, &bits, sizeof x);
   struct exp_parts e = exp_reduced(-x);
-  return e.y * power_of_two(e.n);
+  return times_power(e.y, e.n_rounder);
 }
 
 /* log(1 + e) = 2 atanh(e/(2 + e)) for 0 <= e <= 1 */
