@@ -165,17 +165,35 @@ struct cotangents {
 
 /* ---- forward ---- */
 
-#ifdef __CUDACC__
-#define convolve_inside(s, first, end, y, C) (void)(first)
-enum { INSIDE_TAPS = 0 };
-#else
-enum { INSIDE_TAPS = 4 };
-
-/* Tokens first.. of a whole strip of four taps whose inputs all lie in x.  A function of its own,
- * with copies that nothing else points to, so that taps stay in registers: a third faster. */
-static __attribute__((noinline)) void convolve_inside(const struct strip *s, int64_t first,
-                                                      int64_t end, real *y, int64_t C)
+ELEMENTARY void convolve_any(struct width n, struct conv1d_shape d, struct block k,
+                             const int32_t *row, const real *x, const real *state0, real *y,
+                             struct strip *s)
 {
+  for (int64_t seq = k.seq; seq < k.last; seq++) {
+    load_inputs(d, n, seq, k.c, row ? row[seq] : seq, x, state0, s);
+    for (int64_t t = k.first; t < k.end; t++) {
+      real v[LANES], *yt = y + (seq * d.T + t) * d.C + k.c;
+      preactivation(s, n, t, v);
+      SIMD
+      for (int l = 0; l < n.lanes; l++)
+        yt[l] = silu(v[l]);
+    }
+  }
+}
+
+#ifdef __CUDACC__
+enum { FOUR_TAPS = 0 };
+#define convolve_four(...) ((void)0)
+#else
+enum { FOUR_TAPS = 4 };
+
+/* The same of a whole strip of four taps, whose x is not NULL, or, back being a constant, the
+ * cotangents vb of the head comment; a token's go to `out`, the next one's `step` further on. */
+ELEMENTARY void walk_four(bool back, struct conv1d_shape d, struct block k, const int32_t *row,
+                          const real *x, const real *state0, const real *yb, real *out,
+                          int64_t step, struct strip *s)
+{
+  const struct width n = {LANES, 4};
   real w0[LANES], w1[LANES], w2[LANES], w3[LANES], bias[LANES];
   SIMD
   for (int l = 0; l < LANES; l++) {
@@ -183,17 +201,33 @@ static __attribute__((noinline)) void convolve_inside(const struct strip *s, int
     w2[l] = s->taps[2][l], w3[l] = s->taps[3][l];
     bias[l] = s->bias[l];
   }
-  for (int64_t t = first; t < end; t++) {
-    const real *x0 = s->x + (t - 3) * s->ld, *x1 = x0 + s->ld, *x2 = x1 + s->ld, *x3 = x2 + s->ld;
-    real *yt = y + t * C;
-    SIMD
-    for (int l = 0; l < LANES; l++) {
-      real v = add_product(bias[l], w0[l], x0[l]);
-      v = add_product(v, w1[l], x1[l]);
-      v = add_product(v, w2[l], x2[l]);
-      yt[l] = silu(add_product(v, w3[l], x3[l]));
+  for (int64_t seq = k.seq; seq < k.last; seq++) {
+    load_inputs(d, n, seq, k.c, row ? row[seq] : seq, x, state0, s);
+    const real *x0 = input(s, n, k.first - 3), *x1 = input(s, n, k.first - 2);
+    const real *x2 = input(s, n, k.first - 1);
+    for (int64_t t = k.first; t < k.end; t++, out += step) {
+      const real *x3 = s->x + t * s->ld, *ybt = back ? yb + (seq * d.T + t) * d.C + k.c : NULL;
+      SIMD
+      for (int l = 0; l < LANES; l++) {
+        real v = add_product(bias[l], w0[l], x0[l]);
+        v = add_product(v, w1[l], x1[l]);
+        v = add_product(v, w2[l], x2[l]);
+        v = add_product(v, w3[l], x3[l]);
+        out[l] = back ? ybt[l] * silu_derivative(v) : silu(v);
+      }
+      x0 = x1, x1 = x2, x2 = x3;
     }
   }
+}
+
+/* A function of its own, with copies that nothing else points to, so that taps stay in registers: a
+ * third faster. */
+static __attribute__((noinline)) void convolve_four(struct conv1d_shape d, struct block k,
+                                                    const int32_t *row, const real *x,
+                                                    const real *state0, real *y, struct strip *s)
+{
+  real *out = y + (k.seq * d.T + k.first) * d.C + k.c;
+  walk_four(false, d, k, row, x, state0, NULL, out, d.C, s);
 }
 #endif
 
@@ -203,22 +237,10 @@ ELEMENTARY void convolve_block(struct width n, struct conv1d_shape d, struct blo
 {
   struct strip s;
   load_taps(d, n, k.c, w, b, &s);
-  for (int64_t seq = k.seq; seq < k.last; seq++) {
-    real *ys = y + seq * d.T * d.C + k.c;
-    int64_t border = k.end;
-    load_inputs(d, n, seq, k.c, row ? row[seq] : seq, x, state0, &s);
-    if (n.W == INSIDE_TAPS && n.lanes == LANES && x) {
-      border = k.first > 3 ? k.first : k.end < 3 ? k.end : 3;
-      convolve_inside(&s, border, k.end, ys, d.C);
-    }
-    for (int64_t t = k.first; t < border; t++) {
-      real v[LANES], *yt = ys + t * d.C;
-      preactivation(&s, n, t, v);
-      SIMD
-      for (int l = 0; l < n.lanes; l++)
-        yt[l] = silu(v[l]);
-    }
-  }
+  if (n.W == FOUR_TAPS && n.lanes == LANES && x)
+    convolve_four(d, k, row, x, state0, y, &s);
+  else
+    convolve_any(n, d, k, row, x, state0, y, &s);
 }
 
 KERNEL convolve_all(struct conv1d_shape d, const real *x, const real *w, const real *b,
@@ -407,27 +429,177 @@ ELEMENTARY void give_sequence(struct width n, const struct strip *s, int64_t T, 
     widen_sums(n, sums);
 }
 
+ELEMENTARY struct input_cotangents inputs_of(struct conv1d_shape d, int64_t seq, int64_t c,
+                                             const struct cotangents *a)
+{
+  struct input_cotangents to;
+  to.beta = a->beta;
+  to.xb = a->xb ? a->xb + seq * d.T * d.ld + c : NULL;
+  to.stateb = a->state0b ? a->state0b + (seq * d.C + c) * d.W : NULL;
+  to.ld = d.ld;
+  return to;
+}
+
+#ifdef __CUDACC__
+#define give_four(...) ((void)0)
+#else
+/* Lanes of a strip that fill one vector: what a token gives is then in registers. */
+#if defined(__AVX512F__) || REAL_BITS == 128
+enum { NARROW = LANES };
+#else
+enum { NARROW = LANES / 2 };
+#endif
+
+/* vb (tokens,LANES) of a block of at most BLOCK_TOKENS, of a whole strip of four taps.  Ahead of
+ * the rest, as a token's takes a hundred cycles, of which many are on their way together if there
+ * is little else: with it conv1d_vjp took half as long again. */
+static __attribute__((noinline)) void cotangents_of_four(struct conv1d_shape d, struct block k,
+                                                         const struct cotangents *a,
+                                                         struct strip *s, real (*vb)[LANES])
+{
+  walk_four(true, d, k, NULL, a->x, a->state0, a->yb, vb[0], LANES, s);
+}
+
+/* What vb gives of tokens first..end-1 of one sequence, whose inputs s has; lanes h.., and whether
+ * it adds to sums, are constants. */
+ELEMENTARY void give_narrow(bool adds, int h, const struct strip *s, int64_t first, int64_t end,
+                            real (*vb)[LANES], const struct input_cotangents *to,
+                            real (*waiting)[LANES], struct sums *sums)
+{
+  const struct width n = {LANES, 4};
+  const bool fresh = re(to->beta) == 0;
+  const real beta = re(to->beta);
+  const real *x0 = input(s, n, first - 3) + h, *x1 = input(s, n, first - 2) + h;
+  const real *x2 = input(s, n, first - 1) + h;
+  real a[4][NARROW], wait[3][NARROW], sum[5][NARROW];
+  for (int k = 0; k < 5; k++) {
+    SIMD
+    for (int l = 0; l < NARROW; l++) {
+      if (adds)
+        sum[k][l] = (k < 4 ? sums->taps[k] : sums->bias)[h + l];
+      if (k < 4)
+        a[k][l] = s->taps[k][h + l];
+      if (k < 3)
+        wait[k][l] = waiting[k][h + l];
+    }
+  }
+  for (int64_t t = first; t < end; t++) {
+    const real *x3 = s->x + t * s->ld + h, *vbt = vb[t - first] + h;
+    real given[NARROW];
+    SIMD
+    for (int l = 0; l < NARROW; l++) {
+      real v = vbt[l];
+      given[l] = add_product(wait[0][l], a[0][l], v);
+      wait[0][l] = add_product(wait[1][l], a[1][l], v);
+      wait[1][l] = add_product(wait[2][l], a[2][l], v);
+      wait[2][l] = a[3][l] * v;
+      if (adds) {
+        sum[0][l] = add_product(sum[0][l], v, x0[l]);
+        sum[1][l] = add_product(sum[1][l], v, x1[l]);
+        sum[2][l] = add_product(sum[2][l], v, x2[l]);
+        sum[3][l] = add_product(sum[3][l], v, x3[l]);
+        sum[4][l] += v;
+      }
+    }
+    x0 = x1, x1 = x2, x2 = x3;
+    if (t < 3) {
+      for (int l = 0; to->stateb && l < NARROW; l++)
+        to->stateb[(h + l) * 4 + 1 + t] += given[l];
+      continue;
+    }
+    if (to->xb == NULL)
+      continue;
+    real *xbt = to->xb + (t - 3) * to->ld + h;
+    if (fresh) {
+      SIMD
+      for (int l = 0; l < NARROW; l++)
+        xbt[l] = given[l];
+    } else {
+      SIMD
+      for (int l = 0; l < NARROW; l++)
+        xbt[l] = beta * xbt[l] + given[l];
+    }
+  }
+  for (int k = 0; k < 5; k++) {
+    SIMD
+    for (int l = 0; l < NARROW; l++) {
+      if (k < 3)
+        waiting[k][h + l] = wait[k][l];
+      if (adds)
+        (k < 4 ? sums->taps[k] : sums->bias)[h + l] = sum[k][l];
+    }
+  }
+}
+
+static __attribute__((noinline)) void give_all_of_four(const struct strip *s, int64_t first,
+                                                       int64_t end, real (*vb)[LANES],
+                                                       const struct input_cotangents *to,
+                                                       real (*waiting)[LANES], struct sums *sums)
+{
+  for (int h = 0; h < LANES; h += NARROW)
+    give_narrow(true, h, s, first, end, vb, to, waiting, sums);
+}
+
+static __attribute__((noinline)) void give_inputs_of_four(const struct strip *s, int64_t first,
+                                                          int64_t end, real (*vb)[LANES],
+                                                          const struct input_cotangents *to,
+                                                          real (*waiting)[LANES])
+{
+  for (int h = 0; h < LANES; h += NARROW)
+    give_narrow(false, h, s, first, end, vb, to, waiting, NULL);
+}
+
+/* Sequences seq..last-1 of a whole strip of four taps, x not NULL. */
+static void give_four(struct conv1d_shape d, int64_t seq, int64_t last, int64_t c,
+                      const struct cotangents *a, struct strip *s, struct sums *sums)
+{
+  const struct width n = {LANES, 4};
+  int64_t at_once = together(d);
+  for (int64_t end; seq < last; seq = end) {
+    real waiting[4][LANES];
+    load_columns(n, NULL, waiting);
+    end = seq + at_once < last ? seq + at_once : last;
+    for (int64_t first = 0; first < d.T; first += BLOCK_TOKENS) {
+      int64_t tokens = first + BLOCK_TOKENS < d.T ? BLOCK_TOKENS : d.T - first;
+      real vb[BLOCK_TOKENS][LANES];
+      struct block k = {seq, end, first, first + tokens, c, LANES};
+      cotangents_of_four(d, k, a, s, vb);
+      for (int64_t q = seq; q < end; q++) {
+        struct input_cotangents to = inputs_of(d, q, c, a);
+        load_inputs(d, n, q, c, q, a->x, a->state0, s);
+        if (sums)
+          give_all_of_four(s, first, first + tokens, vb + (q - seq) * tokens, &to, waiting, sums);
+        else
+          give_inputs_of_four(s, first, first + tokens, vb + (q - seq) * tokens, &to, waiting);
+        if (first + tokens < d.T)
+          continue;
+        for (int w = 0; w < 3; w++)
+          give_input(n, &to, d.T - 3 + w, waiting[w]);
+        load_columns(n, NULL, waiting);
+      }
+      if (sums)
+        widen_sums(n, sums);
+    }
+  }
+}
+#endif
+
 /* Sequences seq..last-1 of the strip from channel c on. */
 ELEMENTARY void give_strip(struct width n, struct conv1d_shape d, int64_t seq, int64_t last,
                            int64_t c, const struct cotangents *a)
 {
   struct strip s;
-  struct sums sums = {{{0}}, {0}, {{0}}, {0}};
-  bool weights = a->wb || a->bb;
+  struct sums sums = {{{0}}, {0}, {{0}}, {0}}, *to_weights = a->wb || a->bb ? &sums : NULL;
+  bool four = n.W == FOUR_TAPS && n.lanes == LANES && a->x;
   load_taps(d, n, c, a->w, a->b, &s);
-  for (; seq < last; seq++) {
-    struct input_cotangents to;
-    to.beta = a->beta;
-    to.xb = a->xb ? a->xb + seq * d.T * d.ld + c : NULL;
-    to.stateb = a->state0b ? a->state0b + (seq * d.C + c) * d.W : NULL;
-    to.ld = d.ld;
+  if (four)
+    give_four(d, seq, last, c, a, &s, to_weights);
+  for (; !four && seq < last; seq++) {
+    struct input_cotangents to = inputs_of(d, seq, c, a);
     load_inputs(d, n, seq, c, seq, a->x, a->state0, &s);
-    if (weights)
-      give_sequence(n, &s, d.T, d.C, a->yb + seq * d.T * d.C + c, &to, &sums);
-    else
-      give_sequence(n, &s, d.T, d.C, a->yb + seq * d.T * d.C + c, &to, NULL);
+    give_sequence(n, &s, d.T, d.C, a->yb + seq * d.T * d.C + c, &to, to_weights);
   }
-  for (int l = 0; weights && l < n.lanes; l++) {
+  for (int l = 0; to_weights && l < n.lanes; l++) {
     for (int k = 0; a->wb && k < n.W; k++)
       a->wb[(c + l) * n.W + k] += (real)sums.all_taps[k][l];
     if (a->bb)

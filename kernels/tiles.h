@@ -27,14 +27,7 @@ INLINE int64_t lane_blocks(int64_t n) { return (n + LANES - 1) / LANES; }
 INLINE int at_most(int64_t n, int most) { return n < most ? (int)n : most; }
 
 /* a b + c, fused where the processor does it */
-ELEMENTARY real add_product(real c, real a, real b)
-{
-#if defined(__CUDACC__) || REAL_BITS == 128
-  return a * b + c;
-#else
-  return multiply_add(a, b, c);
-#endif
-}
+ELEMENTARY real add_product(real c, real a, real b) { return multiply_add(a, b, c); }
 
 ELEMENTARY void tile_zero(real acc[ROWS][LANES])
 {

@@ -175,6 +175,7 @@ static bool conv1d_case(int index, struct operation_case *c)
   static const int64_t shapes[][5] = {
       {1, 1, 1, 1, 1},    {2, 7, 7, 4, 9},    {1, 129, 3, 4, 3},    {2, 3, 129, 4, 130},
       {1, 2, 20, 16, 20}, {3, 70, 16, 3, 18}, {2, 16, 160, 4, 292}, {2, 1, 32, 4, 32},
+      {2, 70, 16, 4, 18}, {9, 16, 17, 4, 20},
   };
   if (index >= COUNT(shapes))
     return false;
