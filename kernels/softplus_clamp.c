@@ -15,13 +15,24 @@ enum { TILE = 1 };
 enum { TILE = 256 };
 #endif
 
+/* The row of element i of (M,H).  A division of 64 bits is a hundred instructions of a GPU. */
+INLINE int64_t row_of(int64_t i, int64_t H)
+{
+#ifdef __CUDACC__
+  if (i <= UINT32_MAX)
+    return (uint32_t)i / (uint32_t)H;
+#endif
+  return i / H;
+}
+
 INLINE int64_t tiles(int64_t n) { return (n + TILE - 1) / TILE; }
 
 /* Elements first.. of (M,H), at most TILE, of x + bias into u; returns how many.  NULL: zeros. */
 INLINE int64_t pack(int64_t first, int64_t M, int64_t H, int64_t ldx, const real *x,
                     const real *bias, real *u)
 {
-  int64_t m = first / H, h = first % H, count = M * H - first < TILE ? M * H - first : TILE;
+  int64_t m = row_of(first, H), h = first - m * H;
+  int64_t count = M * H - first < TILE ? M * H - first : TILE;
   for (int64_t i = 0; i < count; i++) {
     u[i] = (x ? x[m * ldx + h] : 0) + (bias ? bias[h] : 0);
     h++;
@@ -64,7 +75,7 @@ KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
   FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
     real u[TILE];
     int64_t first = tile * TILE, count = pack(first, M, H, ldx, x, bias, u);
-    int64_t m = first / H, h = first % H;
+    int64_t m = row_of(first, H), h = first - m * H;
     SIMD
     for (int64_t i = 0; i < count; i++)
       u[i] = yb[first + i] * slope(u[i], from, to);
@@ -117,6 +128,45 @@ BLOCK_KERNEL vjp_bias(int64_t M, int64_t H, int64_t ldx, const real *x, const re
   }
 }
 
+#ifdef __CUDACC__
+/* Both, from one reading: a thread has a column of several rows, whose loads go together. */
+BLOCK_KERNEL vjp_both(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias,
+                      double from, double to, const real *yb, real beta, real *xb, real *biasb)
+{
+  enum { TOGETHER = 8 };
+  bool add = re(beta) != 0;
+  FOR_EACH_BLOCK (strip, strips(H), 32 * M * STRIP) {
+    int64_t h = strip * STRIP + own_column();
+    struct thread_rows own = own_rows(M);
+    real shift = bias && h < H ? bias[h] : 0;
+    wide sum = 0;
+    for (int64_t first = 0; h < H && first < own.count; first += TOGETHER) {
+      real u[TOGETHER], ub[TOGETHER], old[TOGETHER], part = 0;
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++) {
+        int64_t m = own.first + (first + k) * own.step;
+        bool there = first + k < own.count;
+        u[k] = there ? x[m * ldx + h] : 0;
+        ub[k] = there ? yb[m * H + h] : 0;
+        old[k] = there && add ? xb[m * ldx + h] : 0;
+      }
+#pragma unroll
+      for (int k = 0; k < TOGETHER; k++) {
+        int64_t m = own.first + (first + k) * own.step;
+        ub[k] *= slope(u[k] + shift, from, to);
+        part += ub[k];
+        if (first + k < own.count)
+          xb[m * ldx + h] = (add ? beta * old[k] : 0) + ub[k];
+      }
+      sum += (wide)part;
+    }
+    sum = column_total(sum);
+    if (last_has_total(&sum) && own_part() == 0 && h < H)
+      biasb[h] += (real)sum;
+  }
+}
+#endif
+
 KERNEL jvp(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
            double to, const real *xd, const real *biasd, real *yd)
 {
@@ -141,6 +191,12 @@ void OP(softplus_clamp_vjp)(stream st, int64_t M, int64_t H, int64_t ldx, const 
                             real beta, DEVICE real *xb, DEVICE real *biasb)
 {
   double from = softplus_inverse(lo), to = softplus_inverse(hi);
+#ifdef __CUDACC__
+  if (xb && biasb) {
+    LAUNCH_SUMS(st, strips(H), M, vjp_both, M, H, ldx, x, bias, from, to, yb, beta, xb, biasb);
+    return;
+  }
+#endif
   if (xb)
     LAUNCH(st, tiles(M * H), vjp_x, M, H, ldx, x, bias, from, to, yb, beta, xb);
   if (biasb)
