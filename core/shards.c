@@ -291,8 +291,7 @@ static enum status run(struct errand *c, struct network_result *r)
   return OK;
 }
 
-/* g += the shards' gradients in their order, several at a time: g is read and written less often.
- */
+/* g += the shards' gradients in their order, some at a time: g is read and written less. */
 static void add_gradients(struct shard_set *l, const struct parameter_set *g)
 {
   enum { AT_ONCE = 3 };
