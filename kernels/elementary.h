@@ -3,9 +3,9 @@
  * exp x = 2^n exp r with n = round(x/ln 2), r = x - n ln 2 in two parts (Cody & Waite 1980), exp r
  * by a minimax polynomial on |r| <= ln 2/2, and 2^n by two factors, so that results may be
  * subnormal. No branch, no call: rounding adds and subtracts 1.5 * 2^(digits - 1), which also
- * leaves n in the low bits, from where it is shifted into the exponent.  Within 0.9
- * ulp over the whole range where steps are fused, 1.2 where they are not; exact at 0; NaN stays
- * NaN. The complex build and the GPU use the library's exp.
+ * leaves n in the low bits, from where it is shifted into the exponent.  Within 0.9 ulp over the
+ * whole range where steps are fused, 1.2 where they are not; exact at 0; NaN stays NaN.  The
+ * complex build and the GPU use the library's exp.
  *
  * exp_falling is for x <= 0: below the least normal number it gives 0, and needs neither the upper
  * clamp nor the second factor, which is a third of the work.  exp_minus is what a sigmoid needs: as
@@ -49,7 +49,7 @@ ELEMENTARY real log1p_unit(real e) { return log1p(e); }
 #else
 
 #if REAL_BITS == 32
-enum { SIGNIFICAND_BITS = 23, EXPONENT_BIAS = 127 };
+enum { SIGNIFICAND_BITS = 23 };
 typedef uint32_t real_bits;
 typedef int32_t signed_bits;
 #define ROUNDER 12582912.0f /* 1.5 * 2^23 */
@@ -79,7 +79,7 @@ ELEMENTARY real atanh_tail(real u)
   return multiply_add(p, u, 0.666664163f);
 }
 #else
-enum { SIGNIFICAND_BITS = 52, EXPONENT_BIAS = 1023 };
+enum { SIGNIFICAND_BITS = 52 };
 typedef uint64_t real_bits;
 typedef int64_t signed_bits;
 #define ROUNDER 6755399441055744.0 /* 1.5 * 2^52 */
