@@ -3,10 +3,11 @@
  *
  * Segment k begins with the states that k-1 ends with, and backwards ends with the cotangents of
  * the states that k+1 began with.  Each is a thread's, who waits for these, layer by layer
- * (core/relay.h), where threads are to be had; of f it begins the next segment while it waits, so
- * that one thread that is slower for a while does not hold up the others.  What a segment adds to
- * the parameters' cotangents goes into one of a few sums, of which it is every so many-th: how many
- * depends on the length alone, so the result does not depend on the number of threads. */
+ * (core/relay.h), where threads are to be had; of f it begins the next segment while it waits, for
+ * whoever is free first, so that one thread that is slower for a while does not hold up the others.
+ * What a segment adds to the parameters' cotangents goes into one of a few sums, of which it is
+ * every so many-th: how many depends on the length alone, so the result does not depend on the
+ * number of threads. */
 #include "core/network.h"
 #include "core/parallel.h"
 #include <stdio.h>
@@ -74,18 +75,25 @@ static struct activations activations_from(const struct sequence_model *m, int64
 /* ---- segments, and who works on them ---- */
 
 enum { NONE = -1 };
+
+/* Where the activations of a segment are. */
+struct place {
+  struct layer_activations *layer; /* their table */
+  int64_t segment;                 /* the i-th that is begun */
+  enum { FREE, AT_WORK, BEGUN } use;
+  bool begun; /* its segment, perhaps by another worker */
+};
+
 #define segments NAME(segments)
 struct worker {
-  struct segments *of;
-  struct layer_activations *layer[2]; /* tables of activations: its segment's, and, forwards, those
-                                         of one that it has begun while it waited */
-  int64_t at, ahead;                  /* its segment's table; the other's segment, or NONE */
-  struct carried_states enter;        /* backwards: the states that its segment begins with */
+  int64_t at;                  /* its segment's place */
+  struct carried_states enter; /* backwards: the states that its segment begins with */
   struct scratch scratch;
   enum status status;
   char error[256];
 };
 
+struct segments;
 #define segment_work NAME(segment_work)
 /* Segment k, the i-th that is begun. */
 typedef enum status segment_work(struct segments *c, struct worker *w, int64_t i, int64_t k);
@@ -96,9 +104,12 @@ struct segments {
   const struct activations *a;
   segment_work *work;
   bool backwards;
-  int64_t length, count, workers, next; /* next: taken by __atomic_fetch_add */
-  struct carried_states between[2];     /* behind, or before, segments of even and odd places */
-  int64_t *passed;                      /* (HANDS_ON layers), see core/relay.h */
+  int64_t length, count, workers, places;
+  pthread_mutex_t taking;
+  int64_t next;                     /* to be begun */
+  struct place place[2 * AT_ONCE];  /* a worker's own, and, of f, one that it begins */
+  struct carried_states between[2]; /* behind, or before, segments of even and odd places */
+  int64_t *passed;                  /* (HANDS_ON layers), see core/relay.h */
   struct worker worker[AT_ONCE];
   const DEVICE real *z; /* forwards */
   DEVICE real *fz;
@@ -109,10 +120,41 @@ struct segments {
   int64_t added[SUMS];            /* segments that have been added to each */
 };
 
-/* The next segment in their order; a worker takes what it has begun. */
-static int64_t take_segment(struct segments *c, const struct worker *w)
+/* A place with the first segment that nobody works on, or NONE: of those that have been begun, else
+ * the next.  Who `begins` one leaves these to others, and does without where no place is free; who
+ * takes one always finds one, since the others have two each.
+ *
+ * Whoever began a segment works on an earlier one, and takes it when it has done that and nobody
+ * else has: the first that is not done is always somebody's, or about to be. */
+static int64_t take_place(struct segments *c, bool begins)
 {
-  return w->ahead != NONE ? w->ahead : __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED);
+  int64_t begun = NONE, unused = NONE;
+  (void)pthread_mutex_lock(&c->taking);
+  for (int64_t at = 0; at < c->places; at++) {
+    const struct place *p = &c->place[at];
+    if (p->use == FREE)
+      unused = at;
+    else if (p->use == BEGUN && !begins && (begun == NONE || p->segment < c->place[begun].segment))
+      begun = at;
+  }
+  int64_t taken = begun;
+  if (begun == NONE && unused != NONE && c->next < c->count) {
+    taken = unused;
+    c->place[taken].segment = c->next++;
+    c->place[taken].begun = false;
+  }
+  if (taken != NONE)
+    c->place[taken].use = AT_WORK;
+  (void)pthread_mutex_unlock(&c->taking);
+  return taken;
+}
+
+static void leave_place(struct segments *c, int64_t at, bool begun)
+{
+  (void)pthread_mutex_lock(&c->taking);
+  c->place[at].use = begun ? BEGUN : FREE;
+  c->place[at].begun = begun;
+  (void)pthread_mutex_unlock(&c->taking);
 }
 
 /* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
@@ -121,9 +163,11 @@ static void run_segments(void *segments, int64_t worker)
 {
   struct segments *c = segments;
   struct worker *w = &c->worker[worker];
-  for (int64_t i; (i = take_segment(c, w)) < c->count;) {
+  while ((w->at = take_place(c, false)) != NONE) {
+    int64_t i = c->place[w->at].segment;
     enum status s = c->work(c, w, i, c->backwards ? c->count - 1 - i : i);
     struct relay relay = {.part = i, .passed = c->passed};
+    leave_place(c, w->at, false);
     if (s == OK)
       continue;
     w->status = s;
@@ -157,12 +201,16 @@ static enum status shared_carve(struct segments *c, struct scratch *scratch)
 /* `bytes` of the device for each. */
 static enum status workers_carve(struct segments *c, size_t bytes, struct scratch *scratch)
 {
+  c->next = 0;
+  c->places = c->backwards ? c->workers : 2 * c->workers;
+  for (int64_t at = 0; at < c->places; at++) {
+    c->place[at].use = FREE;
+    TRY(CARVE(&scratch->host, c->m->dims.layers, &c->place[at].layer));
+  }
   for (int64_t i = 0; i < c->workers; i++) {
     struct worker *w = &c->worker[i];
     DEVICE char *block;
-    w->of = c, w->at = 0, w->ahead = NONE;
-    for (int at = 0; at < 2; at++)
-      TRY(CARVE(&scratch->host, c->m->dims.layers, &w->layer[at]));
+    w->at = NONE;
     if (c->backwards)
       TRY(carried_states_carve(c->m, 1, &scratch->device, &scratch->host, &w->enter));
     w->scratch.device = scratch->device;
@@ -215,42 +263,37 @@ static struct scratch measuring(size_t *device, struct sequence_model *m, struct
 
 /* ---- f ---- */
 
-/* The activations of segment k, in either place of a worker. */
-static struct activations evaluated(const struct segments *c, const struct worker *w, int64_t at,
-                                    int64_t k)
+/* The activations of the segment at a place. */
+static struct activations evaluated(const struct segments *c, int64_t at)
 {
-  int64_t kept = c->a->forgotten ? 2 * (w - c->worker) + at : k;
-  return activations_from(c->m, kept * c->length, c->a, w->layer[at]);
+  const struct place *p = &c->place[at];
+  return activations_from(c->m, (c->a->forgotten ? at : p->segment) * c->length, c->a, p->layer);
 }
 
 /* By who has to wait: what of the next segment waits for nobody. */
-static void begin_segment(void *worker)
+static void begin_segment(void *segments)
 {
-  struct worker *w = worker;
-  struct segments *c = w->of;
-  if (w->ahead != NONE)
+  struct segments *c = segments;
+  int64_t at = take_place(c, true);
+  if (at == NONE)
     return;
-  int64_t k = take_segment(c, w);
-  if (k >= c->count)
-    return;
-  struct activations part = evaluated(c, w, 1 - w->at, k);
+  int64_t k = c->place[at].segment;
+  struct activations part = evaluated(c, at);
   struct span segment = segment_span(c, k, NULL);
   span_begin(c->m, c->p, &segment, c->z + k * c->length * c->m->dims.D, &part);
-  w->ahead = k;
+  leave_place(c, at, true);
 }
 
 static enum status evaluate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
 {
   int64_t D = c->m->dims.D, t = k * c->length;
-  bool begun = w->ahead == i;
-  if (begun)
-    w->at = 1 - w->at, w->ahead = NONE;
-  struct activations part = evaluated(c, w, w->at, k);
-  struct relay relay = {i, c->passed, begin_segment, w};
+  struct activations part = evaluated(c, w->at);
+  struct relay relay = {i, c->passed, begin_segment, c};
   struct span segment = segment_span(c, k, &relay);
   segment.carried = k ? &c->between[(k + 1) % 2] : NULL;
   segment.after = &c->between[k % 2];
-  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, begun, w->scratch, c->fz + t * D);
+  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, c->place[w->at].begun, w->scratch,
+                  c->fz + t * D);
 }
 
 static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -258,7 +301,8 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
                                 const struct activations *a, struct scratch scratch,
                                 DEVICE real *fz)
 {
-  struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
+  struct segments c = {
+      .m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz, .taking = PTHREAD_MUTEX_INITIALIZER};
   struct sequence_model nothing = *m;
   struct backend dry;
   size_t bytes;
@@ -302,7 +346,7 @@ static enum status differentiate_segment(struct segments *c, struct worker *w, i
   const struct model_dims *d = &c->m->dims;
   int64_t t = k * c->length, sum = c->sums ? i % c->sums : 0;
   bool first = k == 0, last = k + 1 == c->count;
-  struct activations part = activations_from(c->m, t, c->a, w->layer[0]);
+  struct activations part = activations_from(c->m, t, c->a, c->place[w->at].layer);
   struct block_cotangents to = *c->to;
   struct relay relay = {.part = i, .passed = c->passed};
   struct span segment = segment_span(c, k, &relay);
@@ -345,7 +389,14 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
                                 const DEVICE real *fb, struct scratch scratch,
                                 const struct block_cotangents *to, const struct parameter_set *g)
 {
-  struct segments c = {.m = m, .p = p, .s = s, .a = a, .fb = fb, .to = to, .backwards = true};
+  struct segments c = {.m = m,
+                       .p = p,
+                       .s = s,
+                       .a = a,
+                       .fb = fb,
+                       .to = to,
+                       .backwards = true,
+                       .taking = PTHREAD_MUTEX_INITIALIZER};
   const struct backend *be = m->be;
   struct sequence_model nothing = *m;
   struct backend dry;

@@ -289,7 +289,6 @@ static void adjoint_windows_of_a_large_batch(void **state)
   free(block), free(gradient);
 }
 
-/* Memory does not depend on the number of iterations. */
 /* Behind each other twice, where operations work through the whole of both, and alone, where f goes
  * segment by segment: the same fixed point, loss and gradient.  Alone by one thread and by five,
  * which have segments side by side: no bit differs. */
@@ -377,6 +376,7 @@ static void memory_of_wide_windows_is_planned(void **state)
   check_fits(&c, GRADIENT_IFT);
 }
 
+/* Memory does not depend on the number of iterations. */
 static void memory_is_planned(void **state)
 {
   (void)state;
