@@ -132,7 +132,7 @@ static int64_t take_place(struct segments *c, bool begins)
   (void)pthread_mutex_lock(&c->taking);
   for (int64_t at = 0; at < c->places; at++) {
     const struct place *p = &c->place[at];
-    if (p->use == FREE)
+    if (p->use == FREE && unused == NONE)
       unused = at;
     else if (p->use == BEGUN && !begins && (begun == NONE || p->segment < c->place[begun].segment))
       begun = at;
@@ -202,7 +202,7 @@ static enum status shared_carve(struct segments *c, struct scratch *scratch)
 static enum status workers_carve(struct segments *c, size_t bytes, struct scratch *scratch)
 {
   c->next = 0;
-  c->places = c->backwards ? c->workers : 2 * c->workers;
+  c->places = c->backwards || c->workers == 1 ? c->workers : 2 * c->workers;
   for (int64_t at = 0; at < c->places; at++) {
     c->place[at].use = FREE;
     TRY(CARVE(&scratch->host, c->m->dims.layers, &c->place[at].layer));

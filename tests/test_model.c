@@ -289,34 +289,33 @@ static void adjoint_windows_of_a_large_batch(void **state)
   free(block), free(gradient);
 }
 
-/* Behind each other twice, where operations work through the whole of both, and alone, where f goes
- * segment by segment: the same fixed point, loss and gradient.  Alone by one thread and by five,
- * which have segments side by side: no bit differs. */
-static void a_long_sequence_alone(void **state)
+/* A sequence of `length` behind itself, where operations work through the whole of both, and alone,
+ * where f goes segment by segment: the same fixed point, loss and gradient.  Alone by one thread
+ * and by five, which have segments side by side: no bit differs. */
+static void check_alone(int length)
 {
-  (void)state;
-  enum { LONG = 2100 };
   struct config c = small_model("d_intermediate: 6,", "");
   struct probe_result r[3] = {0};
   struct tensor_list list;
   double *block = probe_parameters(&c, 0.3, 4, 7, &list);
-  int32_t tokens[2 * LONG], labels[2 * LONG];
-  draw_tokens(LONG, tokens, labels);
-  memcpy(tokens + LONG, tokens, LONG * sizeof *tokens);
-  memcpy(labels + LONG, labels, LONG * sizeof *labels);
+  int32_t *tokens = calloc((size_t)(2 * length), sizeof *tokens);
+  int32_t *labels = calloc((size_t)(2 * length), sizeof *labels);
+  draw_tokens(length, tokens, labels);
+  memcpy(tokens + length, tokens, (size_t)length * sizeof *tokens);
+  memcpy(labels + length, labels, (size_t)length * sizeof *labels);
   c.deq.forward.max_iter = 12; /* on the way: every iterate is the same too */
   int threads = omp_get_max_threads();
   for (int i = 0; i < 3; i++) {
     int rows = i == 1 ? 2 : 1;
     omp_set_num_threads(i == 2 ? 5 : 1);
     r[i].gradient = calloc((size_t)list.block, sizeof *r[i].gradient);
-    r[i].z = calloc((size_t)(2 * LONG * c.model.d_model), sizeof *r[i].z);
-    struct probe_f64 *p = probe_open_f64(&c, rows, LONG, true, false);
+    r[i].z = calloc((size_t)(2 * length * c.model.d_model), sizeof *r[i].z);
+    struct probe_f64 *p = probe_open_f64(&c, rows, length, true, false);
     probe_set_f64(p, block, -1);
     struct probe_result shorter = {0};
-    probe_shorten_f64(p, LONG / 3); /* whole again: memory was planned for both */
+    probe_shorten_f64(p, length / 3); /* whole again: memory was planned for both */
     probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &shorter);
-    probe_shorten_f64(p, LONG);
+    probe_shorten_f64(p, length);
     probe_learn_f64(p, GRADIENT_PHANTOM, tokens, labels, &r[i]);
     c.deq.forward.window = FP_WINDOW_ALL;
     probe_evaluate_f64(p, &c.deq.forward, rows, tokens, &r[i]);
@@ -324,14 +323,24 @@ static void a_long_sequence_alone(void **state)
   }
   omp_set_num_threads(threads);
   check_close(r[0].loss, r[1].loss, 1e-13, "loss");
-  check_arrays_close(LONG * c.model.d_model, r[0].z, r[1].z, 1e-13, "z");
+  check_arrays_close(length * c.model.d_model, r[0].z, r[1].z, 1e-13, "z");
   check_arrays_close(list.block, r[0].gradient, r[1].gradient, 1e-11, "gradient");
-  assert_memory_equal(r[0].z, r[2].z, (size_t)(LONG * c.model.d_model) * sizeof *r[0].z);
+  assert_memory_equal(r[0].z, r[2].z, (size_t)(length * c.model.d_model) * sizeof *r[0].z);
   assert_memory_equal(r[0].gradient, r[2].gradient, (size_t)list.block * sizeof *r[0].gradient);
   for (int i = 0; i < 3; i++)
     free(r[i].gradient), free(r[i].z);
   tensor_list_free(&list);
-  free(block);
+  free(block), free(tokens), free(labels);
+}
+
+/* Many segments, and a solve's one and a piece of the next, whose activations fit no second time
+ * into those of the sequence. */
+static void a_long_sequence_alone(void **state)
+{
+  (void)state;
+  check_alone(2100);
+  check_alone(127);
+  check_alone(65);
 }
 
 /* A few iterations on one sequence: they fit in the memory that was planned. */
