@@ -40,7 +40,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard",                               \
    "method; auto: also window, memory and damping, by length; gmres: backward only"},              \
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
-   "evaluations of f that a sample may take; in a window one more may replay its best iterate"},   \
+   "evaluations of f that a sample may take, in a window also behind others, and a replay"},        \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
    "evaluations of f that a sample must take"},                                                    \
   {path ".tol", KEY_REAL, AT(to.tol), "[0, inf)", NULL, tol_,                                      \

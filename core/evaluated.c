@@ -68,8 +68,7 @@ static int64_t select_samples(const struct evaluated *e, struct selection s, dou
     iterations += e->iterations[i];
     residual += e->residual[i];
     converged += e->exit[i] == FP_CONVERGED;
-    if (!(e->residual[i] <= sum->residual_max))
-      sum->residual_max = e->residual[i];
+    sum->residual_max = worse_of(sum->residual_max, e->residual[i]);
     if (e->iterations[i] > sum->iterations_max)
       sum->iterations_max = e->iterations[i];
   }

@@ -11,6 +11,8 @@ const char *fp_exit_name(enum fp_exit e)
   return names[e];
 }
 
+double worse_of(double a, double b) { return b > a || b != b ? b : a; }
+
 void fp_result_add(struct fp_result *sum, const struct fp_result *r)
 {
   double samples = (double)(sum->samples + r->samples);
@@ -28,8 +30,7 @@ void fp_result_add(struct fp_result *sum, const struct fp_result *r)
     sum->exits[i] += r->exits[i];
   for (int i = 0; i < FP_COUNTERS; i++)
     sum->counters[i] += r->counters[i];
-  if (!(r->worst_residual <= sum->worst_residual)) /* a NaN stays */
-    sum->worst_residual = r->worst_residual;
+  sum->worst_residual = worse_of(sum->worst_residual, r->worst_residual);
 }
 
 const char *fp_solver_name(enum fp_solver s)

@@ -99,6 +99,9 @@ struct fp_result {
   int64_t max_iterations;
 };
 
+/* The larger of two residuals; not-a-number is the worst, and stays. */
+double worse_of(double a, double b);
+
 /* The totals of `sum` take in those of r, a solve of other samples. */
 void fp_result_add(struct fp_result *sum, const struct fp_result *r);
 

@@ -481,7 +481,7 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
                    r->forward.mean_iterations, r->forward.worst_residual);
   if (r->evaluated)
     (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
-                   r->eval_loss, r->eval_accuracy);
+                   shown(r->eval_loss), r->eval_accuracy);
   t->tenth = tenth;
   void (*say)(struct progress *, const char *, ...) __attribute__((format(printf, 2, 3))) =
       plain || r->evaluated || t->state.step == c->train.steps ? progress_log : progress_show;
@@ -568,7 +568,9 @@ static void log_shine(struct trainer *t)
                  fp_describe(&o, what));
 }
 
-static enum status begin_or_resume(struct trainer *t)
+/* The configuration goes on record once it is known to fit, unless the run is `finished`: what made
+ * its steps stays. */
+static enum status begin_or_resume(struct trainer *t, bool finished)
 {
   char latest[RUN_PATH], metrics[RUN_PATH];
   struct trainer_state *s = &t->state;
@@ -582,6 +584,8 @@ static enum status begin_or_resume(struct trainer *t)
     TRY(weights_initialise(&t->w, (uint64_t)t->c->seed));
   }
   TRY(check_data(t));
+  if (!finished)
+    TRY(config_write_file(t->c, t->o->directory));
   log_choice(t, "deq.forward", &t->c->deq.forward);
   log_choice(t, "deq.backward", &t->c->deq.backward);
   log_shine(t);
@@ -709,7 +713,8 @@ static enum status one_step(struct trainer *t, int64_t *saved)
   if (c->evaluate_every && (t->state.step % c->evaluate_every == 0 || t->state.step == c->steps))
     TRY(evaluate(t, &r));
   TRY(report(t, &r));
-  bool best = r.evaluated && (t->state.best_step == 0 || r.eval_loss < t->state.best_loss);
+  bool best = r.evaluated && isfinite(r.eval_loss) &&
+              (t->state.best_step == 0 || r.eval_loss < t->state.best_loss);
   if (best) {
     t->state.best_step = t->state.step;
     t->state.best_loss = r.eval_loss;
@@ -766,10 +771,8 @@ enum status NAME(train)(const struct config *c, const struct backend *be,
     s = check_steps(c, o, &finished);
   if (s == OK)
     s = run_directory_prepare(o, &lock);
-  if (s == OK && !finished) /* what made the steps stays on record */
-    s = config_write_file(c, o->directory);
   if (s == OK)
-    s = begin_or_resume(&t);
+    s = begin_or_resume(&t, finished);
   if (s == OK)
     s = loop(&t);
   progress_clear(&t.progress);

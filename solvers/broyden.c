@@ -468,6 +468,9 @@ KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings
   }
 }
 
+/* Whether its vectors can be stored; s' y of float32's smallest steps has no inverse in it. */
+INLINE bool representable(wide x) { return is_finite(re((real)x)); }
+
 /* Whether and how H is updated; leaves it alone when the denominator says nothing. */
 KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
 {
@@ -484,7 +487,8 @@ KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o
     wide along = o.bad ? sum[1] : t * sum[2]; /* v.r */
     double size = o.bad ? magnitude(sum[2]) : q->length * sqrt(magnitude(sum[3] * sum[1]));
     double small = o.bad ? o.guard * o.guard * size : o.guard * size;
-    bool sound = magnitude(denominator) > small && is_finite(re(along / denominator));
+    bool sound = magnitude(denominator) > small && is_finite(re(along / denominator)) &&
+                 representable((t - 1) / denominator) && representable(1 / denominator);
     q->accelerated = sound || q->count > 0;
     *u.up = sound ? (t - 1) / denominator : 0;
     *u.uq = sound ? 1 / denominator : 0;

@@ -150,8 +150,10 @@ KERNEL begin_cycle(struct fp_samples s, struct fp_memory m)
     struct krylov k = krylov_of(&m, p->slot);
     if (p->action != FP_STEP)
       continue;
-    if (q->phase == GMRES_PROBE)
+    if (q->phase == GMRES_PROBE) {
       k.h[0] = sqrt(total(&s, &m, i, 0)); /* |w|, until its projections are known */
+      p->stale -= p->stale > 0;           /* a probe was not meant to be the best */
+    }
     if (q->phase != GMRES_BASE)
       continue;
     wide norm = sqrt(total(&s, &m, i, 0)), reference = sqrt(total(&s, &m, i, 1));

@@ -177,6 +177,12 @@ INLINE bool good_enough(const struct fp_decision *d, const struct fp_sample *p)
   return p->now <= d->tol && p->iterations >= d->min_iter;
 }
 
+/* Whether the best iterate, which is returned when the sample fails, is good enough. */
+INLINE bool found(const struct fp_decision *d, const struct fp_sample *p)
+{
+  return p->best <= d->tol && p->iterations >= d->min_iter;
+}
+
 /* Takes note of an evaluation whose residual may be compared with the last ones. */
 INLINE void compare(const struct fp_decision *d, struct fp_sample *p, struct fp_measured q)
 {
@@ -226,12 +232,15 @@ INLINE void decide_row(const struct fp_samples *s, const struct fp_decision *d, 
   note(d, p, s->row[r]);
   enum fp_exit failed = failure(d, p, q);
   bool stops = failed == FP_MAX_ITER || !d->stop_together;
-  p->exit =
-      (uint8_t)(failed != FP_NOT_FINITE && good_enough(d, p) && stops ? FP_CONVERGED : failed);
+  bool good = failed != FP_NOT_FINITE && good_enough(d, p);
+  p->exit = (uint8_t)(good && stops ? FP_CONVERGED : failed);
   if (p->exit == FP_RUNNING)
     p->action = FP_STEP;
   else if (p->exit != FP_CONVERGED && !d->return_last)
     p->action = FP_REPLAY;
+  if (p->action == FP_REPLAY && failed != FP_NOT_FINITE &&
+      found(d, p)) /* and went on, with the others or to min_iter */
+    p->exit = FP_CONVERGED;
 }
 
 KERNEL decide_rows(struct fp_samples s, struct fp_decision d)
@@ -280,7 +289,8 @@ KERNEL record_rows(struct fp_samples s, struct fp_decision d)
   FOR_EACH_COST (r, s.rows, 1) {
     const struct fp_sample *p = &s.sample[r];
     int64_t row = s.row[r];
-    bool last = p->exit == FP_CONVERGED || d.return_last || p->best == HUGE_VAL;
+    bool last =
+        d.return_last || p->best == HUGE_VAL || (p->exit == FP_CONVERGED && good_enough(&d, p));
     d.iterations[row] = p->iterations;
     d.residual[row] = last ? p->now : p->best;
     d.exit[row] = p->exit;
@@ -292,9 +302,12 @@ KERNEL record_rows(struct fp_samples s, struct fp_decision d)
  * that of the iterate that is returned. */
 INLINE bool leading_leaves(const struct fp_decision *d, struct fp_sample *p, struct fp_measured q)
 {
-  if (p->exit != FP_RUNNING) /* this was the replay */
-    return true;
   enum fp_exit failed = failure(d, p, q);
+  if (p->exit != FP_RUNNING) { /* this was the replay */
+    if (failed != FP_NOT_FINITE && good_enough(d, p))
+      p->exit = FP_CONVERGED;
+    return true;
+  }
   if (failed != FP_NOT_FINITE && good_enough(d, p)) {
     p->exit = FP_CONVERGED;
     return true;
@@ -302,7 +315,7 @@ INLINE bool leading_leaves(const struct fp_decision *d, struct fp_sample *p, str
   if (failed == FP_RUNNING)
     return false;
   p->exit = (uint8_t)failed;
-  if (p->now <= p->best || d->return_last)
+  if ((failed != FP_NOT_FINITE && p->now <= p->best) || d->return_last)
     return true;
   p->action = FP_REPLAY;
   return false;

@@ -224,8 +224,7 @@ static enum status answer(struct solver *v, struct fp_result *result)
     result->block_evaluations += v->d.all ? k * blocks : k;
     result->max_iterations = k > result->max_iterations ? k : result->max_iterations;
     double r = v->host_residual[i];
-    if (!(r <= result->worst_residual)) /* a NaN is the worst, and stays */
-      result->worst_residual = result->worst_residual == result->worst_residual ? r : (double)NAN;
+    result->worst_residual = worse_of(result->worst_residual, r);
     sum += (double)k;
   }
   result->mean_iterations = result->samples ? sum / (double)result->samples : 0;

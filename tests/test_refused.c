@@ -134,6 +134,39 @@ static void checkpoints_of_another_model(void **state)
   check_spawned(&r, 0, "sequential");
 }
 
+/* What is refused leaves the run as it was: it can be gone on with. */
+static void refusals_change_nothing(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char *before, *after;
+  size_t bytes, bytes_after;
+  make_run();
+  check_ok(file_read(scratch("a/config.yaml"), &before, &bytes));
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2", "model.d_model=16");
+  check_spawned(&r, 3, "word_emb.emb.weight has shape (6,8), the model's is (6,16)");
+  check_ok(file_read(scratch("a/config.yaml"), &after, &bytes_after));
+  assert_int_equal(bytes, bytes_after);
+  assert_memory_equal(before, after, bytes);
+  free(before), free(after);
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  check_spawned(&r, 0, "2 steps done");
+}
+
+/* An evaluation that is not a number is no best one, and leaves no checkpoint behind. */
+static void evaluations_that_are_not_finite(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char yaml[1024];
+  int n = snprintf(yaml, sizeof yaml, "name: a\nruns_dir: %s\n%s", scratch(""), recipe);
+  scratch_put("a.yaml", yaml, (size_t)n);
+  SPAWN(&r, "train", scratch("a.yaml"), "model.kind=explicit", "train.steps=3", "train.lr=1e19",
+        "train.lr_warmup=0", "train.schedule=constant", "train.evaluate_every=1");
+  check_spawned(&r, 1, "evaluated: loss nan");
+  assert_false(path_exists(scratch("a/best")) || path_exists(scratch("a/latest")));
+}
+
 /* A tensor of whole numbers where reals are needed. */
 static void checkpoints_of_another_dtype(void **state)
 {
@@ -241,10 +274,15 @@ static void command_lines(void **state)
 int main(void)
 {
   const struct CMUnitTest tests[] = {
-      TEST(configurations),      TEST(large_configurations),
-      TEST(damaged_checkpoints), TEST(checkpoints_of_another_model),
-      TEST(damaged_metrics),     TEST(checkpoints_of_another_dtype),
+      TEST(configurations),
+      TEST(large_configurations),
+      TEST(damaged_checkpoints),
+      TEST(checkpoints_of_another_model),
+      TEST(damaged_metrics),
+      TEST(checkpoints_of_another_dtype),
       TEST(command_lines),
+      TEST(refusals_change_nothing),
+      TEST(evaluations_that_are_not_finite),
   };
   if (!access("/dev/shm", W_OK)) /* flushes take no time there */
     (void)setenv("TMPDIR", "/dev/shm", 0);

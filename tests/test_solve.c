@@ -510,6 +510,95 @@ static void patience_ends_a_cycle(void **state)
   assert_true(r.max_iterations >= 11 && r.max_iterations <= 13);
 }
 
+/* A chain of cells, of which each answers its neighbour's half, and one a constant. */
+struct chain_of_cells {
+  double right_side;
+  int n;
+};
+
+static void cells(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  const struct chain_of_cells *c = ctx;
+  (void)row, (void)t, (void)s;
+  for (int i = 0; i < c->n; i++)
+    fz[i] = (i ? 0.9 * z[i - 1] : 0) + 0.05 * z[(i + 7) % c->n] + c->right_side * (1 + i % 3);
+}
+
+/* GMRES's probes find no new best, and are none of those that patience counts. */
+static void patience_waits_for_a_basis(void **state)
+{
+  (void)state;
+  enum { CELLS = 40 };
+  struct chain_of_cells c = {1, CELLS};
+  struct solver_map m = {.rows = 1, .length = 1, .n = CELLS, .ctx = &c, .block = cells};
+  struct fp_options o = solver_options(FP_GMRES, 1000, 1e-8);
+  struct fp_result r = {0};
+  double z[CELLS] = {0};
+  o.rank = 20, o.patience = 10;
+  solver_run_f64(&m, &o, 1, z, &r, NULL);
+  assert_int_equal(r.exits[FP_CONVERGED], 1);
+}
+
+/* Broyden's updates divide by squares of steps, which float32 does not hold of such small ones. */
+static void small_numbers_stay_finite(void **state)
+{
+  (void)state;
+  enum { CELLS = 40 };
+  for (int exponent = -8; exponent >= -28; exponent -= 4) {
+    struct chain_of_cells c = {pow(10, exponent), CELLS};
+    struct solver_map m = {.rows = 1, .length = 1, .n = CELLS, .ctx = &c, .block = cells};
+    for (int bad = 0; bad < 2; bad++) {
+      struct fp_options o = solver_options(FP_BROYDEN, 500, 1e-4);
+      struct fp_result r = {0};
+      double z[CELLS] = {0};
+      o.kind = bad ? FP_BAD : FP_GOOD;
+      solver_run_f32(&m, &o, 1, z, &r, NULL);
+      assert_int_equal(r.exits[FP_NOT_FINITE], 0);
+      assert_true(exponent < -12 || r.exits[FP_CONVERGED] == 1);
+    }
+  }
+}
+
+/* 1 is a solution to within 1e-9; behind it lie 2, 0 and 1 again. */
+static void pass_by(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  (void)ctx, (void)row, (void)t, (void)s;
+  fz[0] = z[0] == 1 ? 1 + 1e-9 : z[0] == 0 ? 1 : z[0] == 2 ? 0 : 2;
+}
+
+/* The best iterate is what is returned, and what is judged. */
+static void solutions_left_again_count(void **state)
+{
+  (void)state;
+  struct solver_map m = {.rows = 1, .length = 1, .n = 1, .block = pass_by};
+  struct fp_options o = solver_options(FP_PICARD, 5, 1e-6);
+  double z = 0, residual;
+  struct fp_result r = {.residual = &residual};
+  o.stop = FP_ABS, o.min_iter = 3;
+  solver_run_f64(&m, &o, 1, &z, &r, NULL);
+  assert_int_equal(r.exits[FP_CONVERGED], 1);
+  assert_true(z == 1 && residual == (1 + 1e-9) - 1);
+  o.window = 1, z = 0;
+  solver_run_f64(&m, &o, 1, &z, &r, NULL);
+  assert_int_equal(r.exits[FP_CONVERGED], 1);
+  assert_true(z == 1 && residual == (1 + 1e-9) - 1);
+}
+
+static void not_a_number_is_the_worst_residual(void **state)
+{
+  (void)state;
+  const struct fp_result part[3] = {{.samples = 1, .worst_residual = 0.5},
+                                    {.samples = 1, .worst_residual = (double)NAN},
+                                    {.samples = 1, .worst_residual = 2}};
+  struct fp_result sum = {0};
+  fp_result_add(&sum, &part[2]);
+  fp_result_add(&sum, &part[0]);
+  assert_true(sum.worst_residual == 2);
+  fp_result_add(&sum, &part[1]);
+  fp_result_add(&sum, &part[2]);
+  assert_true(isnan(sum.worst_residual));
+}
+
 static void traces_hold_every_residual(void **state)
 {
   (void)state;
@@ -605,6 +694,10 @@ int main(void)
       cmocka_unit_test(worst_token),
       cmocka_unit_test(float32_floor_is_a_status),
       cmocka_unit_test(patience_ends_a_cycle),
+      cmocka_unit_test(patience_waits_for_a_basis),
+      cmocka_unit_test(small_numbers_stay_finite),
+      cmocka_unit_test(solutions_left_again_count),
+      cmocka_unit_test(not_a_number_is_the_worst_residual),
       cmocka_unit_test(traces_hold_every_residual),
       cmocka_unit_test(workspace_can_be_used_again),
       cmocka_unit_test(threads_do_not_matter),
