@@ -54,6 +54,7 @@ struct trainer {
   struct trainer_state state;
   int64_t tenth; /* of the run that was last logged */
   bool warned;   /* that no solve converges */
+  bool skipped;  /* the last step, as not finite */
   double began, began_tokens, began_seconds;
 };
 
@@ -478,7 +479,7 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
   bool plain = tenth != t->tenth && !t->progress.terminal;
   if (r->forward.samples)
     (void)snprintf(solve, sizeof solve, "  iterations %.1f  residual %.1e",
-                   r->forward.mean_iterations, r->forward.worst_residual);
+                   r->forward.mean_iterations, shown(r->forward.worst_residual));
   if (r->evaluated)
     (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
                    shown(r->eval_loss), r->eval_accuracy);
@@ -486,8 +487,8 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
   void (*say)(struct progress *, const char *, ...) __attribute__((format(printf, 2, 3))) =
       plain || r->evaluated || t->state.step == c->train.steps ? progress_log : progress_show;
   say(&t->progress, "%s  step %lld/%lld  loss %.4f  accuracy %.3f%s  %s tokens/s%s  %s left",
-      c->name, (long long)t->state.step, (long long)c->train.steps, r->loss, r->accuracy, evaluated,
-      format_count(speed, speed_text), solve, format_duration(remaining, left));
+      c->name, (long long)t->state.step, (long long)c->train.steps, shown(r->loss), r->accuracy,
+      evaluated, format_count(speed, speed_text), solve, format_duration(remaining, left));
 }
 
 /* Once: a solve whose best residual is that of the guess 0, or above it, finds nothing, and a model
@@ -710,6 +711,7 @@ static enum status one_step(struct trainer *t, int64_t *saved)
   const struct train_config *c = &t->c->train;
   struct step_report r;
   TRY(train_step(t, &r));
+  t->skipped = !r.finite;
   if (c->evaluate_every && (t->state.step % c->evaluate_every == 0 || t->state.step == c->steps))
     TRY(evaluate(t, &r));
   TRY(report(t, &r));
@@ -736,6 +738,9 @@ static enum status loop(struct trainer *t)
     TRY(one_step(t, &saved));
   if (saved != t->state.step)
     TRY(save(t, &saved));
+  if (t->state.step == c->steps && t->skipped)
+    FAIL(ERR_NUMERIC, "%s: the last step was not finite; %lld of %lld were skipped",
+         t->o->directory, (long long)t->state.skipped, (long long)t->state.step);
   if (t->state.step < c->steps)
     FAIL(ERR_INTERRUPTED, "stopped at step %lld, checkpoint written; go on with: train --resume %s",
          (long long)t->state.step, t->o->directory);

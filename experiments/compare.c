@@ -113,10 +113,26 @@ static enum status write_all(const struct comparison *c, struct places to, const
 
 /* ---- runs that the user named ---- */
 
+/* Whether dir is one of the runs, perhaps by another path: it would pass for another seed. */
+static bool is_there(const char *dir, const struct comparison *c)
+{
+  struct stat given, other;
+  bool there = false;
+  const struct compared_section *s = c->sections ? &c->section[0] : NULL;
+  for (int64_t i = 0; s && i < s->runs && !stat(dir, &given); i++)
+    there = there || (!stat(s->run[i].directory, &other) && given.st_dev == other.st_dev &&
+                      given.st_ino == other.st_ino);
+  return there;
+}
+
 /* Adds the run, unless it is none: then a warning says why. */
 static enum status add_run(const char *dir, struct compare_settings *s, struct comparison *c)
 {
   struct compared_run run;
+  if (is_there(dir, c)) {
+    (void)fprintf(stderr, "skipped: %s, which stands here twice\n", dir);
+    return OK;
+  }
   s->like = c->sections ? &c->section[0].run[0] : NULL;
   enum status status = compared_run_open(dir, s, &run);
   if (status == ERR_DATA || (status == ERR_IO && path_is_directory(dir))) {

@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char usage[] =
     "usage: evaluate DIR [key.path=value ...] [--json FILE]\n"
@@ -60,7 +61,7 @@ static void print_row(void *to, const struct evaluation_row *r)
   char mode[32];
   struct fp_options o = evaluate_solve(c, r->mode, r->length);
   (void)snprintf(mode, sizeof mode, "%s", evaluate_mode_name(r->mode));
-  if (r->mode == MODE_SEQUENTIAL && o.window > 1 && r->solve.samples)
+  if (o.window != FP_WINDOW_ALL && o.window > 1 && r->solve.samples) /* given, or auto's */
     (void)snprintf(mode, sizeof mode, "window %lld", (long long)o.window);
   (void)printf("%-13s %7lld  %8.4f  %8.4f  %9.4f", mode, (long long)r->length, r->loss, r->accuracy,
                c->data.task == TASK_TEXT ? data_bits(r->loss) : r->accuracy_last10);
@@ -69,6 +70,11 @@ static void print_row(void *to, const struct evaluation_row *r)
                  (long long)r->solve.iterations_max, r->solve.converged);
   (void)printf("\n");
   (void)fflush(stdout);
+  if (r->solve.samples && isnan(r->solve.residual_max))
+    (void)fprintf(stderr,
+                  "%s, length %lld: solves were not finite; their tokens' loss and accuracy "
+                  "say nothing\n",
+                  mode, (long long)r->length);
 }
 
 static enum status write_json(struct evaluation *e, const char *path)
@@ -124,6 +130,10 @@ static enum status run(int argc, char **argv)
     FAIL(ERR_USAGE, "%s", usage);
   if ((o.logits || o.gradients) && !o.tokens)
     FAIL(ERR_USAGE, "--logits and --gradients need --tokens FILE");
+  if ((o.logits && !strcmp(o.logits, o.tokens)) || (o.gradients && !strcmp(o.gradients, o.tokens)))
+    FAIL(ERR_USAGE, "%s: would be written over; it holds the tokens", o.tokens);
+  if (o.logits && o.gradients && !strcmp(o.logits, o.gradients))
+    FAIL(ERR_USAGE, "%s: --logits and --gradients need a file each", o.logits);
   if (o.tokens && json)
     FAIL(ERR_USAGE, "--json writes the table; with --tokens there is none");
   TRY(checkpoint_resolve(line.target, checkpoint, sizeof checkpoint));

@@ -18,9 +18,9 @@ static void print_model(const struct verification *v, FILE *out)
 
 static void print_solves(const char *what, const struct jacobian_tally *t, FILE *out)
 {
-  (void)fprintf(out, "%-20s %8lld %12lld %10lld %8lld   %.1e\n", what, (long long)t->solves,
+  (void)fprintf(out, "%-20s %8lld %12lld %10lld %8lld   %.1e%s\n", what, (long long)t->solves,
                 (long long)t->iterations, (long long)t->by_newton, (long long)t->polish,
-                t->residual);
+                t->residual, t->residual <= jacobian_floor ? "" : "  FAIL: above the floor");
 }
 
 static void print_shape(const char *what, const struct jacobian_shape *s, FILE *out)
@@ -90,8 +90,9 @@ void jacobian_print(const struct verification *v, FILE *out)
   print_solves("adjoint", &v->adjoint, out);
   print_solves("complex step", &v->complex_step, out);
   (void)fprintf(out,
-                "\nI - df/dz: rank %lld of %lld, condition %.4g; spectral radius of df/dz %.4f\n",
-                (long long)v->rank, (long long)v->size.D, v->condition, v->f_radius);
+                "\nI - df/dz: rank %lld of %lld%s, condition %.4g; spectral radius of df/dz %.4f\n",
+                (long long)v->rank, (long long)v->size.D,
+                v->rank == v->size.D ? "" : " (FAIL: singular)", v->condition, v->f_radius);
   (void)fprintf(out,
                 "step of the differences: %.2e (sweep: central best %.1e, Richardson %.1e)\n\n",
                 v->sweep_step[v->best], jacobian_best_central(v), v->richardson_error[v->best]);

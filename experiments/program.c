@@ -88,7 +88,7 @@ enum status command_line_parse_words(int argc, char **argv, const char *usage,
   for (int i = 1; i < argc; i++) {
     if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
       print_help(usage, options);
-      exit(0);
+      exit(program_end(OK));
     }
     if (strncmp(argv[i], "--", 2) == 0)
       TRY(take_option(argc, argv, &i, options));
@@ -159,7 +159,7 @@ int program_end(enum status s)
 {
   if (s != OK)
     (void)fprintf(stderr, "%s\n", last_error());
-  if (fflush(stdout) != 0 && s == OK) {
+  if ((fflush(stdout) != 0 || ferror(stdout)) && s == OK) {
     (void)fprintf(stderr, "standard output cannot be written\n");
     return exit_code(ERR_IO);
   }

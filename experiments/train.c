@@ -1,6 +1,7 @@
 /* train.c: trains a model as a YAML file describes it. */
 #include "core/files.h"
 #include "experiments/program.h"
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,14 +16,33 @@ static const char usage[] =
     "values)\nover all of them.\n"
     "Ctrl-C finishes the step, writes a checkpoint and says how to go on.";
 
-/* A run's directory from what the user gave: the run, or a checkpoint inside it. */
+/* The run of a checkpoint, which must be its latest: that an older one is meant is not guessed. */
+static enum status run_of_checkpoint(const char *checkpoint, char *out, size_t size)
+{
+  char path[2 * CONFIG_PATH], run[PATH_MAX], latest[PATH_MAX], given[PATH_MAX];
+  TRY(path_join(path, sizeof path, checkpoint, "../.."));
+  if (!realpath(path, run))
+    FAIL_IO(path, "find");
+  TRY(path_join(path, sizeof path, run, "latest"));
+  if (realpath(path, latest) && realpath(checkpoint, given) && strcmp(latest, given) != 0)
+    FAIL(ERR_USAGE,
+         "%s is not the run's latest checkpoint, which is %s; to go back to it, and lose what came "
+         "behind: ln -sfn checkpoints/%s %s, then --resume %s",
+         checkpoint, latest, strrchr(given, '/') + 1, path, run);
+  return path_join(out, size, "", run);
+}
+
+/* A run's directory from what the user gave: the run, or its latest checkpoint. */
 static enum status run_of(const char *dir, char *out, size_t size)
 {
   char path[2 * CONFIG_PATH];
   TRY(path_join(path, sizeof path, dir, "trainer.json"));
-  if (!path_exists(path))
-    return path_join(out, size, "", dir);
-  return path_join(out, size, dir, "../..");
+  if (path_exists(path))
+    return run_of_checkpoint(dir, out, size);
+  TRY(path_join(path, sizeof path, dir, "model.safetensors"));
+  if (path_exists(path))
+    FAIL(ERR_USAGE, "%s: a model without trainer.json: no run that could be gone on with", dir);
+  return path_join(out, size, "", dir);
 }
 
 /* Says what overrides change of a run that is gone on with. */

@@ -149,8 +149,12 @@ static void refusals_change_nothing(void **state)
   assert_int_equal(bytes, bytes_after);
   assert_memory_equal(before, after, bytes);
   free(before), free(after);
-  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2", "train.keep=2");
   check_spawned(&r, 0, "2 steps done");
+  SPAWN(&r, "train", "--resume", scratch("a/checkpoints/step-00000001"), "train.steps=3");
+  check_spawned(&r, 2, "is not the run's latest checkpoint");
+  SPAWN(&r, "train", "--resume", scratch("a/latest"), "train.steps=3");
+  check_spawned(&r, 0, "3 steps done");
 }
 
 /* An evaluation that is not a number is no best one, and leaves no checkpoint behind. */
@@ -165,6 +169,19 @@ static void evaluations_that_are_not_finite(void **state)
         "train.lr_warmup=0", "train.schedule=constant", "train.evaluate_every=1");
   check_spawned(&r, 1, "evaluated: loss nan");
   assert_false(path_exists(scratch("a/best")) || path_exists(scratch("a/latest")));
+}
+
+/* Steps may be skipped, but not the last. */
+static void steps_that_are_not_finite(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char yaml[1024];
+  int n = snprintf(yaml, sizeof yaml, "name: a\nruns_dir: %s\n%s", scratch(""), recipe);
+  scratch_put("a.yaml", yaml, (size_t)n);
+  SPAWN(&r, "train", scratch("a.yaml"), "model.kind=explicit", "train.steps=3", "train.lr=1e30",
+        "train.lr_warmup=0", "train.schedule=constant", "train.skip_nonfinite=true");
+  check_spawned(&r, 1, "the last step was not finite; 2 of 3 were skipped");
 }
 
 /* A tensor of whole numbers where reals are needed. */
@@ -283,6 +300,7 @@ int main(void)
       TEST(command_lines),
       TEST(refusals_change_nothing),
       TEST(evaluations_that_are_not_finite),
+      TEST(steps_that_are_not_finite),
   };
   if (!access("/dev/shm", W_OK)) /* flushes take no time there */
     (void)setenv("TMPDIR", "/dev/shm", 0);
