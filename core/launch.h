@@ -79,11 +79,12 @@ template <class T> INLINE T plus(T a, T b) { return a + b; }
 /* The queue of a stream; and what records the first failed launch, which sync reports by its name.
  */
 extern "C" cudaStream_t launch_queue(stream st);
-extern "C" void launch_check(stream st, const char *kernel, const char *file, int line);
+extern "C" void launch_check(stream st, const void *function, const char *kernel, const char *file,
+                             int line);
 #define LAUNCH_GRID_(how, grid, threads, st, kernel, ...)                  \
   do {                                                                     \
     how(kernel, grid, (unsigned)(threads), launch_queue(st))(__VA_ARGS__); \
-    launch_check(st, #kernel, __FILE__, __LINE__);                         \
+    launch_check(st, (const void *)(kernel), #kernel, __FILE__, __LINE__); \
   } while (0)
 #define LAUNCH_AS_(how, per_block, threads, st, n, kernel, ...)                             \
   do {                                                                                      \
@@ -115,7 +116,7 @@ extern "C" void launch_check(stream st, const char *kernel, const char *file, in
       LAUNCH_SHARED_KERNEL(kernel, (unsigned)(launch_n_ < 65535 ? launch_n_ : 65535), \
                            (unsigned)(threads), bytes, launch_queue(st))              \
       (__VA_ARGS__);                                                                  \
-      launch_check(st, #kernel, __FILE__, __LINE__);                                  \
+      launch_check(st, (const void *)(kernel), #kernel, __FILE__, __LINE__);          \
     }                                                                                 \
   } while (0)
 #else

@@ -61,9 +61,19 @@ extern "C" void device_note(stream st, const char *call, const char *why)
 
 extern "C" cudaStream_t launch_queue(stream st) { return device_of(st)->queue; }
 
-extern "C" void launch_check(stream st, const char *kernel, const char *file, int line)
+void device_note_asked(struct device *d, const void *what, size_t bytes)
+{
+  const unsigned char *byte = (const unsigned char *)what;
+  for (size_t i = 0; i < bytes; i++) /* FNV-1a */
+    d->asked = (d->asked ^ byte[i]) * 1099511628211u;
+}
+
+extern "C" void launch_check(stream st, const void *function, const char *kernel, const char *file,
+                             int line)
 {
   struct device *d = device_of(st);
+  if (d->capturing)
+    device_note_asked(d, &function, sizeof function);
   cudaError_t e = cudaGetLastError();
   char where[256];
   d->last = kernel;
@@ -223,12 +233,14 @@ EXPORTED enum status deqmamba_plugin_open(const struct plugin_host *from, enum p
                                           struct plugin *out)
 {
   static struct device d;
+  static bool opened; /* whole: what failed half-way is not used */
   host = *from;
   d.self = &d;
   d.matmul = matmul;
   TRY(find_device(&d));
-  if (!d.queue)
+  if (!opened)
     TRY(open_device(&d));
+  opened = true;
   const struct dense_library *dense = dense_cuda(&d);
   out->f32 = backend_cuda_f32(&d, d.name, dense);
   out->f64 = backend_cuda_f64(&d, d.name, dense);

@@ -12,7 +12,7 @@
 struct captured {
   cudaGraphExec_t graph; /* NULL: this place is free */
   size_t nodes;
-  uint64_t products;
+  uint64_t asked;    /* the device's, when it was captured */
   uint64_t captured; /* when: later ones have larger numbers */
   bool held;         /* since then: no other graph may become this executable */
 };
@@ -51,7 +51,7 @@ struct device {
   char failure[512]; /* the first that could not be started since the last sync; "": none */
   char name[320];
   bool graphs, capturing;
-  uint64_t products;   /* a hash of what cuBLAS was asked for since the capture began */
+  uint64_t asked;      /* a hash of kernels and of cuBLAS's products since the capture began */
   const char *spoiled; /* why what is being captured is no graph; NULL: it may be */
   struct captured captured[GRAPHS_KEPT];
   uint64_t captures; /* so far */
@@ -69,6 +69,8 @@ enum status device_sync(stream st);
 /* Notes that a library call on this stream failed (why; NULL: it did not); sync reports the first.
  */
 void device_note(stream st, const char *call, const char *why);
+/* What a graph that is being captured is told by (struct captured). */
+void device_note_asked(struct device *d, const void *what, size_t bytes);
 /* Graphs, members of struct backend too: graphs_cuda.c. */
 bool device_capture_begin(stream st);
 const struct captured *device_capture_end(stream st);

@@ -4,8 +4,9 @@
  * To make a graph executable costs as much as many launches, so executables are kept from solve to
  * solve: a graph that was captured becomes an update of one of them, the same nodes with other
  * arguments, where CUDA allows that.  Several are kept, as a step of training has several kinds of
- * solves.  Only products of the same shapes are updated: cuBLAS takes other kernels for others, and
- * an update to those, which CUDA 13.0 does not refuse, ended in an illegal instruction (H200).
+ * solves.  Only graphs of the same kernels and of products of the same shapes are updated: cuBLAS
+ * takes other kernels for others, and an update to those, which CUDA 13.0 does not refuse, ended in
+ * an illegal instruction (H200).
  * Without graphs all is as right, only slower: what fails here is no error, but is told once, and
  * no graph is captured in this process any more. */
 #ifdef __CUDACC__
@@ -30,7 +31,7 @@ extern "C" bool device_capture_begin(stream st)
   if (e != cudaSuccess)
     give_up(d, "capture", cudaGetErrorString(e));
   d->capturing = e == cudaSuccess;
-  d->products = 0;
+  d->asked = 0;
   d->spoiled = NULL;
   return d->capturing;
 }
@@ -41,7 +42,7 @@ static struct captured *update(struct device *d, cudaGraph_t graph, size_t nodes
   cudaGraphExecUpdateResultInfo unused;
   for (int i = 0; i < GRAPHS_KEPT; i++) {
     struct captured *c = &d->captured[i];
-    if (!c->graph || c->held || c->nodes != nodes || c->products != d->products)
+    if (!c->graph || c->held || c->nodes != nodes || c->asked != d->asked)
       continue;
     if (cudaGraphExecUpdate(c->graph, graph, &unused) == cudaSuccess)
       return c;
@@ -92,7 +93,7 @@ static cudaError_t make_executable(struct device *d, cudaGraph_t graph, struct c
     if (e != cudaSuccess)
       return e;
   }
-  c->nodes = nodes, c->products = d->products;
+  c->nodes = nodes, c->asked = d->asked;
   c->held = true, c->captured = ++d->captures;
   *made = c;
   return cudaSuccess;

@@ -46,14 +46,6 @@ static int32_t alignment_of(const void *p)
   return at % MOST ? (int32_t)(at & -at) : p ? MOST : 0;
 }
 
-/* FNV-1a of what is asked for, for a graph that is being captured. */
-static void note_product(struct device *d, const void *asked, size_t bytes)
-{
-  const unsigned char *byte = (const unsigned char *)asked;
-  for (size_t i = 0; i < bytes; i++)
-    d->products = (d->products ^ byte[i]) * 1099511628211u;
-}
-
 static void note_shape(struct device *d, int64_t count, bool ta, bool tb, int64_t m, int64_t n,
                        int64_t k, const real *A, int64_t lda, const real *B, int64_t ldb, bool adds,
                        const real *C, int64_t ldc)
@@ -65,7 +57,7 @@ static void note_shape(struct device *d, int64_t count, bool ta, bool tb, int64_
   s.m = m, s.n = n, s.k = k, s.lda = lda, s.ldb = ldb, s.ldc = ldc, s.count = count;
   s.a = alignment_of(A), s.b = alignment_of(B), s.c = alignment_of(C);
   s.ta = ta, s.tb = tb, s.adds = adds, s.type = REALS;
-  note_product(d, &s, sizeof s);
+  device_note_asked(d, &s, sizeof s);
 }
 
 void gemm(stream st, bool ta, bool tb, int64_t m, int64_t n, int64_t k, real alpha, const real *A,
@@ -185,7 +177,7 @@ static struct product_plan *plan_of(struct device *d, const struct product_plus 
 {
   struct product_key k = key_of(d, p);
   if (d->capturing)
-    note_product(d, &k, sizeof k);
+    device_note_asked(d, &k, sizeof k);
   for (int i = 0; i < d->plans; i++)
     if (memcmp(&d->plan[i].key, &k, sizeof k) == 0)
       return &d->plan[i];

@@ -450,7 +450,8 @@ INLINE_DEVICE void prepare_entering(struct ssd_shape d, struct chunk k, const re
   add_up_times(own_times(dt + k.token * d.H + k.h, d.H, k.q), A, l, &all);
   for (int i = 0; i < 2; i++)
     until[(int)threadIdx.x % WARP_LANES * 2 + i] = power_of_2((float)l[i]);
-  *last = power_of_2((float)all);
+  if ((int)threadIdx.x % WARP_LANES == 0)
+    *last = power_of_2((float)all);
 }
 
 /* e yb as a right operand: columns of yb from `first` on, rows times e. */
@@ -685,8 +686,8 @@ INLINE_DEVICE void prepare_times(float2 dt, float A, struct head_times *to)
     to->scaled[t] = leave * each[i];
     to->until[t] = power_of_2(sum[i].x + sum[i].y);
   }
-  to->A = A;
-  to->last = power_of_2((float)all);
+  if (first == 0)
+    to->A = A, to->last = power_of_2((float)all);
   __syncwarp();
 #pragma unroll
   for (int i = 0; i < 2; i++) {

@@ -273,8 +273,8 @@ INLINE_DEVICE void prepare_eights(float2 dt, float A, struct eight_times *to)
   pair_at(to->since, first) = two(power(l[0] - begin), power(l[1] - begin));
   pair_at(to->next, first) = next;
   pair_at(to->share, first) = two(next.x * dt.x, next.y * dt.y);
-  to->A = A;
-  to->last = power(all);
+  if (first == 0)
+    to->A = A, to->last = power(all);
   __syncwarp();
   int b = lane_row();
 #pragma unroll

@@ -525,7 +525,7 @@ INLINE void advance_row(const struct fp_samples *s, int64_t r, int64_t k, int64_
   reverse_slots(s, row + k, row + s->blocks);
   reverse_slots(s, row, row + s->blocks);
   for (int64_t b = 0; b < kept; b++) {
-    int32_t slot = s->sample[row + b].slot;
+    int32_t slot = OWNS_COLUMN(0) ? s->sample[row + b].slot : 0;
     move_block(s, row + b, row + b + k);
     if (OWNS_COLUMN(0))
       s->sample[row + b].slot = slot;
