@@ -289,7 +289,8 @@ endif
 
 EMULATE = @mkdir -p $(@D) && echo "  emulate $< $(EMULATED_BITS:%=(f%))" && $(CXX) -std=c++20 -O2 -fno-strict-aliasing -w \
   -fPIC -fvisibility=hidden -ffp-contract=off -I. $(BLAS_CFLAGS) -Itests/emulation -D__CUDACC__ \
-  -include tests/emulation/cuda_runtime.h $(EMULATED_BITS:%=-DREAL_BITS=%) -MMD -MP -c -o $@ -x c++ $<
+  -include tests/emulation/cuda_runtime.h $(EMULATED_BITS:%=-DREAL_BITS=%) -MMD -MP \
+  $(if $(RACES),-DRACES -g $(EMULATED_BITS:%=-fsanitize=thread)) -c -o $@ -x c++ $<
 $(BUILD)/obj/emulated/f32/%.o: EMULATED_BITS := 32
 $(BUILD)/obj/emulated/f64/%.o: EMULATED_BITS := 64
 $(BUILD)/obj/emulated/plain/%.o: %.cc
@@ -298,6 +299,14 @@ $(BUILD)/libdeqmamba_emulated.so: $(call plugin_objects,$(BUILD)/obj/emulated) \
                                   $(BUILD)/obj/emulated/plain/tests/emulation/emulation.o
 	@echo "  link $@"
 	@$(CXX) -shared -o $@.tmp $^ -Wl,-z,defs $(BLAS_LIBS) -lm && mv $@.tmp $@
+
+# the kernels' shared memory under the checker of tests/emulation/races.h
+RACED ?= 'device_*' operations recurrences rounded_products rounded_weights rounded_models
+.PHONY: races
+races: | $(BUILD)/test.tools ## what nothing orders in the GPU kernels' shared memory, on the CPU: minutes; RACED="..." tests of test_cuda
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/races RACES=yes $(BUILD)/races/tests/test_cuda \
+	  $(BUILD)/races/libdeqmamba_emulated.so
+	@for t in $(RACED); do $(BUILD)/races/tests/test_cuda "$$t" || exit 1; done
 
 .PHONY: gpu-test gpu-bench gpu-bundle
 gpu-test: cuda $(BUILD)/tests/test_cuda $(PROGRAMS) ## on a machine with a GPU: every operation, models, training, CPU against GPU

@@ -300,7 +300,7 @@ INLINE_DEVICE void prefetch_block(const float *, int) {}
 INLINE_DEVICE void begin_products(void) {}
 INLINE_DEVICE void end_products(void) { emulated_end_products(); }
 template <int LEFT> void await_products(void) { emulated_await_products(LEFT); }
-INLINE_DEVICE void show_to_products(void) {}
+INLINE_DEVICE void show_to_products(void) { emulated_show(); }
 template <int THREADS> void await_block(void) { __syncthreads(); }
 template <int WHICH, int THREADS> void await_barrier(void)
 {

@@ -65,6 +65,7 @@ void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1);
 void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
                         bool adds);
 void emulated_end_products(void);
+void emulated_show(void); /* what threads have stored, to products */
 void emulated_await_products(int batches);
 void emulated_barrier(int which, unsigned threads, bool waits); /* 1 to 15 of a block */
 /* mbarrier, and cp.async.bulk that gives it, once for `use` 0, 1, ...: copies are made when somebody

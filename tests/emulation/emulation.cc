@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <setjmp.h>
+#include <string>
 #include <ucontext.h>
 #include <unistd.h>
 #include <vector>
@@ -229,6 +230,8 @@ static struct wait {
   unsigned passed;
 } waits[THREADS_MOST];
 
+#include "tests/emulation/races.h"
+
 static struct barrier *own_warp(void) { return &warp_barrier[running / warp_lanes]; }
 
 static void open_when_all(struct barrier *b)
@@ -237,6 +240,7 @@ static void open_when_all(struct barrier *b)
     return;
   b->arrived = 0;
   b->passed++;
+  ORDER(open(b));
 }
 
 /* Back to the scheduler, until this thread's next turn. */
@@ -248,13 +252,18 @@ static void give_turn(void)
   threadIdx.x = running;
 }
 
-static void pass(struct barrier *b)
+/* orders: what came before it also for others; a shuffle does not. */
+static void pass(struct barrier *b, bool orders = true)
 {
   waits[running] = {b, b->passed};
   b->arrived++;
+  if (orders)
+    ORDER(arrive(b, running));
   open_when_all(b);
   if (waits[running].passed == b->passed)
     give_turn();
+  if (orders)
+    ORDER(pass(b, running));
 }
 
 static void fiber_main()
@@ -297,7 +306,7 @@ double emulated_shuffle(double x, int apart)
 {
   unsigned me = running, turn = own_warp()->passed % 2;
   shown[turn][me] = x;
-  __syncwarp();
+  pass(own_warp(), false);
   return shown[turn][me ^ (unsigned)apart];
 }
 
@@ -321,7 +330,7 @@ void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
   for (int i = 0; i < 4; i++)
     operands[turn][me].a[i] = tf32(a[i]);
   operands[turn][me].b[0] = tf32(b0), operands[turn][me].b[1] = tf32(b1);
-  __syncwarp();
+  pass(own_warp(), false);
   for (unsigned e = 0; e < 4; e++)
     for (unsigned k = 0; k < 8; k++) {
       unsigned row = me % 32 / 4, column = me % 4 * 2 + e % 2;
@@ -368,7 +377,8 @@ void emulated_group_mma(int n, float *d, const float *a, const float *left, cons
   pending_product p = {n, pending[me].batch, d, {}, left, right, adds};
   for (int i = 0; a && i < 4; i++)
     operands[turn][me].a[i] = tf32(a[i]);
-  __syncwarp();
+  ORDER(product(me, n, left, right, pending[me].batch, __builtin_return_address(0)));
+  pass(own_warp(), false);
   for (unsigned half = 0; a && half < 2; half++)
     for (unsigned k = 0; k < 8; k++)
       p.a[half][k] = operands[turn][first + k % 4].a[half + k / 4 * 2];
@@ -401,6 +411,7 @@ void emulated_await_products(int batches)
 {
   auto &own = pending[running];
   size_t done = 0;
+  ORDER(products_done(running, own.batch - batches));
   for (; done < own.products.size() && own.products[done].batch < own.batch - batches; done++)
     run_product(own.products[done], running);
   own.products.erase(own.products.begin(), own.products.begin() + done);
@@ -415,6 +426,7 @@ void emulated_barrier(int which, unsigned threads, bool waits)
     return;
   }
   b->arrived++;
+  ORDER(arrive(b, running));
   open_when_all(b);
 }
 
@@ -434,6 +446,7 @@ void emulated_copy(float *to, const float *from, bool there)
 {
   emulated_alignment(to, 16), emulated_alignment(from, 16);
   copying[running].copies.push_back({to, from, there, copying[running].batch});
+  ORDER(copy(running, to, 16, copying[running].batch, __builtin_return_address(0)));
 }
 
 void emulated_end_batch(void) { copying[running].batch++; }
@@ -442,6 +455,7 @@ void emulated_await_batches(int left)
 {
   auto &own = copying[running];
   size_t done = 0;
+  ORDER(copies_done(running, own.batch - left));
   for (; done < own.copies.size() && own.copies[done].batch < own.batch - left; done++)
     for (int i = 0; i < 4; i++)
       own.copies[done].to[i] = own.copies[done].there ? own.copies[done].from[i] : 0;
@@ -488,6 +502,7 @@ void emulated_arrive(const void *signal)
 {
   struct signal *s = signal_at(signal);
   s->arrivals.arrived++;
+  ORDER(arrive(&s->arrivals, running));
   give_when_all(s);
 }
 
@@ -502,6 +517,7 @@ void emulated_await_signal(const void *signal, int use)
     give_turn();
   }
   s->waiting--;
+  ORDER(pass(&s->arrivals, running));
   if (s->arrivals.passed != (unsigned)use + 1) {
     fprintf(stderr, "emulated device: use %d of a signal was waited for at %u\n", use,
             s->arrivals.passed);
@@ -515,6 +531,7 @@ void emulated_copy_part(void *to, const void *from, int bytes, const void *signa
   emulated_alignment(to, 16), emulated_alignment(from, 16);
   s->copies.push_back([=] { memcpy(to, from, (size_t)bytes); });
   s->bytes += bytes;
+  ORDER(bulk_copy(running, to, (size_t)bytes, __builtin_return_address(0)));
 }
 
 void emulated_arrive_with_block(int bytes, const void *signal)
@@ -525,12 +542,16 @@ void emulated_arrive_with_block(int bytes, const void *signal)
     abort();
   }
   s->bytes = 0;
+  ORDER(bulk_told(&s->arrivals));
   emulated_arrive(signal);
 }
+
+void emulated_show(void) { ORDER(show(running)); }
 
 static void run_block(unsigned threads)
 {
   signals.clear();
+  ORDER(begin(threads));
   for (unsigned t = 0; t < threads; t++)
     copying[t].copies.clear();
   block_barrier = {threads, 0, 0};
@@ -569,6 +590,7 @@ static void launch_blocks(dim3 blocks, unsigned threads, bool together, bool sha
     blockIdx = {b % blocks.x, b / blocks.x % blocks.y, b / blocks.x / blocks.y};
     if (together) {
       run_block(threads);
+      ORDER(end());
       continue;
     }
     for (unsigned t = 0; t < threads; t++) {
