@@ -238,8 +238,8 @@ INLINE void decide_row(const struct fp_samples *s, const struct fp_decision *d, 
     p->action = FP_STEP;
   else if (p->exit != FP_CONVERGED && !d->return_last)
     p->action = FP_REPLAY;
-  if (p->action == FP_REPLAY && failed != FP_NOT_FINITE &&
-      found(d, p)) /* and went on, with the others or to min_iter */
+  /* what was found on the way counts: it went on with the others, to min_iter or for a probe */
+  if (p->action == FP_REPLAY && failed != FP_NOT_FINITE && found(d, p))
     p->exit = FP_CONVERGED;
 }
 

@@ -15,13 +15,19 @@ static const char recipe[] =
     "train: {steps: 1, unroll_steps: 10, batch_size: 2, log_every: 1}\n"
     "evaluate: {sequences: 2, lengths: [4]}\n";
 
-/* A run named `a` of one step. */
-static void make_run(void)
+/* a.yaml: the recipe of a run named `a`. */
+static void put_recipe(void)
 {
-  struct spawned r;
   char yaml[1024];
   int n = snprintf(yaml, sizeof yaml, "name: a\nruns_dir: %s\n%s", scratch(""), recipe);
   scratch_put("a.yaml", yaml, (size_t)n);
+}
+
+/* The run, of one step. */
+static void make_run(void)
+{
+  struct spawned r;
+  put_recipe();
   SPAWN(&r, "train", scratch("a.yaml"));
   check_spawned(&r, 0, "1 steps done");
 }
@@ -162,9 +168,7 @@ static void evaluations_that_are_not_finite(void **state)
 {
   (void)state;
   struct spawned r;
-  char yaml[1024];
-  int n = snprintf(yaml, sizeof yaml, "name: a\nruns_dir: %s\n%s", scratch(""), recipe);
-  scratch_put("a.yaml", yaml, (size_t)n);
+  put_recipe();
   SPAWN(&r, "train", scratch("a.yaml"), "model.kind=explicit", "train.steps=3", "train.lr=1e19",
         "train.lr_warmup=0", "train.schedule=constant", "train.evaluate_every=1");
   check_spawned(&r, 1, "evaluated: loss nan");
@@ -176,9 +180,7 @@ static void steps_that_are_not_finite(void **state)
 {
   (void)state;
   struct spawned r;
-  char yaml[1024];
-  int n = snprintf(yaml, sizeof yaml, "name: a\nruns_dir: %s\n%s", scratch(""), recipe);
-  scratch_put("a.yaml", yaml, (size_t)n);
+  put_recipe();
   SPAWN(&r, "train", scratch("a.yaml"), "model.kind=explicit", "train.steps=3", "train.lr=1e30",
         "train.lr_warmup=0", "train.schedule=constant", "train.skip_nonfinite=true");
   check_spawned(&r, 1, "the last step was not finite; 2 of 3 were skipped");
