@@ -172,15 +172,11 @@ INLINE struct fp_measured measured_row(const struct fp_samples *s, const struct 
   return m;
 }
 
-INLINE bool good_enough(const struct fp_decision *d, const struct fp_sample *p)
+/* residual: the sample's now, or its best, which is that of the iterate that is returned when it
+ * fails. */
+INLINE bool good_enough(const struct fp_decision *d, const struct fp_sample *p, double residual)
 {
-  return p->now <= d->tol && p->iterations >= d->min_iter;
-}
-
-/* Whether the best iterate, which is returned when the sample fails, is good enough. */
-INLINE bool found(const struct fp_decision *d, const struct fp_sample *p)
-{
-  return p->best <= d->tol && p->iterations >= d->min_iter;
+  return residual <= d->tol && p->iterations >= d->min_iter;
 }
 
 /* Takes note of an evaluation whose residual may be compared with the last ones. */
@@ -232,14 +228,14 @@ INLINE void decide_row(const struct fp_samples *s, const struct fp_decision *d, 
   note(d, p, s->row[r]);
   enum fp_exit failed = failure(d, p, q);
   bool stops = failed == FP_MAX_ITER || !d->stop_together;
-  bool good = failed != FP_NOT_FINITE && good_enough(d, p);
+  bool good = failed != FP_NOT_FINITE && good_enough(d, p, p->now);
   p->exit = (uint8_t)(good && stops ? FP_CONVERGED : failed);
   if (p->exit == FP_RUNNING)
     p->action = FP_STEP;
   else if (p->exit != FP_CONVERGED && !d->return_last)
     p->action = FP_REPLAY;
   /* what was found on the way counts: it went on with the others, to min_iter or for a probe */
-  if (p->action == FP_REPLAY && failed != FP_NOT_FINITE && found(d, p))
+  if (p->action == FP_REPLAY && failed != FP_NOT_FINITE && good_enough(d, p, p->best))
     p->exit = FP_CONVERGED;
 }
 
@@ -267,7 +263,7 @@ KERNEL count_unconverged(struct fp_samples s, struct fp_decision d)
   FOR_EACH_ROW (i, 1, s.rows) {
     int32_t worse = 0;
     FOR_COLUMNS (r, 0, s.rows)
-      worse += s.sample[r].action == FP_STEP && !good_enough(&d, &s.sample[r]);
+      worse += s.sample[r].action == FP_STEP && !good_enough(&d, &s.sample[r], s.sample[r].now);
     ROW_FOLD(worse, plus);
     if (OWNS_COLUMN(0))
       d.unconverged[i] = worse;
@@ -289,8 +285,8 @@ KERNEL record_rows(struct fp_samples s, struct fp_decision d)
   FOR_EACH_COST (r, s.rows, 1) {
     const struct fp_sample *p = &s.sample[r];
     int64_t row = s.row[r];
-    bool last =
-        d.return_last || p->best == HUGE_VAL || (p->exit == FP_CONVERGED && good_enough(&d, p));
+    bool last = d.return_last || p->best == HUGE_VAL ||
+                (p->exit == FP_CONVERGED && good_enough(&d, p, p->now));
     d.iterations[row] = p->iterations;
     d.residual[row] = last ? p->now : p->best;
     d.exit[row] = p->exit;
@@ -303,15 +299,12 @@ KERNEL record_rows(struct fp_samples s, struct fp_decision d)
 INLINE bool leading_leaves(const struct fp_decision *d, struct fp_sample *p, struct fp_measured q)
 {
   enum fp_exit failed = failure(d, p, q);
-  if (p->exit != FP_RUNNING) { /* this was the replay */
-    if (failed != FP_NOT_FINITE && good_enough(d, p))
-      p->exit = FP_CONVERGED;
-    return true;
-  }
-  if (failed != FP_NOT_FINITE && good_enough(d, p)) {
+  bool good = failed != FP_NOT_FINITE && good_enough(d, p, p->now);
+  bool replayed = p->exit != FP_RUNNING;
+  if (good)
     p->exit = FP_CONVERGED;
+  if (good || replayed)
     return true;
-  }
   if (failed == FP_RUNNING)
     return false;
   p->exit = (uint8_t)failed;
