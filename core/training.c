@@ -577,14 +577,14 @@ static enum status begin_or_resume(struct trainer *t, bool finished)
   struct trainer_state *s = &t->state;
   TRY(path_join(latest, sizeof latest, t->o->directory, "latest"));
   TRY(path_join(metrics, sizeof metrics, t->o->directory, "metrics.jsonl"));
-  if (t->o->resume && path_is_directory(latest)) {
-    TRY(checkpoint_read(latest, &t->w, s));
+  bool resumes = t->o->resume && path_is_directory(latest);
+  TRY(resumes ? checkpoint_read(latest, &t->w, s)
+              : weights_initialise(&t->w, (uint64_t)t->c->seed));
+  TRY(check_data(t)); /* the last that may be refused: until here the run is as it was */
+  if (resumes) {
     TRY(checkpoints_prune(t->o->directory, s->step, t->c->train.keep, s->best_step));
     progress_log(&t->progress, "going on from %s, step %lld", latest, (long long)s->step);
-  } else {
-    TRY(weights_initialise(&t->w, (uint64_t)t->c->seed));
   }
-  TRY(check_data(t));
   if (!finished)
     TRY(config_write_file(t->c, t->o->directory));
   log_choice(t, "deq.forward", &t->c->deq.forward);
