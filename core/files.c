@@ -205,6 +205,13 @@ bool path_exists(const char *path)
   return !stat(path, &st);
 }
 
+bool path_is_same(const char *a, const char *b)
+{
+  struct stat one, other;
+  return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev &&
+         one.st_ino == other.st_ino;
+}
+
 bool path_is_directory(const char *path)
 {
   struct stat st;

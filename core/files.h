@@ -45,4 +45,5 @@ MUST_USE enum status path_rename(const char *from, const char *to);
 MUST_USE enum status link_replace(const char *target, const char *path);
 bool path_exists(const char *path); /* false for a link that points nowhere */
 bool path_is_directory(const char *path);
+bool path_is_same(const char *a, const char *b); /* by links too; false where there is neither */
 #endif

@@ -116,12 +116,9 @@ static enum status write_all(const struct comparison *c, struct places to, const
 /* Whether dir is one of the runs, perhaps by another path: it would pass for another seed. */
 static bool is_there(const char *dir, const struct comparison *c)
 {
-  struct stat given, other;
   bool there = false;
-  const struct compared_section *s = c->sections ? &c->section[0] : NULL;
-  for (int64_t i = 0; s && i < s->runs && !stat(dir, &given); i++)
-    there = there || (!stat(s->run[i].directory, &other) && given.st_dev == other.st_dev &&
-                      given.st_ino == other.st_ino);
+  for (int64_t i = 0; c->sections && i < c->section[0].runs; i++)
+    there = there || path_is_same(dir, c->section[0].run[i].directory);
   return there;
 }
 

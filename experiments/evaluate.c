@@ -130,7 +130,8 @@ static enum status run(int argc, char **argv)
     FAIL(ERR_USAGE, "%s", usage);
   if ((o.logits || o.gradients) && !o.tokens)
     FAIL(ERR_USAGE, "--logits and --gradients need --tokens FILE");
-  if ((o.logits && !strcmp(o.logits, o.tokens)) || (o.gradients && !strcmp(o.gradients, o.tokens)))
+  if ((o.logits && path_is_same(o.logits, o.tokens)) ||
+      (o.gradients && path_is_same(o.gradients, o.tokens)))
     FAIL(ERR_USAGE, "%s: would be written over; it holds the tokens", o.tokens);
   if (o.logits && o.gradients && !strcmp(o.logits, o.gradients))
     FAIL(ERR_USAGE, "%s: --logits and --gradients need a file each", o.logits);

@@ -19,16 +19,16 @@ static const char usage[] =
 /* The run of a checkpoint, which must be its latest: that an older one is meant is not guessed. */
 static enum status run_of_checkpoint(const char *checkpoint, char *out, size_t size)
 {
-  char path[2 * CONFIG_PATH], run[PATH_MAX], latest[PATH_MAX], given[PATH_MAX];
+  char path[2 * CONFIG_PATH], run[PATH_MAX], given[PATH_MAX];
   TRY(path_join(path, sizeof path, checkpoint, "../.."));
   if (!realpath(path, run))
     FAIL_IO(path, "find");
   TRY(path_join(path, sizeof path, run, "latest"));
-  if (realpath(path, latest) && realpath(checkpoint, given) && strcmp(latest, given) != 0)
+  if (!path_is_same(path, checkpoint) && realpath(checkpoint, given))
     FAIL(ERR_USAGE,
-         "%s is not the run's latest checkpoint, which is %s; to go back to it, and lose what came "
-         "behind: ln -sfn checkpoints/%s %s, then --resume %s",
-         checkpoint, latest, strrchr(given, '/') + 1, path, run);
+         "%s is not the run's latest checkpoint; to go back to it, and lose what came behind: "
+         "ln -sfn checkpoints/%s %s, then --resume %s",
+         checkpoint, strrchr(given, '/') + 1, path, run);
   return path_join(out, size, "", run);
 }
 

@@ -290,6 +290,23 @@ static void command_lines(void **state)
   check_spawned(&r, 0, "train.skip_nonfinite");
 }
 
+/* One file or run by two names. */
+static void the_same_twice(void **state)
+{
+  (void)state;
+  struct spawned r;
+  make_run();
+  scratch_put("in", "tokens", 6);
+  assert_int_equal(symlink("in", scratch("out")), 0);
+  SPAWN(&r, "evaluate", scratch("a"), "--tokens", scratch("in"), "--logits", scratch("out"));
+  check_spawned(&r, 2, "would be written over; it holds the tokens");
+  SPAWN(&r, "evaluate", scratch("a"), "--tokens", scratch("in"), "--logits", scratch("x"),
+        "--gradients", scratch("x"));
+  check_spawned(&r, 2, "need a file each");
+  SPAWN(&r, "compare", scratch("a"), scratch("a/"), "--output", scratch("c"));
+  check_spawned(&r, 0, "which stands here twice");
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -300,6 +317,7 @@ int main(void)
       TEST(damaged_metrics),
       TEST(checkpoints_of_another_dtype),
       TEST(command_lines),
+      TEST(the_same_twice),
       TEST(refusals_change_nothing),
       TEST(evaluations_that_are_not_finite),
       TEST(steps_that_are_not_finite),
