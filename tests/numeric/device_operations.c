@@ -700,7 +700,7 @@ void device_many_gated_rows(const void *cpu, const void *device, uint64_t seed)
 }
 
 /* Rows of whole packs and others, more tokens than one table holds, none that is known, ranges of
- * several batches. */
+ * several batches, a token that half of them are. */
 #define device_embedding NAME(device_embedding)
 void device_embedding(const void *cpu, const void *device, uint64_t seed)
 {
@@ -712,7 +712,10 @@ void device_embedding(const void *cpu, const void *device, uint64_t seed)
     int32_t *tokens = calloc((size_t)M, sizeof *tokens);
     assert_non_null(tokens);
     for (int64_t m = 0; m < M; m++)
-      tokens[m] = m % 11 == 3 ? (int32_t)V : m % 13 == 5 ? -1 : (int32_t)(uniform(&b) * (double)V);
+      tokens[m] = m % 11 == 3            ? (int32_t)V
+                  : m % 13 == 5          ? -1
+                  : i != 1 && m % 2 == 0 ? (int32_t)V / 3
+                                         : (int32_t)(uniform(&b) * (double)V);
     struct array *t = integers(&b, M, tokens), *W = reals(&b, V * D, -1, 1);
     struct array *y = poison(&b, M * D, sizeof(real)), *odd = poison(&b, M * D + 1, sizeof(real));
     struct array *yb = reals(&b, M * D, -1, 1), *Wb = reals(&b, V * D, -1, 1);
