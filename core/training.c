@@ -294,11 +294,11 @@ static enum status learn(struct trainer *t, struct step_report *r)
   return norm_of(t, t->w.set[SET_GRADIENT].block, t->w.tensors.stored, &r->gradient_norm);
 }
 
-/* How much of the block from tensor i on decays as it does; *next: the first tensor that does not.
- * The padding is zeros, and stays so. */
-static int64_t run_of(const struct tensor_list *l, int64_t i, int64_t *next)
+/* How much of the block from tensor i on is updated as it is; *next: the first tensor that is not,
+ * where some `decay`.  The padding is zeros, and stays so. */
+static int64_t run_of(const struct tensor_list *l, bool decay, int64_t i, int64_t *next)
 {
-  for (*next = i; *next < l->count && l->tensor[*next].decay == l->tensor[i].decay;)
+  for (*next = i; *next < l->count && (!decay || l->tensor[*next].decay == l->tensor[i].decay);)
     ++*next;
   return (*next < l->count ? l->tensor[*next].offset : l->stored) - l->tensor[i].offset;
 }
@@ -310,7 +310,7 @@ static void update(struct trainer *t, double lr, double norm)
   double scale = c->clip > 0 && norm > c->clip ? c->clip / norm : 1;
   for (int64_t i = 0, next; i < t->w.tensors.count; i = next) {
     const struct tensor_spec *s = &t->w.tensors.tensor[i];
-    int64_t n = run_of(&t->w.tensors, i, &next);
+    int64_t n = run_of(&t->w.tensors, c->weight_decay != 0, i, &next);
     be->adamw(be->st, n, t->state.step + 1, lr, c->betas[0], c->betas[1], c->eps,
               s->decay ? c->weight_decay : 0, scale, t->w.set[SET_GRADIENT].block + s->offset,
               t->w.set[SET_MOMENT1].block + s->offset, t->w.set[SET_MOMENT2].block + s->offset,

@@ -5,6 +5,7 @@
  * The derivatives compare u with softplus^-1 of the limits, which the host computes.
  * H is small (heads): rows are packed into tiles, so that a vector spans several of them.
  */
+#include "core/packs.h"
 #include "kernels/elementary.h"
 #include "kernels/operations.h"
 #include "kernels/rows.h"
@@ -28,8 +29,8 @@ INLINE int64_t row_of(int64_t i, int64_t H)
 INLINE int64_t tiles(int64_t n) { return (n + TILE - 1) / TILE; }
 
 /* Elements first.. of (M,H), at most TILE, of x + bias into u; returns how many.  NULL: zeros. */
-INLINE int64_t pack(int64_t first, int64_t M, int64_t H, int64_t ldx, const real *x,
-                    const real *bias, real *u)
+INLINE int64_t pack_rows(int64_t first, int64_t M, int64_t H, int64_t ldx, const real *x,
+                         const real *bias, real *u)
 {
   int64_t m = row_of(first, H), h = first - m * H;
   int64_t count = M * H - first < TILE ? M * H - first : TILE;
@@ -58,7 +59,7 @@ KERNEL fwd(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, r
 {
   FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
     real u[TILE], *yt = y + tile * TILE;
-    int64_t count = pack(tile * TILE, M, H, ldx, x, bias, u);
+    int64_t count = pack_rows(tile * TILE, M, H, ldx, x, bias, u);
     SIMD
     for (int64_t i = 0; i < count; i++) {
       real value = softplus(u[i]);
@@ -68,13 +69,32 @@ KERNEL fwd(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, r
   }
 }
 
+#ifdef __CUDACC__
+/* Index i is a pack of a row's heads. */
+KERNEL fwd_packs(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, real lo,
+                 real hi, real *y)
+{
+  FOR_EACH (i, M * (H / PACK)) {
+    int64_t m = row_of(i, H / PACK), h = (i - m * (H / PACK)) * PACK;
+    pack<PACK> u = load_pack(x + m * ldx + h);
+#pragma unroll
+    for (int l = 0; l < PACK; l++) {
+      real value = softplus(u.at[l] + (bias ? bias[h + l] : 0));
+      value = value < lo ? lo : value;
+      u.at[l] = value > hi ? hi : value;
+    }
+    put_pack(u, y, i);
+  }
+}
+#endif
+
 KERNEL vjp_x(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, double from,
              double to, const real *yb, real beta, real *xb)
 {
   bool add = re(beta) != 0;
   FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
     real u[TILE];
-    int64_t first = tile * TILE, count = pack(first, M, H, ldx, x, bias, u);
+    int64_t first = tile * TILE, count = pack_rows(first, M, H, ldx, x, bias, u);
     int64_t m = row_of(first, H), h = first - m * H;
     SIMD
     for (int64_t i = 0; i < count; i++)
@@ -103,7 +123,7 @@ ELEMENTARY void sum_narrow(int64_t M, int64_t H, int64_t ldx, const real *x, con
   wide sums[STRIP] = {0};
   for (int64_t first = 0; first < M * H; first += TILE) {
     real u[TILE];
-    int64_t count = pack(first, M, H, ldx, x, bias, u), h = first % H;
+    int64_t count = pack_rows(first, M, H, ldx, x, bias, u), h = first % H;
     SIMD
     for (int64_t i = 0; i < count; i++)
       u[i] = yb[first + i] * slope(u[i], from, to);
@@ -172,8 +192,8 @@ KERNEL jvp(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, d
 {
   FOR_EACH_COST (tile, tiles(M * H), 32 * TILE) {
     real u[TILE], ud[TILE], *ydt = yd + tile * TILE;
-    int64_t count = pack(tile * TILE, M, H, ldx, x, bias, u);
-    (void)pack(tile * TILE, M, H, ldx, xd, biasd, ud);
+    int64_t count = pack_rows(tile * TILE, M, H, ldx, x, bias, u);
+    (void)pack_rows(tile * TILE, M, H, ldx, xd, biasd, ud);
     SIMD
     for (int64_t i = 0; i < count; i++)
       ydt[i] = ud[i] * slope(u[i], from, to);
@@ -183,6 +203,12 @@ KERNEL jvp(int64_t M, int64_t H, int64_t ldx, const real *x, const real *bias, d
 void OP(softplus_clamp_fwd)(stream st, int64_t M, int64_t H, int64_t ldx, const DEVICE real *x,
                             const DEVICE real *bias, double lo, double hi, DEVICE real *y)
 {
+#ifdef __CUDACC__
+  if (in_packs(H | ldx, x) && in_packs(H, y)) {
+    LAUNCH(st, M * (H / PACK), fwd_packs, M, H, ldx, x, bias, (real)lo, (real)hi, y);
+    return;
+  }
+#endif
   LAUNCH(st, tiles(M * H), fwd, M, H, ldx, x, bias, (real)lo, (real)hi, y);
 }
 

@@ -1240,11 +1240,15 @@ static __global__ void __launch_bounds__(GROUP_THREADS, 1)
   }
 }
 
-/* out[h] += sum over rows i of in (rows,H) */
-BLOCK_KERNEL add_rows(int64_t rows, int64_t H, const real *in, real *out)
+/* out[h] += sum over rows i of in (rows,H), twice; but once where out2 is NULL */
+BLOCK_KERNEL add_rows(int64_t rows, int64_t H, const real *in, real *out, const real *in2,
+                      real *out2)
 {
-  FOR_EACH_BLOCK (strip, strips(H), rows * STRIP) {
-    ADD_COLUMN_SUMS(strip, rows, H, out, i, h, in[i * H + h]);
+  FOR_EACH_BLOCK (k, (out2 ? 2 : 1) * strips(H), rows * STRIP) {
+    bool second = k >= strips(H);
+    const real *from = second ? in2 : in;
+    real *to = second ? out2 : out;
+    ADD_COLUMN_SUMS(second ? k - strips(H) : k, rows, H, to, i, h, from[i * H + h]);
   }
 }
 

@@ -987,11 +987,14 @@ static void vjp_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_bac
                   d, f, grid);
   else
     LAUNCH_TENSOR(st, count, GROUP_THREADS, GROUP_FLOATS, tensor_backward_all, d, f);
-  if (A_logb)
-    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.A_part, A_logb);
-  if (Db && d.D_has_hdim)
+  if (Db && d.D_has_hdim) {
     LAUNCH(st, d.H * lane_blocks(d.P), add_skip_channels, d, f.x, f.yb, Db);
-  else if (Db)
-    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, f.D_part, Db);
+    Db = NULL;
+  }
+  if (A_logb && Db)
+    LAUNCH_SUMS(st, 2 * strips(d.H), BC, add_rows, BC, d.H, f.A_part, A_logb, f.D_part, Db);
+  else if (A_logb || Db)
+    LAUNCH_SUMS(st, strips(d.H), BC, add_rows, BC, d.H, A_logb ? f.A_part : f.D_part,
+                A_logb ? A_logb : Db, NULL, NULL);
 }
 #endif

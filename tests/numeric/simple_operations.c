@@ -426,7 +426,7 @@ static void weight_norm_jvp(const struct operation_case *c, const struct case_ar
 
 static bool weight_norm_case(int index, struct operation_case *c)
 {
-  static const int64_t shapes[][2] = {{1, 2}, {7, 4}, {129, 7}, {3, 1100}};
+  static const int64_t shapes[][2] = {{1, 2}, {7, 4}, {129, 7}, {3, 1100}, {5, 388}, {2, 1024}};
   if (index >= COUNT(shapes))
     return false;
   int64_t rows = shapes[index][0], n = shapes[index][1];
