@@ -223,11 +223,25 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   return project_out(m, p, M, zxbcdt, a, keeps, scratch, out, n);
 }
 
+static const DEVICE real *from_column(const DEVICE real *a, int64_t first)
+{
+  return a ? a + first : NULL;
+}
+
+/* Of n columns from `first` on: sum += ub + more. */
+static void add_to_total(const struct backend *be, const struct u_total *t, int64_t M, int64_t n,
+                         int64_t ld, int64_t first, const DEVICE real *ub)
+{
+  be->accumulate(be->st, M, n, ld, ub + first, from_column(t->more[0], first),
+                 from_column(t->more[1], first), t->sum + first);
+}
+
 enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                       const struct span *s, int64_t l, const struct layer_activations *a,
                       const DEVICE real *outb, const struct carried_states *s1b,
                       struct scratch scratch, DEVICE real *xnb, real u_beta, DEVICE real *ub,
-                      const struct layer_parameters *g, const struct carried_states *s0b)
+                      const struct u_total *total, const struct layer_parameters *g,
+                      const struct carried_states *s0b)
 {
   static const struct layer_parameters none;
   const struct backend *be = m->be;
@@ -246,6 +260,8 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   ssd.from_zero = !s->carried;
   struct arena *dev = &scratch.device;
   g = g ? g : &none;
+  /* where in_proj's VJP asks for nothing: to it without zxbcdtb */
+  bool straight = total && inputs_of(m, s, l) == 0 && !g->in_proj_bias;
   TRY(CARVE(dev, M * d->E, &ynb));
   TRY(CARVE(dev, M * d->E, &yb));
   if (adds)
@@ -253,6 +269,9 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   TRY(CARVE(dev, M * d->conv_dim, &xBCb));
   TRY(CARVE(dev, M * d->H, &dtb));
   TRY(CARVE(dev, ssd_chunked_work(ssd), &work));
+  struct u_total to = {.sum = zxbcdtb}; /* of what is convolved */
+  if (straight)
+    to = *total;
   TRY(project_out_vjp(m, p, M, zxbcdt, a, outb, scratch, ynb, yb, zxbcdtb, g));
   relay_await(s->relay, ssm_state);
   if (s->relay && s0b)
@@ -267,9 +286,16 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   if (s->relay && s0b)
     be->fill(be->st, s->rows * d->conv_dim * d->W, 0, s0b->conv[l]);
   be->conv1d_vjp(be->st, conv_shape(d, s), zxbcdt + at.xBC, p->conv_weight, p->conv_bias, conv0,
-                 xBCb, s1b ? s1b->conv[l] : NULL, 0, zxbcdtb + at.xBC, g->conv_weight, g->conv_bias,
+                 xBCb, s1b ? s1b->conv[l] : NULL, straight ? 1 : 0, from_column(to.more[0], at.xBC),
+                 from_column(to.more[1], at.xBC), to.sum + at.xBC, g->conv_weight, g->conv_bias,
                  s0b ? s0b->conv[l] : NULL);
   relay_pass(s->relay, conv_state);
+  if (straight) {
+    add_to_total(be, total, M, at.xBC, d->d_in_proj, 0, zxbcdtb);
+    add_to_total(be, total, M, d->d_in_proj - at.dt, d->d_in_proj, at.dt, zxbcdtb);
+  } else if (total) {
+    add_to_total(be, total, M, d->d_in_proj, d->d_in_proj, 0, zxbcdtb);
+  }
   if (ub && adds)
     be->axpby(be->st, M * d->d_in_proj, 1, zxbcdtb, u_beta, ub);
   be->linear_vjp(be->st, M, inputs_of(m, s, l), d->d_in_proj, a->xn, p->in_proj, zxbcdtb, 0, xnb,

@@ -405,7 +405,7 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   int64_t M = s->rows * s->T, of_mlp = d->F ? 1 : 0;
   bool apart = !to->z || to->z_beta != 0; /* else the sum runs where it goes */
   DEVICE real *xb = to->z, *xnb, *outb, *wb = g ? g->norm_f : NULL;
-  CHECK(!s->row && !(s->from_zero && to->z));
+  CHECK(!s->row && !(s->from_zero && to->z) && !(to->total && (d->layers > 1 || to->u_beta != 0)));
   if (apart)
     TRY(CARVE(&scratch.device, M * d->D, &xb));
   TRY(CARVE(&scratch.device, M * d->D, &xnb));
@@ -424,7 +424,7 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
                         xb, outb, gw ? gw->norm2 : NULL);
     }
     real u_beta = i + 1 == d->layers ? to->u_beta : 1; /* every layer's comes to it */
-    TRY(mixer_vjp(m, w, s, i, l, branch, s1b, scratch, xnb, u_beta, to->u, gw, s0b));
+    TRY(mixer_vjp(m, w, s, i, l, branch, s1b, scratch, xnb, u_beta, to->u, to->total, gw, s0b));
     wb = gw ? gw->norm : NULL;
   }
   if (!s->from_zero)

@@ -24,6 +24,7 @@
 #define carried_states NAME(carried_states)
 #define span NAME(span)
 #define block_cotangents NAME(block_cotangents)
+#define u_total NAME(u_total)
 #define parameters_carve NAME(parameters_carve)
 #define transposes_bind NAME(transposes_bind)
 #define parameters_upload NAME(parameters_upload)
@@ -191,6 +192,14 @@ MUST_USE enum status span_fwd(const struct sequence_model *m, const struct param
 struct block_cotangents {
   DEVICE real *z, *u;
   real z_beta, u_beta;
+  const struct u_total *total;
+};
+/* With it, of one layer and u_beta = 0: sum += u's cotangent + more[0] + more[1], all of u's shape,
+ * NULL: none, nor any behind it; and u holds anything.  Where nothing else asks for the cotangent
+ * most of it is then not moved to u and back: a third of what that costs. */
+struct u_total {
+  DEVICE real *sum;
+  const DEVICE real *more[2];
 };
 /* The cotangents of z and u from that of f, fb; adds df/dtheta' fb to g unless NULL.
  * Spans without row map and carried states only. */
@@ -241,14 +250,14 @@ MUST_USE enum status mixer_fwd(const struct sequence_model *m, const struct laye
                                const struct span *s, int64_t l, const struct layer_activations *a,
                                bool keeps, struct scratch scratch, DEVICE real *out,
                                struct branch_norm n);
-/* xnb (M,D), and ub = u_beta ub + ..., from outb (M,D) and s1b; adds to g and s0b; see
- * block_vjp_carried. */
+/* xnb (M,D), and ub = u_beta ub + ... or, if not NULL, `total`, from outb (M,D) and s1b; adds to g
+ * and s0b; see block_vjp_carried. */
 MUST_USE enum status mixer_vjp(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,
                                const DEVICE real *outb, const struct carried_states *s1b,
                                struct scratch scratch, DEVICE real *xnb, real u_beta,
-                               DEVICE real *ub, const struct layer_parameters *g,
-                               const struct carried_states *s0b);
+                               DEVICE real *ub, const struct u_total *total,
+                               const struct layer_parameters *g, const struct carried_states *s0b);
 /* outd (M,D) from ad's xn and s0d; see block_jvp. */
 MUST_USE enum status mixer_jvp(const struct sequence_model *m, const struct layer_parameters *p,
                                const struct span *s, int64_t l, const struct layer_activations *a,

@@ -195,7 +195,7 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
     return OK;
   if (net->m->config.kind == MODEL_IMPLICIT)
     TRY(adjoint_carve(net, &net->deq->backward, &maps));
-  const struct block_cotangents added = {net->zb, net->ub, 1, 1}; /* which needs most */
+  const struct block_cotangents added = {net->zb, net->ub, 1, 1, NULL}; /* which needs most */
   for (int i = 0; i < SPANS && span[i].T; i++)
     TRY(span[i].carried ? block_vjp_carried(&dry, p, &span[i], &net->acts[0], net->fb, NULL, maps,
                                             &added, p, NULL)

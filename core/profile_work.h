@@ -14,7 +14,7 @@
 
 #define WORK_fill WORK(0, n)
 #define WORK_axpby WORK(b == 0 ? n : 3 * n, b == 0 ? 2 * n : 3 * n)
-#define WORK_accumulate WORK((1 + IF(b) + IF(c)) * n, (3 + IF(b) + IF(c)) * n)
+#define WORK_accumulate WORK((1 + IF(b) + IF(c)) * M * n, (3 + IF(b) + IF(c)) * M * n)
 #define WORK_sum_squares WORK(2 * n, n)
 #define WORK_dot WORK(2 * n, 2 * n)
 #define WORK_gather_blocks WORK(0, 2 * rows * blocks * n)
@@ -61,9 +61,9 @@
 #define WORK_linear_conv_fwd                                               \
   WORK((IF(norm.w) * 4 * K + 2 * K * N + (2 * d.W + 5) * d.C) * d.B * d.T, \
        K * N + ((1 + keeps * IF(norm.w)) * K + (beta == 0 ? 1 : 2) * N + keeps * d.C) * d.B * d.T)
-#define WORK_conv1d_vjp                                         \
-  WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9) * d.B * d.T * d.C, \
-       (2 + IF(xb) * (beta == 0 ? 1 : 2)) * d.B * d.T * d.C)
+#define WORK_conv1d_vjp                                                                           \
+  WORK((2 * d.W * (1 + IF(xb) + IF(wb)) + 9 + IF(xb) * (IF(more) + IF(more2))) * d.B * d.T * d.C, \
+       (2 + IF(xb) * ((beta == 0 ? 1 : 2) + IF(more) + IF(more2))) * d.B * d.T * d.C)
 #define WORK_conv1d_advance WORK(0, 2 * d.B * d.C * d.W)
 #define WORK_softplus_clamp_fwd WORK(4 * M * H, 2 * M * H)
 #define WORK_softplus_clamp_vjp WORK(6 * M * H, (beta == 0 ? 3 : 4) * M * H)

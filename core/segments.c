@@ -352,6 +352,13 @@ static enum status differentiate_segment(struct segments *c, struct worker *w, i
   struct span segment = segment_span(c, k, &relay);
   to.z = to.z ? to.z + t * d->D : NULL;
   to.u = to.u ? to.u + t * d->d_in_proj : NULL;
+  struct u_total total;
+  if (to.total) {
+    total = *to.total, to.total = &total;
+    total.sum += t * d->d_in_proj;
+    for (int more = 0; more < 2 && total.more[more]; more++)
+      total.more[more] += t * d->d_in_proj;
+  }
   segment.carried = first ? NULL : &w->enter;
   if (!first)
     inputs_before(c, t, &w->enter);

@@ -304,7 +304,7 @@ static void add_gradients(struct shard_set *l, const struct parameter_set *g)
       if (l->shard[i].first < l->shard[i].end)
         a[found++] = l->shard[i].gradient.block;
     if (found > 0)
-      be->accumulate(be->st, n, a[0], a[1], a[2], g->block);
+      be->accumulate(be->st, 1, n, n, a[0], a[1], a[2], g->block);
   }
 }
 

@@ -157,6 +157,7 @@ INLINE struct block block_of(struct conv1d_shape d, int64_t i)
 struct cotangents {
   const real *x, *w, *b, *state0, *yb;
   real beta, *xb, *wb, *bb, *state0b;
+  const real *more[2]; /* what xb also takes in, or NULL */
 };
 
 #ifdef __CUDACC__
@@ -373,8 +374,19 @@ ELEMENTARY void give_weights(const struct strip *s, struct width n, int64_t t, c
 /* Where the cotangents of one sequence's inputs go. */
 struct input_cotangents {
   real beta, *xb, *stateb; /* token 0 in rows of ld; (C,W); either may be NULL */
+  const real *more[2];     /* as xb */
   int64_t ld;
 };
+
+/* What else a token's cotangents of `lanes` inputs take in, which lie `at` behind token 0's. */
+ELEMENTARY void add_more(int lanes, const struct input_cotangents *to, int64_t at)
+{
+  for (int k = 0; k < 2 && to->more[k]; k++) {
+    SIMD
+    for (int l = 0; l < lanes; l++)
+      to->xb[at + l] += to->more[k][at + l];
+  }
+}
 
 /* The cotangent of input t >= -W is complete. */
 ELEMENTARY void give_input(struct width n, const struct input_cotangents *to, int64_t t,
@@ -391,6 +403,7 @@ ELEMENTARY void give_input(struct width n, const struct input_cotangents *to, in
       for (int l = 0; l < n.lanes; l++)
         xbt[l] = re(to->beta) * xbt[l] + cotangent[l];
     }
+    add_more(n.lanes, to, t * to->ld);
   } else if (t < 0 && to->stateb) {
     for (int l = 0; l < n.lanes; l++)
       to->stateb[l * n.W + n.W + t] += cotangent[l];
@@ -435,6 +448,8 @@ ELEMENTARY struct input_cotangents inputs_of(struct conv1d_shape d, int64_t seq,
   struct input_cotangents to;
   to.beta = a->beta;
   to.xb = a->xb ? a->xb + seq * d.T * d.ld + c : NULL;
+  for (int k = 0; k < 2; k++)
+    to.more[k] = a->more[k] ? a->more[k] + seq * d.T * d.ld + c : NULL;
   to.stateb = a->state0b ? a->state0b + (seq * d.C + c) * d.W : NULL;
   to.ld = d.ld;
   return to;
@@ -519,6 +534,7 @@ ELEMENTARY void give_narrow(bool adds, int h, const struct strip *s, int64_t fir
       for (int l = 0; l < NARROW; l++)
         xbt[l] = beta * xbt[l] + given[l];
     }
+    add_more(NARROW, to, (t - 3) * to->ld + h);
   }
   for (int k = 0; k < 5; k++) {
     SIMD
@@ -625,7 +641,7 @@ ELEMENTARY void sum_channel(struct width n, struct conv1d_shape d, int64_t seq, 
                             int64_t c, const struct cotangents *a, struct sums *sums)
 {
   struct strip s;
-  struct input_cotangents nowhere = {0, NULL, NULL, 0};
+  struct input_cotangents nowhere = {0};
   load_taps(d, n, c, a->w, a->b, &s);
   for (; seq < d.B; seq += step) {
     load_inputs(d, n, seq, c, seq, a->x, a->state0, &s);
@@ -689,10 +705,11 @@ KERNEL state_cotangents(struct conv1d_shape d, const real *state1b, real *xb, re
 
 void OP(conv1d_vjp)(stream st, struct conv1d_shape d, const DEVICE real *x, const DEVICE real *w,
                     const DEVICE real *b, const DEVICE real *state0, const DEVICE real *yb,
-                    const DEVICE real *state1b, real beta, DEVICE real *xb, DEVICE real *wb,
-                    DEVICE real *bb, DEVICE real *state0b)
+                    const DEVICE real *state1b, real beta, const DEVICE real *more,
+                    const DEVICE real *more2, DEVICE real *xb, DEVICE real *wb, DEVICE real *bb,
+                    DEVICE real *state0b)
 {
-  struct cotangents all = {x, w, b, state0, yb, beta, xb, wb, bb, state0b};
+  struct cotangents all = {x, w, b, state0, yb, beta, xb, wb, bb, state0b, {more, more2}};
   if (xb || wb || bb || state0b)
     give_all(st, d, all);
   if (state1b && (xb || state0b))

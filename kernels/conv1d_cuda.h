@@ -217,17 +217,50 @@ template <int V> struct walk {
   int64_t ld, C;
   const real *x, *yb;
   real beta, *xb, *stateb;
+  const real *more[2];     /* at xb's place */
   bool gives;              /* into xb */
   window<V> past, waiting; /* inputs t-3..t-1, and their cotangents so far */
 };
 
+/* What else goes into a cotangent: what was at xb, and with ALL of them two more arrays. */
+enum { NOTHING, OLD, ALL };
+template <int V> struct others {
+  pack<V> old, more[2];
+};
+
+/* Of the input k tokens from xb on. */
+template <int V, int READS> INLINE_DEVICE others<V> load_others(const walk<V> &a, int k)
+{
+  others<V> o = {};
+  if (READS == OLD || (READS == ALL && a.beta != 0))
+    o.old = load_pack<V>(a.xb + k * a.ld);
+#pragma unroll
+  for (int i = 0; READS == ALL && i < 2; i++)
+    if (a.more[i])
+      o.more[i] = load_pack<V>(a.more[i] + k * a.ld);
+  return o;
+}
+
+template <int V, int READS> INLINE_DEVICE void step_outputs(walk<V> *a)
+{
+  a->xb += a->ld;
+#pragma unroll
+  for (int i = 0; READS == ALL && i < 2; i++)
+    if (a->more[i])
+      a->more[i] += a->ld;
+}
+
 /* The cotangent of the input at xb is complete. */
-template <int V, bool READS>
-INLINE_DEVICE void give_input(walk<V> *a, pack<V> given, const pack<V> &old)
+template <int V, int READS>
+INLINE_DEVICE void give_input(walk<V> *a, pack<V> given, const others<V> &o)
 {
 #pragma unroll
-  for (int l = 0; READS && l < V; l++)
-    given.at[l] = add_product(given.at[l], a->beta, old.at[l]);
+  for (int l = 0; l < V; l++) {
+    if (READS != NOTHING)
+      given.at[l] = add_product(given.at[l], a->beta, o.old.at[l]);
+    if (READS == ALL)
+      given.at[l] = given.at[l] + o.more[0].at[l] + o.more[1].at[l];
+  }
   if (a->gives)
     store_pack(given, a->xb);
 }
@@ -275,20 +308,21 @@ INLINE_DEVICE void sum_token(const window<V> &past, const pack<V> &x, const pack
 }
 
 /* BATCH tokens of a run: its first, or later ones. */
-template <int V, bool FIRST, bool SUM, bool READS>
+template <int V, bool FIRST, bool SUM, int READS>
 INLINE_DEVICE void give_batch(const channels<V> &s, walk<V> *a, token_sums<V> *sums)
 {
-  pack<V> x[BATCH], yb[BATCH], old[BATCH] = {}, given;
+  pack<V> x[BATCH], yb[BATCH], given;
+  others<V> o[BATCH] = {};
   load_rows<V, BATCH>(a->x, a->ld, x);
   load_rows<V, BATCH>(a->yb, a->C, yb);
 #pragma unroll
-  for (int k = FIRST ? TAPS - 1 : 0; READS && k < BATCH; k++)
-    old[k] = load_pack<V>(a->xb + k * a->ld);
+  for (int k = FIRST ? TAPS - 1 : 0; k < BATCH; k++)
+    o[k] = load_others<V, READS>(*a, k);
 #pragma unroll
-  for (int k = 0; k < BATCH; k++, a->xb += a->ld) {
+  for (int k = 0; k < BATCH; k++, step_outputs<V, READS>(a)) {
     pack<V> vb = pull_back<V>(s, a, x[k], yb[k], &given);
     if (!FIRST || k >= TAPS - 1)
-      give_input<V, READS>(a, given, old[k]);
+      give_input<V, READS>(a, given, o[k]);
     else if (a->first == 0)
       give_past<V>(a, k - (TAPS - 1), given);
     if (SUM)
@@ -299,21 +333,18 @@ INLINE_DEVICE void give_batch(const channels<V> &s, walk<V> *a, token_sums<V> *s
 }
 
 /* The cotangent of input t - 3 is complete, whichever it is. */
-template <int V, bool READS> INLINE_DEVICE void give_any(walk<V> *a, const pack<V> &given)
+template <int V, int READS> INLINE_DEVICE void give_any(walk<V> *a, const pack<V> &given)
 {
   int t = a->t - (TAPS - 1);
-  pack<V> old = {};
-  if (READS && t >= a->first)
-    old = load_pack<V>(a->xb);
   if (t >= a->first)
-    give_input<V, READS>(a, given, old);
+    give_input<V, READS>(a, given, load_others<V, READS>(*a, 0));
   else if (t < 0)
     give_past<V>(a, t, given);
-  a->xb += a->ld;
+  step_outputs<V, READS>(a);
   a->t++;
 }
 
-template <int V, bool SUM, bool READS>
+template <int V, bool SUM, int READS>
 INLINE_DEVICE void walk_run(int T, const channels<V> &s, walk<V> *a, wide (*all)[RUN_THREADS])
 {
   int stop = a->end + TAPS - 1 < T ? a->end + TAPS - 1 : T;
@@ -345,8 +376,8 @@ INLINE_DEVICE void walk_run(int T, const channels<V> &s, walk<V> *a, wide (*all)
 }
 
 /* Block i of (parts, strips of STRIP threads' channels): the runs of its part, one a warp. */
-template <int V, bool SUM, bool READS>
-static __global__ void __launch_bounds__(RUN_THREADS, RUN_BLOCKS)
+template <int V, bool SUM, int READS>
+static __global__ void __launch_bounds__(RUN_THREADS, READS == ALL ? RUN_BLOCKS - 1 : RUN_BLOCKS)
     walk_runs(struct conv1d_shape d, struct runs r, int parts, int strips, struct cotangents a)
 {
   __shared__ wide all[SUM ? SUMS * V : 1][RUN_THREADS];
@@ -370,7 +401,10 @@ static __global__ void __launch_bounds__(RUN_THREADS, RUN_BLOCKS)
         at.x = x + at.t * d.ld;
         at.yb = a.yb + (seq * d.T + at.t) * d.C + c;
         at.gives = a.xb != NULL;
-        at.xb = a.xb + (seq * d.T + at.t - (TAPS - 1)) * d.ld + c;
+        int64_t to = (seq * d.T + at.t - (TAPS - 1)) * d.ld + c;
+        at.xb = a.xb + to;
+        for (int k = 0; k < 2; k++)
+          at.more[k] = a.more[k] ? a.more[k] + to : NULL;
         at.stateb = a.state0b ? a.state0b + state + c * TAPS : NULL;
         walk_run<V, SUM, READS>((int)d.T, s, &at, all);
       }
@@ -405,7 +439,7 @@ BLOCK_KERNEL add_parts(int64_t parts, int64_t C, real *wb, real *bb)
   }
 }
 
-template <int V, bool SUM, bool READS>
+template <int V, bool SUM, int READS>
 static void launch_walk(stream st, struct conv1d_shape d, struct cotangents a)
 {
   int strips = (int)((d.C + STRIP * V - 1) / (STRIP * V)), warps = (int)RUN_THREADS / STRIP;
@@ -424,14 +458,12 @@ static void launch_walk(stream st, struct conv1d_shape d, struct cotangents a)
 template <int V> static void launch_backward(stream st, struct conv1d_shape d, struct cotangents a)
 {
   bool sum = a.wb || a.bb, reads = a.xb && re(a.beta) != 0;
-  if (sum && reads)
-    launch_walk<V, true, true>(st, d, a);
-  else if (sum)
-    launch_walk<V, true, false>(st, d, a);
+  if (a.xb && a.more[0])
+    sum ? launch_walk<V, true, ALL>(st, d, a) : launch_walk<V, false, ALL>(st, d, a);
   else if (reads)
-    launch_walk<V, false, true>(st, d, a);
+    sum ? launch_walk<V, true, OLD>(st, d, a) : launch_walk<V, false, OLD>(st, d, a);
   else
-    launch_walk<V, false, false>(st, d, a);
+    sum ? launch_walk<V, true, NOTHING>(st, d, a) : launch_walk<V, false, NOTHING>(st, d, a);
 }
 
 /* Whether it has been done: all but what state1b says. */
@@ -440,7 +472,7 @@ static bool given_by_walks(stream st, struct conv1d_shape d, struct cotangents a
   if (!walks(d, a.x) || d.B * d.T == 0 || d.C * SUMS > PARTS_ROOM)
     return false;
   if (in_packs<PAIR>(d.C | d.ld, a.x) && in_packs<PAIR>(d.C | d.ld, a.xb) &&
-      in_packs<PAIR>(d.C, a.yb))
+      in_packs<PAIR>(0, a.more[0]) && in_packs<PAIR>(0, a.more[1]) && in_packs<PAIR>(d.C, a.yb))
     launch_backward<PAIR>(st, d, a);
   else
     launch_backward<1>(st, d, a);

@@ -30,17 +30,25 @@ KERNEL combine(int64_t n, real a, const real *x, real b, real *y)
     y[i] = a * x[i] + b * y[i];
 }
 
-KERNEL add(int64_t n, const real *a, const real *b, const real *c, real *y)
+/* Rows of n that are ld apart. */
+KERNEL add(int64_t M, int64_t n, int64_t ld, const real *a, const real *b, const real *c, real *y)
 {
-  if (c) {
-    FOR_EACH_SIMD (i, n)
-      y[i] = y[i] + a[i] + b[i] + c[i];
-  } else if (b) {
-    FOR_EACH_SIMD (i, n)
-      y[i] = y[i] + a[i] + b[i];
-  } else {
-    FOR_EACH_SIMD (i, n)
-      y[i] += a[i];
+  FOR_EACH_COST (k, M * spans(n), 4 * SPAN) {
+    struct span s = span_of(k, n);
+    int64_t first = s.row * ld + s.first, end = s.row * ld + s.end;
+    if (c) {
+      SIMD
+      for (int64_t i = first; i < end; i++)
+        y[i] = y[i] + a[i] + b[i] + c[i];
+    } else if (b) {
+      SIMD
+      for (int64_t i = first; i < end; i++)
+        y[i] = y[i] + a[i] + b[i];
+    } else {
+      SIMD
+      for (int64_t i = first; i < end; i++)
+        y[i] += a[i];
+    }
   }
 }
 
@@ -70,9 +78,12 @@ KERNEL scale_packs(int64_t packs, real a, const real *x, real *y)
   }
 }
 
-KERNEL add_packs(int64_t packs, const real *a, const real *b, const real *c, real *y)
+/* Rows of `packs` that are `apart`; one row, or so few packs in all that 32 bits count them. */
+KERNEL add_packs(int64_t M, int64_t packs, int64_t apart, const real *a, const real *b,
+                 const real *c, real *y)
 {
-  FOR_EACH (k, packs) {
+  FOR_EACH (i, M * packs) {
+    int64_t row = M == 1 ? 0 : (uint32_t)i / (uint32_t)packs, k = i + row * (apart - packs);
     pack<PACK> sum = pack_at(y, k), p = pack_at(a, k), q = {}, r = {};
     if (b)
       q = pack_at(b, k);
@@ -284,16 +295,19 @@ void OP(axpby)(stream st, int64_t n, real a, const DEVICE real *x, real b, DEVIC
     LAUNCH(st, n, combine, n, a, x, b, y);
 }
 
-void OP(accumulate)(stream st, int64_t n, const DEVICE real *a, const DEVICE real *b,
-                    const DEVICE real *c, DEVICE real *y)
+void OP(accumulate)(stream st, int64_t M, int64_t n, int64_t ld, const DEVICE real *a,
+                    const DEVICE real *b, const DEVICE real *c, DEVICE real *y)
 {
+  if (n == ld)
+    n = ld = M * n, M = 1;
 #ifdef __CUDACC__
-  if (in_packs(n, a) && in_packs(n, b) && in_packs(n, c) && in_packs(n, y)) {
-    LAUNCH(st, n / PACK, add_packs, n / PACK, a, b, c, y);
+  bool counted = M == 1 || M * (n / PACK) <= UINT32_MAX;
+  if (counted && in_packs(n, a) && in_packs(n | ld, b) && in_packs(n, c) && in_packs(n, y)) {
+    LAUNCH(st, M * (n / PACK), add_packs, M, n / PACK, ld / PACK, a, b, c, y);
     return;
   }
 #endif
-  LAUNCH(st, n, add, n, a, b, c, y);
+  LAUNCH(st, M * spans(n), add, M, n, ld, a, b, c, y);
 }
 
 void OP(sum_squares)(stream st, int64_t n, const DEVICE real *x, DEVICE double *out)

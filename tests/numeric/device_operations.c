@@ -163,8 +163,11 @@ void device_vectors(const void *cpu, const void *device, uint64_t seed)
       be->axpby(be->st, n, (real)0.5, x->at[k], 0, z->at[k]);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, y->at[k]);
       for (int q = 0; q < 3; q++)
-        be->accumulate(be->st, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
+        be->accumulate(be->st, 1, n, n, x->at[k], q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL,
                        a->at[k]);
+      for (int q = 0; q < 3; q++) /* of columns, by packs where n allows */
+        be->accumulate(be->st, n / 12, 8, 12, (real *)x->at[k] + n / 100 % 5,
+                       q > 0 ? y->at[k] : NULL, q > 1 ? z->at[k] : NULL, a->at[k]);
       be->fill(be->st, n, (real)3, f->at[k]);
       be->fill(be->st, n / 2, (real)3, (real *)odd->at[k] + 1);
       be->axpby(be->st, n, (real)0.5, x->at[k], (real)-0.25, (real *)odd->at[k] + 1);
@@ -935,18 +938,25 @@ static void check_convolution(const void *cpu, const void *device, uint64_t seed
     be->conv1d_fwd(be->st, d, x->at[k], w->at[k], bias->at[k], NULL, state0->at[k], y->at[k],
                    state1->at[k]);
     be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k],
-                   state1b->at[k], 0, xb->at[k], wb->at[k], bb->at[k], state0b->at[k]);
+                   state1b->at[k], 0, NULL, NULL, xb->at[k], wb->at[k], bb->at[k], state0b->at[k]);
     if (gap)
       be->columns(be->st, d.B * d.T, gap, 1, d.ld, (real *)x->at[k] + d.C, 0, d.ld,
                   (real *)xb->at[k] + d.C);
-    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], NULL, NULL, yb->at[k], NULL, (real)-0.5,
-                   xb->at[k], NULL, NULL, NULL);
-    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], NULL, yb->at[k], NULL, 1,
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], NULL, NULL, yb->at[k], NULL, (real)-0.5, NULL,
+                   NULL, xb->at[k], NULL, NULL, NULL);
+    be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], NULL, yb->at[k], NULL, 1, NULL, NULL,
                    more->at[k], NULL, bb->at[k], NULL);
+    for (int n = 1; n < 3; n++) {
+      be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k],
+                     state1b->at[k], 1, xb->at[k], n > 1 ? x->at[k] : NULL, more->at[k], wb->at[k],
+                     bb->at[k], state0b->at[k]);
+      be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], NULL, yb->at[k], NULL, 0,
+                     more->at[k], n > 1 ? x->at[k] : NULL, xb->at[k], NULL, NULL, NULL);
+    }
     be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k], NULL, 0,
-                   NULL, wb->at[k], NULL, NULL);
+                   NULL, NULL, NULL, wb->at[k], NULL, NULL);
     be->conv1d_vjp(be->st, d, x->at[k], w->at[k], bias->at[k], state0->at[k], yb->at[k], NULL, 0,
-                   NULL, NULL, NULL, state0b->at[k]);
+                   NULL, NULL, NULL, NULL, NULL, state0b->at[k]);
   }
   same(&b, y, TOLERANCE, "conv1d");
   same(&b, state1, 0, "conv1d's final state");

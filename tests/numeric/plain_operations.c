@@ -79,10 +79,16 @@ static void check_vectors(const struct backend *be, int64_t n)
   check_reals(n, y, want, TOLERANCE, "axpby on NaN");
   for (int terms = 1; terms <= 3; terms++) {
     be->axpby(be->st, n, 3, x, 0, y);
-    be->accumulate(be->st, n, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y);
+    be->accumulate(be->st, 1, n, n, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y);
     for (int64_t i = 0; i < n; i++)
       want[i] = (terms == 1 ? 4 : terms == 2 ? 5 : 8) * value(0, i);
     check_reals(n, y, want, 4 * TOLERANCE, "accumulate");
+    be->axpby(be->st, n, 3, x, 0, y); /* one column in seven stays */
+    be->accumulate(be->st, n / 7, 6, 7, x, terms > 1 ? x : NULL, terms > 2 ? y : NULL, y);
+    for (int64_t i = 0; i < n; i++)
+      if (i % 7 == 6 || i >= n / 7 * 7)
+        want[i] = 3 * value(0, i);
+    check_reals(n, y, want, 4 * TOLERANCE, "accumulate on columns");
   }
   free(x);
   free(y);

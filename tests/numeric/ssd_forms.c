@@ -524,7 +524,8 @@ void convolution_is_definition(const void *table)
   }
 }
 
-/* xb = beta xb + the same cotangent; beta = 0 does not read xb, columns between rows stay. */
+/* xb = beta xb + up to two more + the same cotangent; beta = 0 does not read xb, columns between
+ * rows stay. */
 #define convolution_adds_or_not NAME(convolution_adds_or_not)
 void convolution_adds_or_not(const void *table)
 {
@@ -537,19 +538,22 @@ void convolution_adds_or_not(const void *table)
     int64_t X = d.B * d.T * d.ld, CW = d.C * d.W;
     real *x = reals(X, 1, -1, 1), *w = reals(CW, 2, -1, 1), *yb = reals(d.B * d.T * d.C, 3, -1, 1);
     real *state1b = reals(d.B * CW, 4, -1, 1), *given = zeros(X), *wb = k % 2 ? zeros(CW) : NULL;
-    be->conv1d_vjp(be->st, d, x, w, NULL, NULL, yb, state1b, 1, given, wb, NULL, NULL);
-    for (int j = 0; j < COUNT(betas); j++) {
-      real *xb = reals(X, 5, -1, 1), *want = copy(X, xb);
+    be->conv1d_vjp(be->st, d, x, w, NULL, NULL, yb, state1b, 1, NULL, NULL, given, wb, NULL, NULL);
+    real *more = reals(X, 6, -1, 1), *more2 = reals(X, 7, -1, 1);
+    for (int j = 0; j < 3 * COUNT(betas); j++) {
+      real *xb = reals(X, 5, -1, 1), *want = copy(X, xb), beta = (real)betas[j / 3];
       for (int64_t i = 0; i < X; i++) {
         bool gap = i % d.ld >= d.C;
-        want[i] = gap ? want[i] : (real)betas[j] * want[i] + given[i];
-        xb[i] = gap || betas[j] != 0 ? xb[i] : (real)NAN;
+        real others = (j % 3 > 0 ? more[i] : 0) + (j % 3 > 1 ? more2[i] : 0);
+        want[i] = gap ? want[i] : beta * want[i] + others + given[i];
+        xb[i] = gap || betas[j / 3] != 0 ? xb[i] : (real)NAN;
       }
-      be->conv1d_vjp(be->st, d, x, w, NULL, NULL, yb, state1b, (real)betas[j], xb, wb, NULL, NULL);
+      be->conv1d_vjp(be->st, d, x, w, NULL, NULL, yb, state1b, beta, j % 3 > 0 ? more : NULL,
+                     j % 3 > 1 ? more2 : NULL, xb, wb, NULL, NULL);
       check_reals(X, xb, want, TOLERANCE, "cotangent of conv1d's input");
       free(xb), free(want);
     }
-    real *all[] = {x, w, yb, state1b, given, wb};
+    real *all[] = {x, w, yb, state1b, given, wb, more, more2};
     for (int i = 0; i < COUNT(all); i++)
       free(all[i]);
   }

@@ -160,7 +160,7 @@ static void conv1d_vjp(const struct operation_case *c, const struct case_arrays 
 {
   const struct backend *be = a->be;
   be->conv1d_vjp(be->st, conv1d_shape_of(c), a->in[0], a->in[1], a->in[2], a->in[3], a->outb[0],
-                 a->outb[1], 1, a->inb[0], a->inb[1], a->inb[2], a->inb[3]);
+                 a->outb[1], 1, NULL, NULL, a->inb[0], a->inb[1], a->inb[2], a->inb[3]);
 }
 
 static void conv1d_jvp(const struct operation_case *c, const struct case_arrays *a)
