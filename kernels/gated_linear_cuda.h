@@ -282,14 +282,15 @@ template <int D>
 static __global__ void __launch_bounds__(TILE_THREADS, 1) gated_linear_tiles(struct gated_product p)
 {
 #if HAS_WARPGROUPS
+  typedef warpgroup_registers<240, 240, 24> registers;
   SHARED_FLOATS(memory);
   struct gated_memory<D> m(memory);
   m.weights.make_signals();
   if (threadIdx.x < MULTIPLIERS) {
-    take_registers<240>();
+    registers::begin<240>();
     multiply_tiles<D>(p, m);
   } else {
-    leave_registers<24>();
+    registers::begin<24>();
     if (threadIdx.x == MULTIPLIERS)
       m.weights.send(p.weights, (int)(p.E / PANEL), own_of(tiles_of(p.M)));
   }

@@ -294,16 +294,17 @@ template <int D>
 static __global__ void __launch_bounds__(TILE_THREADS, 1) gated_vjp_tiles(struct gated_cotangents p)
 {
 #if HAS_WARPGROUPS
+  typedef warpgroup_registers<240, 240, 24> registers;
   SHARED_FLOATS(memory);
   struct vjp_memory<D> m(memory);
   for (int64_t e = threadIdx.x; e < (1 + MULTIPLYING_WARPS) * p.E; e += TILE_THREADS)
     m.w()[e] = e < p.E ? p.w[e] : 0;
   m.weights.make_signals(); /* and w is there */
   if (threadIdx.x < MULTIPLIERS) {
-    take_registers<240>();
+    registers::begin<240>();
     multiply_tiles<D>(p, m);
   } else {
-    leave_registers<24>();
+    registers::begin<24>();
     if (threadIdx.x == MULTIPLIERS)
       m.weights.send(p.weights, (int)(p.E / COLUMNS) * vjp_memory<D>::PARTS, own_of(tiles_of(p.M)));
   }

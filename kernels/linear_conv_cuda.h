@@ -382,14 +382,15 @@ template <int K>
 static __global__ void __launch_bounds__(TILE_THREADS, 1) project_and_convolve(struct projection p)
 {
 #if HAS_WARPGROUPS
+  typedef warpgroup_registers<232, 232, 40> registers;
   SHARED_FLOATS(memory);
   struct projection_memory<K> m(memory, p.C);
   m.make_signals();
   if (threadIdx.x < MULTIPLIERS) {
-    take_registers<232>();
+    registers::begin<232>();
     project_rows<K>(p, m, own_warp() / GROUP_WARPS);
   } else {
-    leave_registers<40>();
+    registers::begin<40>();
     int other = own_warp() - MULTIPLYING_WARPS;
     if (threadIdx.x == MULTIPLIERS)
       m.weights.send(p.weights, p.steps * projection_memory<K>::PARTS,

@@ -471,13 +471,14 @@ static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
     warpgroup_forward(struct ssd_shape d, struct tensor_forward f, struct forward_grid grid)
 {
 #if HAS_WARPGROUPS
+  typedef warpgroup_registers<224, 224, 56> registers;
   SHARED_FLOATS(memory);
   struct warpgroup_memory m = {memory};
   if (threadIdx.x < MULTIPLYING) {
-    take_registers<224>();
+    registers::begin<224>();
     multiply_chunks(d, f, grid, m);
   } else {
-    leave_registers<56>();
+    registers::begin<56>();
     if (threadIdx.x < (int)MULTIPLYING + (int)TURNING)
       turn_chunks(d, f, grid, m);
     else

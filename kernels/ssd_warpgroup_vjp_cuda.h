@@ -947,18 +947,19 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     warpgroup_backward(struct ssd_shape d, struct tensor_backward f, struct backward_grid grid)
 {
 #if HAS_WARPGROUPS
+  typedef warpgroup_registers<144, 144, 160, 64> registers;
   SHARED_FLOATS(memory);
   struct backward_memory m = {memory};
   m.make_signals();
   int group = own_warp() / HEAD_WARPS, warp = own_warp() % HEAD_WARPS;
   if (group < STATE_GROUPS) {
-    take_registers<144>();
+    registers::begin<144>();
     multiply_states<ADDS>(d, f, grid, m);
   } else if (group == STATE_GROUPS) {
-    take_registers<160>();
+    registers::begin<160>();
     multiply_tokens<ADDS>(d, f, grid, m);
   } else {
-    leave_registers<64>();
+    registers::begin<64>();
     if (warp < COPIES_TOKENS)
       copy_states(d, f, grid, m, warp == COPIES_S);
     else

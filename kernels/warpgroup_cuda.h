@@ -162,7 +162,6 @@ template <int WHICH, int THREADS> INLINE_DEVICE void arrive_at_barrier(void)
 {
   asm volatile("bar.arrive %0, %1;" ::"n"(WHICH), "n"(THREADS) : "memory");
 }
-/* From here on the threads of this warpgroup have COUNT registers each. */
 template <int COUNT> INLINE_DEVICE void take_registers(void)
 {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT));
@@ -340,6 +339,25 @@ INLINE_DEVICE void arrive_with_block(int bytes, uint64_t *signal)
   emulated_arrive_with_block(bytes, signal);
 }
 #endif
+
+/* How many registers the threads of each warpgroup of a block have, once each of its warpgroups has
+ * come to its `begin`.  What some give up others take: of an equal share of 64K each at first, and
+ * whoever takes more waits for ever. */
+template <int... OF_GROUPS> struct warpgroup_registers {
+  enum {
+    GROUPS = (int)sizeof...(OF_GROUPS),
+    AT_FIRST = 65536 / ((int)GROUPS * GROUP_LANES) / 8 * 8
+  };
+  static_assert((OF_GROUPS + ...) <= (int)AT_FIRST * (int)GROUPS, "more than the block has");
+  template <int COUNT> INLINE_DEVICE static void begin(void)
+  {
+    static_assert(((COUNT == OF_GROUPS) || ...), "no warpgroup's");
+    if constexpr (COUNT > AT_FIRST)
+      take_registers<COUNT>();
+    else
+      leave_registers<COUNT>();
+  }
+};
 
 /* One copy, and its arrival. */
 INLINE_DEVICE void copy_block(float *to, const float *from, int bytes, uint64_t *signal)

@@ -390,6 +390,7 @@ template <int K>
 static __global__ void __launch_bounds__(BLOCK_LANES, 1) weight_tiles(struct weight_product p)
 {
 #if HAS_WARPGROUPS
+  typedef warpgroup_registers<192, 192, 120> registers;
   SHARED_FLOATS(memory);
   struct weight_memory<K> m = {
     memory
@@ -404,11 +405,11 @@ static __global__ void __launch_bounds__(BLOCK_LANES, 1) weight_tiles(struct wei
     }
   __syncthreads();
   if (threadIdx.x < MULTIPLIERS) {
-    take_registers<192>();
+    registers::begin<192>();
     if (own_warp() < warps)
       multiply_share<K>(p, own, tile, m);
   } else {
-    leave_registers<128>();
+    registers::begin<120>();
     turn_right<K>(p, own, m);
   }
 #endif
