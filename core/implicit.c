@@ -125,10 +125,12 @@ enum status implicit_solve(struct network *net, const struct parameter_set *p, i
 /* ---- a trajectory of damped evaluations ---- */
 
 enum status trajectory_fwd(struct network *net, const struct parameter_set *p, int64_t rows,
-                           int64_t steps, bool from_zero, double first, double damping)
+                           int64_t steps, bool from_zero, double first, double damping,
+                           bool only_vjp)
 {
   struct span s = whole_span(net, rows);
   CHECK(steps >= 1 && steps <= net->steps && (!from_zero || first == 1));
+  s.only_vjp = only_vjp;
   for (int64_t k = 0; k < steps; k++) {
     s.damping = k == 0 ? first : damping;
     s.from_zero = k == 0 && from_zero;

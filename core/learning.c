@@ -160,7 +160,8 @@ static enum status learn_iterate(const struct learning *l, enum gradient_kind gr
   bool zero = gradient == GRADIENT_UNROLL;
   if (from)
     be->axpby(be->st, rows * net->length * net->m->dims.D, 1, from, 0, net->z[0]);
-  TRY(trajectory_fwd(net, l->p, rows, t.steps, zero, t.first, t.damping));
+  TRY(trajectory_fwd(net, l->p, rows, t.steps, zero, t.first, t.damping,
+                     !at_fixed_point(gradient)));
   l->r->differentiated += rows * net->length * t.steps;
   /* at a fixed point the activations are those of z[0], which is the output */
   output(l, k, at_fixed_point(gradient) ? net->z[0] : net->z[t.steps]);
@@ -212,7 +213,7 @@ static enum status learn_explicit(const struct learning *l)
   int64_t rows = l->b->rows, n = rows * net->length * net->m->dims.D;
   struct span s = whole_span(net, rows);
   be->axpby(be->st, n, 1, net->e, 0, net->z[0]);
-  TRY(trajectory_fwd(net, l->p, rows, 1, false, 1, 1));
+  TRY(trajectory_fwd(net, l->p, rows, 1, false, 1, 1, true));
   l->r->differentiated += rows * net->length;
   output(l, 0, net->z[1]);
   if (!l->g)

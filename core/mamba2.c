@@ -200,6 +200,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   int64_t conv_state = HANDS_ON * l + CONV_STATE, ssm_state = HANDS_ON * l + SSM_STATE;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
+  ssd.from_zero = s->only_vjp && !s->carried;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
   const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
   if (!joins_conv(m, p, s, l, a)) {
@@ -256,7 +257,7 @@ enum status mixer_vjp(const struct sequence_model *m, const struct layer_paramet
   DEVICE real *ynb, *yb, *zxbcdtb = ub, *xBCb, *dtb, *work;
   const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
   /* a single chunk that nothing enters needs no states */
-  const DEVICE real *S = s->carried || ssd_chunks(ssd) > 1 ? a->S : NULL;
+  DEVICE real *S = s->carried || ssd_chunks(ssd) > 1 ? a->S : NULL;
   ssd.from_zero = !s->carried;
   struct arena *dev = &scratch.device;
   g = g ? g : &none;

@@ -137,10 +137,10 @@ MUST_USE enum status implicit_solve(struct network *net, const struct parameter_
                                     const struct solve_record *record, struct fp_result *r);
 /* z[k+1] = (1 - tau_k) z[k] + tau_k f(z[k], u), k < steps, keeping activations; tau_0 = first.
  * from_zero: z[0] stands for zeros, and first is 1, so that a quarter of four evaluations' largest
- * products is not done. */
+ * products is not done.  only_vjp: nothing but block_vjp, or trajectory_vjp, follows. */
 MUST_USE enum status trajectory_fwd(struct network *net, const struct parameter_set *p,
                                     int64_t rows, int64_t steps, bool from_zero, double first,
-                                    double damping);
+                                    double damping, bool only_vjp);
 /* From the cotangent of z[steps] in net->zb, which is lost: net->ub = u_beta net->ub + its
  * cotangent, where 0 does not read it; adds to g. */
 MUST_USE enum status trajectory_vjp(struct network *net, const struct parameter_set *p,

@@ -18,7 +18,8 @@ struct ssd_shape {
   int64_t B, T, H, P, N, G, ld, chunk;
   bool D_has_hdim; /* D is (H,P) instead of (H) */
   bool A_negative; /* decays 2 exp(A dt) - 1 instead of exp(A dt) */
-  bool from_zero;  /* the VJP's S is zeros where a sequence begins: it need not be read there */
+  bool from_zero;  /* nothing enters where a sequence begins, and of what ssd_chunked keeps only its
+                      VJP asks, with the same: S need not be written there, nor is it read */
   bool by_blocks;  /* ssd_chunked of a CPU goes by steps (kernels/ssd_steps_cpu.h) or by blocks */
 };
 

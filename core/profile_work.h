@@ -77,15 +77,16 @@
 #define WORK_ssd_advance WORK(3 * SSD_TOKENS * d.H * d.P * d.N, SSD_INPUTS + 2 * SSD_STATES)
 /* a token meets half a chunk; states enter and leave where there are several, or one is given */
 #define SSD_PAIRS (SSD_TOKENS * ssd_chunk_length(d))
+#define SSD_KEPT (ssd_chunks(d) - d.from_zero)
 #define SSD_PASSES(given) ((given) || ssd_chunks(d) > 1)
 #define WORK_ssd_chunked_fwd                                             \
   WORK(SSD_PAIRS *(d.H * d.P + d.G * d.N) + SSD_TOKENS * d.H * d.P * 2 + \
            SSD_PASSES(S0 || S1) * 4 * SSD_TOKENS * d.H * d.P * d.N,      \
-       SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * ssd_chunks(d) * SSD_STATES)
+       SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * SSD_KEPT * SSD_STATES)
 #define WORK_ssd_chunked_vjp                                                     \
   WORK(SSD_PAIRS *(2 * d.H * d.P + 3 * d.G * d.N) + SSD_TOKENS * d.H * d.P * 4 + \
            SSD_PASSES(S || S1b) * 8 * SSD_TOKENS * d.H * d.P * d.N,              \
-       3 * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * ssd_chunks(d) * SSD_STATES)
+       3 * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * SSD_KEPT * SSD_STATES)
 #define WORK_silu_gate_fwd WORK(5 * M * F, 3 * M * F)
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
 #define WORK_cross_entropy_fwd WORK((3 + IF(best) + 4 * IF(xb)) * M * V, (1 + IF(xb)) * M * V)

@@ -782,7 +782,7 @@ KERNEL clear_tokens(struct ssd_shape d, real *xb, real *Bb, real *Cb, real *dtb)
 
 void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, const DEVICE real *Bm,
                          const DEVICE real *C, const DEVICE real *dt, const DEVICE real *A_log,
-                         const DEVICE real *D, const DEVICE real *S, const DEVICE real *yb,
+                         const DEVICE real *D, DEVICE real *S, const DEVICE real *yb,
                          const DEVICE real *S1b, DEVICE real *work, real beta, DEVICE real *xb,
                          DEVICE real *Bb, DEVICE real *Cb, DEVICE real *dtb, DEVICE real *A_logb,
                          DEVICE real *Db, DEVICE real *S0b)
@@ -795,6 +795,8 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
     vjp_on_tensor_cores(st, d, f, A_logb, Db);
     return;
   }
+  if (S && d.from_zero) /* which the forward pass may have left out, and what follows reads */
+    LAUNCH(st, d.B * d.H * d.P, start_states, d, NULL, NULL, S);
 #endif
   if (beta == 0)
     LAUNCH(st, d.B * d.T, clear_tokens, d, xb, Bb, Cb, dtb);

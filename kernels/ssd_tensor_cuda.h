@@ -392,7 +392,8 @@ static __global__ void __launch_bounds__(FORWARD_THREADS, 1)
       if (f.buffers == 2 && c + 1 < chunks)
         copy(c + 1);
       end_batch();
-      real *keep = f.S && there ? f.S + ((b * chunks + c) * d.H + h) * PN : NULL;
+      bool keeps = f.S && there && !(d.from_zero && c == 0);
+      real *keep = keeps ? f.S + ((b * chunks + c) * d.H + h) * PN : NULL;
       if (keep && !(enters && f.y))
         store_state(d, state, keep);
       if (f.buffers == 2)

@@ -407,7 +407,7 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
                 k > 0);
     end_products();
     begin_from_state<0>(y, state, C);
-    if (f.S && there)
+    if (f.S && there && !(d.from_zero && s.c == 0))
       store_columns_of(d, state, f.S + ((s.b * (int64_t)grid.chunks + s.c) * d.H + h) * d.P * d.N);
     await_products<1>();
     settle_sums(scores);

@@ -37,8 +37,7 @@ enum {
   LEFT_STAGES = 6,
   LEFT_FLOATS = (int)PANEL * (int)WARP_COLUMNS, /* of a warp's stage */
   RIGHT_STAGES = 4,
-  BATCHES = 3, /* of right in registers: two left warps waiting for a fifth of the time */
-  AHEAD = 4    /* steps by which right is fetched to L2 before it is loaded */
+  AHEAD = 4 /* steps by which right is fetched to L2 before it is loaded */
 };
 
 struct weight_product {
@@ -209,41 +208,32 @@ INLINE_DEVICE void turn_right(const struct weight_product &p, struct block_share
   batches right(p, own.first);
   right_fetch fetch(p, own);
   ring_place<RIGHT_STAGES> to = {0, 0};
-  float4 v[BATCHES][batches::FOURS][4];
+  float4 v[2][batches::FOURS][4];
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
   int pairs = (own.end - own.first) * batches::PAIRS, ahead = own.first + AHEAD;
   fetch.up_to(p, K, ahead);
-  right.load(v[0], 0);
-  right.load(v[1], 1);
-  right.step();
-  if (pairs > 1)
-    right.load(v[2], 0);
+#pragma unroll
+  for (int i = 0; i < 2; i++)
+    right.load(v[i], i);
 #pragma unroll 1
-  for (int first = 0; first < pairs; first += BATCHES) {
+  for (int pair = 0; pair < pairs; pair++) {
+    right.step();
 #pragma unroll
-    for (int k = 0; k < BATCHES; k++) {
-      int pair = first + k;
-      if (pair >= pairs)
-        break;
-#pragma unroll
-      for (int i = 0; i < 2; i++) {
-        bool begins = !batches::HALVES || i == 0, ends = !batches::HALVES || i == 1; /* a panel */
-        if (begins && to.use > 0)
-          await_signal(m.read(to.stage), to.use - 1);
-        right.store(v[(2 * k + i) % BATCHES], i, m.right(to.stage));
-        if (i == 1) /* the batch that is loaded is BATCHES, odd, further on */
-          right.step();
-        if (pair + 1 + i < pairs)
-          right.load(v[(2 * k + i) % BATCHES], 1 - i);
-        if (ends) {
-          show_to_products();
-          __syncwarp();
-          arrive(m.come(to.stage), speaks);
-          to.step();
-        }
+    for (int i = 0; i < 2; i++) {
+      bool first = !batches::HALVES || i == 0, last = !batches::HALVES || i == 1; /* of a panel */
+      if (first && to.use > 0)
+        await_signal(m.read(to.stage), to.use - 1);
+      right.store(v[i], i, m.right(to.stage));
+      if (pair < pairs - 1)
+        right.load(v[i], i);
+      if (last) {
+        show_to_products();
+        __syncwarp();
+        arrive(m.come(to.stage), speaks);
+        to.step();
       }
-      fetch.up_to(p, K, ahead + (pair + 1) / batches::PAIRS);
     }
+    fetch.up_to(p, K, ahead + (pair + 1) / batches::PAIRS);
   }
 }
 
@@ -253,8 +243,8 @@ INLINE_DEVICE void turn_right(const struct weight_product &p, struct block_share
 struct left_copies {
   enum { OFTEN = PANEL / 8 }; /* a lane's tokens of a panel are 8 apart */
   const float *from;          /* of the next panel */
-  int apart;                  /* floats */
-  int left;                 /* tokens from this lane's first one on; 0: its columns are not there */
+  int64_t apart;              /* floats */
+  int64_t left;             /* tokens from this lane's first one on; 0: its columns are not there */
   int panels, place, stage; /* panels to come */
   INLINE_DEVICE left_copies(const struct weight_product &p, struct block_share own, int columns)
   {
@@ -262,8 +252,8 @@ struct left_copies {
     int column = own_warp() * WARP_COLUMNS + 4 * four;
     int64_t first = (int64_t)own.first * STEP + token;
     from = p.left + first * p.N + own.tile * COLUMNS + column;
-    apart = 8 * p.N;
-    left = column < columns ? (int)(p.M - first) : 0;
+    apart = 8 * (int64_t)p.N;
+    left = column < columns ? p.M - first : 0;
     panels = 2 * (own.end - own.first);
     place = token * WARP_COLUMNS + 4 * (four ^ (token & 2));
     stage = 0;
@@ -339,6 +329,7 @@ INLINE_DEVICE void multiply_share(const struct weight_product &p, struct block_s
   ring_place<RIGHT_STAGES> at = {0, 0};
   bool speaks = threadIdx.x % WARP_LANES == 0; /* for its warp */
   int t = lane_pair(), g = lane_row(), stage = 0, steps = own.end - own.first;
+  int column = own_warp() * WARP_COLUMNS + 2 * g;
   int before = 0; /* the stage that the products under way read */
   operand first = operand_at(m.right(0).at);
   float *left = m.left(), sums[K / 8][4], terms[2][4][4];
@@ -372,7 +363,6 @@ INLINE_DEVICE void multiply_share(const struct weight_product &p, struct block_s
   await_products<0>();
   settle_sums(sums);
   await_batches<0>();
-  int column = own_warp() * WARP_COLUMNS + 2 * g;
   if (column < tile.columns)
     put_part<K>(p, sums, column, tile.columns, p.parts + tile.first + own.share * tile.apart);
   if (p.column_sums) {
@@ -390,7 +380,7 @@ template <int K>
 static __global__ void __launch_bounds__(BLOCK_LANES, 1) weight_tiles(struct weight_product p)
 {
 #if HAS_WARPGROUPS
-  typedef warpgroup_registers<192, 192, 120> registers;
+  typedef warpgroup_registers<200, 200, 104> registers;
   SHARED_FLOATS(memory);
   struct weight_memory<K> m = {
     memory
@@ -405,11 +395,11 @@ static __global__ void __launch_bounds__(BLOCK_LANES, 1) weight_tiles(struct wei
     }
   __syncthreads();
   if (threadIdx.x < MULTIPLIERS) {
-    registers::begin<192>();
+    registers::begin<200>();
     if (own_warp() < warps)
       multiply_share<K>(p, own, tile, m);
   } else {
-    registers::begin<120>();
+    registers::begin<104>();
     turn_right<K>(p, own, m);
   }
 #endif
