@@ -359,18 +359,25 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
   return OK;
 }
 
+/* Whether the cotangent of a branch's output is not that of the sum itself. */
+static bool branches_apart(const struct sequence_model *m, const struct span *s)
+{
+  return s->masks || m->config.residual != 1;
+}
+
 /* The cotangent of a branch's output from that of what a norm made of the sum, a yb: adds to xb,
- * the cotangent of the sum (beta = 0: writes it), and is xb itself, or c mask xb in `outb`. */
+ * the cotangent of the sum (beta = 0: writes it), and is xb itself, or c mask xb in `outb`; direct:
+ * as rmsnorm_vjp has it. */
 static const DEVICE real *norm_vjp(const struct sequence_model *m, const struct span *s,
                                    int64_t which, struct norm_place at, real a,
-                                   const DEVICE real *yb, real beta, DEVICE real *xb,
+                                   const DEVICE real *yb, real beta, real direct, DEVICE real *xb,
                                    DEVICE real *outb, DEVICE real *wb)
 {
   const struct backend *be = m->be;
   int64_t D = m->dims.D;
-  outb = s->masks || m->config.residual != 1 ? outb : NULL;
+  outb = branches_apart(m, s) ? outb : NULL;
   be->rmsnorm_vjp(be->st, s->rows, s->T, D, at.x, at.w, mask_of(m, s->masks, which), at.r, a, yb,
-                  NULL, beta, xb, outb, wb);
+                  NULL, beta, direct, xb, outb, wb);
   if (outb && m->config.residual != 1)
     be->axpby(be->st, s->rows * s->T * D, (real)m->config.residual, outb, 0, outb);
   return outb ? outb : xb;
@@ -403,7 +410,9 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
   int64_t M = s->rows * s->T, of_mlp = d->F ? 1 : 0;
-  bool apart = !to->z || to->z_beta != 0; /* else the sum runs where it goes */
+  /* what z_beta gives comes with the only branch's norm, which reads fb anyway */
+  bool joins = to->z == fb && to->z_beta != 0 && d->layers == 1 && !d->F && branches_apart(m, s);
+  bool apart = !to->z || (to->z_beta != 0 && !joins); /* else the sum runs where it goes */
   DEVICE real *xb = to->z, *xnb, *outb, *wb = g ? g->norm_f : NULL;
   CHECK(!s->row && !(s->from_zero && to->z) && !(to->total && (d->layers > 1 || to->u_beta != 0)));
   if (apart)
@@ -415,13 +424,13 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   for (int64_t i = d->layers - 1; i >= 0; i--) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i], *gw = g ? &g->layer[i] : NULL;
-    branch = norm_vjp(m, s, 2 * i + of_mlp, norm_behind(m, p, a, i, NULL), scale, yb, beta, xb,
-                      outb, wb);
+    branch = norm_vjp(m, s, 2 * i + of_mlp, norm_behind(m, p, a, i, NULL), scale, yb, beta,
+                      joins ? to->z_beta : 0, xb, outb, wb);
     yb = xnb, beta = scale = 1;
     if (d->F) {
       TRY(mlp_vjp(m, w, M, l, branch, scratch, xnb, gw));
       branch = norm_vjp(m, s, 2 * i, (struct norm_place){w->norm2, l->x2, l->r2, NULL}, 1, xnb, 1,
-                        xb, outb, gw ? gw->norm2 : NULL);
+                        0, xb, outb, gw ? gw->norm2 : NULL);
     }
     real u_beta = i + 1 == d->layers ? to->u_beta : 1; /* every layer's comes to it */
     TRY(mixer_vjp(m, w, s, i, l, branch, s1b, scratch, xnb, u_beta, to->u, to->total, gw, s0b));
@@ -429,7 +438,7 @@ enum status block_vjp_carried(const struct sequence_model *m, const struct param
   }
   if (!s->from_zero)
     be->rmsnorm_vjp(be->st, M, 1, d->D, a->layer[0].x, p->layer[0].norm, NULL, a->layer[0].r, 1,
-                    xnb, apart ? xb : NULL, apart ? to->z_beta : 1, to->z, NULL, wb);
+                    xnb, apart ? xb : NULL, apart ? to->z_beta : 1, 0, to->z, NULL, wb);
   return OK;
 }
 
@@ -536,7 +545,7 @@ enum status inject_vjp(const struct sequence_model *m, const struct parameter_se
   TRY(CARVE(&scratch.device, M * d->D, &enb));
   be->linear_vjp(be->st, M, d->D, d->d_in_proj, en, p->injection_weight, ub, 0, enb,
                  g->injection_weight, g->injection_bias);
-  be->rmsnorm_vjp(be->st, M, 1, d->D, e, p->injection_norm, NULL, r, 1, enb, NULL, 0, eb, NULL,
+  be->rmsnorm_vjp(be->st, M, 1, d->D, e, p->injection_norm, NULL, r, 1, enb, NULL, 0, 0, eb, NULL,
                   g->injection_norm);
   return OK;
 }

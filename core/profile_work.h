@@ -34,10 +34,11 @@
   WORK(NORM_FLOPS(n, IF(out)) * n.B * n.T * D,                                         \
        (1 + IF(n.x) + IF(out) + IF(out) * IF(n.h) + NORM_READS_Z(n)) * n.B * n.T * D + \
            IF(n.mask) * n.B * D)
-#define WORK_rmsnorm_vjp                                                                          \
-  WORK((7 * IF(xb) + 3 * IF(wb) + IF(sum) + 2 * IF(xb) * (beta != 0) + IF(outb) * IF(mask)) * B * \
-           T * D,                                                                                 \
-       (2 + IF(sum) + (beta == 0 || xb == yb ? 1 : 2) * IF(xb) + IF(outb)) * B * T * D +          \
+#define WORK_rmsnorm_vjp                                                                 \
+  WORK((7 * IF(xb) + 3 * IF(wb) + IF(sum) + 2 * IF(xb) * ((beta != 0) + (direct != 0)) + \
+        IF(outb) * IF(mask)) *                                                           \
+           B * T * D,                                                                    \
+       (2 + IF(sum) + (beta == 0 || xb == yb ? 1 : 2) * IF(xb) + IF(outb)) * B * T * D + \
            IF(mask) * B * D)
 #define WORK_gated_rmsnorm_fwd WORK(9 * d.rows * d.E, 3 * d.rows * d.E)
 #define WORK_gated_rmsnorm_vjp                    \

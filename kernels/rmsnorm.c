@@ -17,7 +17,7 @@ struct shape {
 
 /* What a VJP adds up in xb. */
 struct addends {
-  real a, beta;
+  real a, beta, direct;
   const real *sum;
 };
 
@@ -107,10 +107,22 @@ KERNEL vjp_x(struct shape d, const real *h, const real *w, const real *mask, con
   FOR_EACH_ROW (m, d.B * d.T, d.D) {
     const real *hm = h + m * d.D, *ybm = yb + m * d.D, *keep = mask_row(d, NULL, mask, m);
     const real *sum = to.sum ? to.sum + m * d.D : NULL;
-    real *xbm = xb + m * d.D, a = to.a, beta = to.beta;
+    real *xbm = xb + m * d.D, a = to.a, beta = to.beta, direct = to.direct;
     wide dot = 0;
     ADD_ROW_SUM(dot, d.D, j, w[j] * (a * ybm[j]) * hm[j]);
     real scale = r[m], along = scale * scale * (real)(dot / (wide)d.D);
+    if (direct != 0) {
+      real *out = outb + m * d.D;
+      SIMD
+      FOR_COLUMNS (j, 0, d.D) {
+        real y = ybm[j];
+        out[j] = norm_slope(w[j], a * y, hm[j], scale, along);
+        xbm[j] = out[j] + direct * y;
+      }
+      if (keep)
+        add_branch(d.D, NULL, keep, out, out);
+      continue;
+    }
     if (sum) {
       bool reads = beta != 0;
       SIMD
@@ -183,11 +195,11 @@ void OP(rmsnorm_fwd)(stream st, int64_t D, real eps, const DEVICE real *out, str
 
 void OP(rmsnorm_vjp)(stream st, int64_t B, int64_t T, int64_t D, const DEVICE real *h,
                      const DEVICE real *w, const DEVICE real *mask, const DEVICE real *r, real a,
-                     const DEVICE real *yb, const DEVICE real *sum, real beta, DEVICE real *xb,
-                     DEVICE real *outb, DEVICE real *wb)
+                     const DEVICE real *yb, const DEVICE real *sum, real beta, real direct,
+                     DEVICE real *xb, DEVICE real *outb, DEVICE real *wb)
 {
   struct shape d = {B, T, D};
-  struct addends to = {a, beta, sum};
+  struct addends to = {a, beta, direct, sum};
 #ifdef __CUDACC__
   if (vjp_by_teams(st, d, h, w, mask, r, yb, to, xb, outb, wb))
     return;

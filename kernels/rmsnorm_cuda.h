@@ -115,16 +115,17 @@ vjp_team(struct shape d, int warps, const real *h, const real *w, const real *ma
     if (to.sum)
       sum_held(t, 1, &g, to.sum + at);
     sum_held(t, to.beta, &g, xb + at);
-    put_held(t, g, xb + at);
-    if (!outb)
-      continue;
-    if (mask) {
-      struct held<HELD> keep = held_at<HELD>(t, team_mask(d, NULL, mask, m));
+    if (outb && mask) {
+      struct held<HELD> branch = held_at<HELD>(t, team_mask(d, NULL, mask, m));
 #pragma unroll
       for (int k = 0; k < HELD; k++)
-        g.at[k] *= keep.at[k];
+        branch.at[k] *= g.at[k];
+      put_held(t, branch, outb + at);
+    } else if (outb) {
+      put_held(t, g, outb + at);
     }
-    put_held(t, g, outb + at);
+    sum_held(t, to.direct, &g, yb + at); /* which has just been read */
+    put_held(t, g, xb + at);
   }
   if (sums)
     sums_keep(t, &wb, d.D, 0);

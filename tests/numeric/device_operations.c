@@ -256,13 +256,13 @@ static void branches(struct both b, int64_t D, int64_t B, int64_t T, int64_t odd
     be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], kept);
     be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], damped);
     be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], mask->at[k], r->at[k], (real)0.75,
-                    yb->at[k], NULL, 0, xb->at[k], outb->at[k], wb->at[k]);
-    be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+                    yb->at[k], NULL, 0, 0, xb->at[k], outb->at[k], wb->at[k]);
+    be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1, 0,
                     xb->at[k], masked->at[k], NULL);
     be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], sumk,
-                    (real)0.5, half->at[k], NULL, wb->at[k]);
+                    (real)0.5, 0, half->at[k], NULL, wb->at[k]);
     be->rmsnorm_vjp(be->st, B, T, D, h->at[k], w->at[k], mask->at[k], r->at[k], (real)0.5,
-                    yb->at[k], NULL, 0, yb->at[k], sumk, wb->at[k]);
+                    yb->at[k], NULL, 0, (real)0.25, yb->at[k], sumk, wb->at[k]);
     onto_x.y = xk;
     be->rmsnorm_fwd(be->st, D, (real)1e-5, out->at[k], onto_x);
   }
@@ -453,7 +453,7 @@ void device_reductions(const void *cpu, const void *device, uint64_t seed)
         .B = M, .T = 1, .x = x->at[k], .w = w->at[k], .damping = 1, .r = r->at[k], .y = y->at[k]};
     be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, n);
     for (int again = 0; again < 2; again++) /* what the first call leaves, the second begins with */
-      be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+      be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1, 0,
                       xb->at[k], NULL, wb->at[k]);
     be->embedding_vjp(be->st, M, V, D, t->at[k], NULL, yb->at[k], Eb->at[k]);
     be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, x->at[k], yb->at[k], w->at[k], gr->at[k],
@@ -485,9 +485,9 @@ static void plain_norms(struct both b, int64_t M, int64_t D, bool w_alone)
     const struct branch_norm n = {
         .B = M, .T = 1, .x = x->at[k], .w = w->at[k], .damping = 1, .r = r->at[k], .y = y->at[k]};
     be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, n);
-    be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+    be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1, 0,
                     w_alone ? NULL : xb->at[k], NULL, wb->at[k]);
-    be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1,
+    be->rmsnorm_vjp(be->st, M, 1, D, x->at[k], w->at[k], NULL, r->at[k], 1, yb->at[k], NULL, 1, 0,
                     xb->at[k], NULL, NULL);
   }
   same(&b, r, TOLERANCE, "rmsnorm's scale");

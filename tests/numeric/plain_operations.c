@@ -490,7 +490,7 @@ static void check_branch_cotangents(const struct backend *be, int64_t D, double 
   const struct branch_norm plain = {
       .B = B * T, .T = 1, .x = h, .w = w, .damping = 1, .r = r, .y = y};
   be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, plain);
-  be->rmsnorm_vjp(be->st, B * T, 1, D, h, w, NULL, r, 1, yb, NULL, 1, g, NULL, gw);
+  be->rmsnorm_vjp(be->st, B * T, 1, D, h, w, NULL, r, 1, yb, NULL, 1, 0, g, NULL, gw);
   for (int64_t i = 0; i < n; i++) {
     want[i] = (more ? value(4, i) : 0) + beta * value(5, i) + a * (double)re(g[i]);
     wantb[i] = want[i] * (masked ? value(2, i / (T * D) * D + i % D) : 1);
@@ -499,13 +499,13 @@ static void check_branch_cotangents(const struct backend *be, int64_t D, double 
   for (int64_t j = 0; j < D; j++)
     wantw[j] = value(6, j) + a * (double)re(gw[j]);
   be->rmsnorm_vjp(be->st, B, T, D, h, w, masked ? mask : NULL, r, (real)a, yb, more ? sum : NULL,
-                  (real)beta, xb, outb, wb);
+                  (real)beta, 0, xb, outb, wb);
   check_reals(n, xb, want, TOLERANCE, "cotangent of the sum");
   check_reals(n, outb, wantb, TOLERANCE, "cotangent of the branch");
   check_reals(D, wb, wantw, TOLERANCE, "cotangent of w");
   for (int64_t i = 0; i < n; i++)
     want[i] += beta * ((double)re(yb[i]) - value(5, i));
-  be->rmsnorm_vjp(be->st, B, T, D, h, w, NULL, r, (real)a, yb, more ? sum : NULL, (real)beta, yb,
+  be->rmsnorm_vjp(be->st, B, T, D, h, w, NULL, r, (real)a, yb, more ? sum : NULL, (real)beta, 0, yb,
                   NULL, wb);
   for (int64_t j = 0; j < D; j++)
     wantw[j] += a * (double)re(gw[j]);
@@ -515,12 +515,38 @@ static void check_branch_cotangents(const struct backend *be, int64_t D, double 
   free(gw), free(y), free(want), free(wantb), free(wantw);
 }
 
+/* What yb gives directly comes to xb alone, be it yb itself. */
+static void check_direct_cotangents(const struct backend *be, int64_t D, bool masked, bool in_place)
+{
+  enum { B = 2, T = 5 };
+  int64_t n = B * T * D;
+  real *h = reals(n, 0), *w = reals(D, 1), *mask = reals(B * D, 2), *yb = reals(n, 3), r[B * T];
+  real *g = items(n, sizeof *g), *outb = reals(n, 4), *y = items(n, sizeof *y), *xb = reals(n, 5);
+  double *want = items(n, sizeof *want), *wantb = items(n, sizeof *wantb);
+  const struct branch_norm plain = {
+      .B = B * T, .T = 1, .x = h, .w = w, .damping = 1, .r = r, .y = y};
+  be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, plain);
+  be->rmsnorm_vjp(be->st, B * T, 1, D, h, w, NULL, r, (real)0.75, yb, NULL, 1, 0, g, NULL, NULL);
+  for (int64_t i = 0; i < n; i++) {
+    want[i] = (double)re(g[i]) + 0.25 * value(3, i);
+    wantb[i] = (double)re(g[i]) * (masked ? value(2, i / (T * D) * D + i % D) : 1);
+  }
+  be->rmsnorm_vjp(be->st, B, T, D, h, w, masked ? mask : NULL, r, (real)0.75, yb, NULL, 0,
+                  (real)0.25, in_place ? yb : xb, outb, NULL);
+  check_reals(n, in_place ? yb : xb, want, TOLERANCE, "cotangent with what comes directly");
+  check_reals(n, outb, wantb, TOLERANCE, "cotangent of the branch without it");
+  free(h), free(w), free(mask), free(yb), free(xb), free(g), free(outb), free(y);
+  free(want), free(wantb);
+}
+
 #define branches_accumulate NAME(branches_accumulate)
 void branches_accumulate(const void *be)
 {
   for (int i = 0; i < 48; i++)
     check_branch_cotangents(be, i % 2 ? 129 : 1100, i / 2 % 3 * 0.5, i / 6 % 2 ? 0.75 : 1,
                             i / 12 % 2, i / 24);
+  for (int i = 0; i < 8; i++)
+    check_direct_cotangents(be, i % 2 ? 129 : 1100, i / 2 % 2, i / 4);
 }
 
 #define softplus_clamps NAME(softplus_clamps)

@@ -63,7 +63,7 @@ static void rmsnorm_vjp(const struct operation_case *c, const struct case_arrays
 {
   const struct backend *be = a->be;
   be->rmsnorm_vjp(be->st, c->n[0], 1, c->n[1], a->in[0], a->in[1], NULL, a->kept, 1, a->outb[0],
-                  NULL, 1, a->inb[0], NULL, a->inb[1]);
+                  NULL, 1, 0, a->inb[0], NULL, a->inb[1]);
 }
 
 static void rmsnorm_jvp(const struct operation_case *c, const struct case_arrays *a)
@@ -119,7 +119,7 @@ static void branch_vjp(const struct operation_case *c, const struct case_arrays 
     be->axpby(be->st, n, 1, a->outb[1], 0, hb);
   if (a->outb[0])
     be->rmsnorm_vjp(be->st, B, T, D, kept_h(c, a), a->in[1], a->in[3], a->kept, 1, a->outb[0], NULL,
-                    1, hb, outb, a->inb[1]);
+                    1, 0, hb, outb, a->inb[1]);
   if (a->inb[0])
     be->axpby(be->st, n, 1, hb, 1, a->inb[0]);
   if (a->inb[2])
