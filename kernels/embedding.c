@@ -60,11 +60,9 @@ KERNEL look_up_packs(int64_t M, int64_t V, int64_t D, const int32_t *tokens, con
 
 /* The cotangent of W on a GPU: rows of yb are cut into ranges, and a block adds up a strip of a
  * range's columns.  It sorts the rows by token, BATCH at a time, so that a warp has the sum of a
- * token's rows in registers; those of a token that has MANY (half of a word problem's are one) all
- * warps share.  Of more than TABLE tokens the next are another block's.  Then the ranges are added
- * up, in their order. */
+ * token's rows in registers.  Of more than TABLE tokens the next are another block's.  Then the
+ * ranges are added up, in their order. */
 enum { TABLE = 256, BATCH = 2048, SORTED_TOGETHER = 32, ROWS_AHEAD = 4, LEAST_ROWS = 256 };
-enum { MANY = 256 };
 enum { SORTED_GROUPS = BATCH / SORTED_TOGETHER, RANGES_ROOM = WARP * WARP << 12 };
 static __device__ real sums_of_ranges[RANGES_ROOM]; /* (ranges,V,D) of V tokens from `low` on */
 
@@ -77,10 +75,7 @@ struct sorted_rows {
   uint16_t token[BATCH]; /* of the table; TABLE: not in it */
   uint16_t order[BATCH]; /* rows, by token; the same token's as they come */
   uint16_t begin[TABLE], count[TABLE];
-  union {
-    uint16_t at[SORTED_GROUPS][TABLE];                 /* where a group's rows of a token begin */
-    real part[BLOCK_THREADS / WARP][WARP * (int)PACK]; /* warps' sums of a token's, behind that */
-  };
+  uint16_t at[SORTED_GROUPS][TABLE]; /* where a group's rows of a token begin */
 };
 
 /* How many rows of e's group have its token, and how many of those lie before it. */
@@ -181,31 +176,6 @@ INLINE_DEVICE pack<W> add_all(const uint16_t *order, int count, unsigned D, cons
   return sum;
 }
 
-/* to = sum + `count` rows, of which each warp adds up a part; then the first adds up the parts, in
- * their order.  All threads call, those of columns that are not `there`, too. */
-template <int W, bool MASK>
-INLINE_DEVICE void add_many(struct sorted_rows *s, int begin, int count, bool there, unsigned D,
-                            const real *mask, const real *yb, pack<W> sum, real *to)
-{
-  int warps = (int)blockDim.x / WARP, warp = (int)threadIdx.x / WARP;
-  int first = count * warp / warps, end = count * (warp + 1) / warps;
-  pack<W> own = {};
-  if (there)
-    own = add_all<W, MASK>(s->order + begin + first, end - first, D, mask, yb, own);
-#pragma unroll
-  for (int l = 0; l < W; l++)
-    s->part[warp][lane() * W + l] = own.at[l];
-  __syncthreads();
-  if (warp == 0 && there) {
-    for (int k = 0; k < warps; k++)
-#pragma unroll
-      for (int l = 0; l < W; l++)
-        sum.at[l] += s->part[k][lane() * W + l];
-    store_pack(sum, to);
-  }
-  __syncthreads();
-}
-
 template <int W, bool MASK>
 BLOCK_KERNEL sum_ranges(struct token_ranges r, const int32_t *tokens, const real *mask,
                         const real *yb)
@@ -220,27 +190,17 @@ BLOCK_KERNEL sum_ranges(struct token_ranges r, const int32_t *tokens, const real
     for (int64_t m = first; m < end; m += BATCH) {
       sort_rows(tokens + m, (int)(end - m < BATCH ? end - m : BATCH), (unsigned)(r.low + above),
                 (unsigned)size, &s);
-      int64_t from = m * r.D + j;
-      const real *keep = MASK ? mask + from : NULL;
       for (int v = (int)threadIdx.x / WARP; j < r.D && v < size; v += (int)blockDim.x / WARP) {
         int begin = s.begin[v], count = s.count[v];
         pack<W> sum = {};
-        if (count >= MANY || (m > first && count == 0))
+        if (m > first && count == 0)
           continue;
         if (m > first)
           sum = load_pack<W>(sums + v * r.D);
-        sum = add_all<W, MASK>(s.order + begin, count, (unsigned)r.D, keep, yb + from, sum);
+        int64_t from = m * r.D + j;
+        sum = add_all<W, MASK>(s.order + begin, count, (unsigned)r.D, MASK ? mask + from : NULL,
+                               yb + from, sum);
         store_pack(sum, sums + v * r.D);
-      }
-      for (int v = 0; v < size; v++) {
-        int begin = s.begin[v], count = s.count[v];
-        pack<W> sum = {};
-        if (count < MANY)
-          continue;
-        if (m > first && j < r.D)
-          sum = load_pack<W>(sums + v * r.D);
-        add_many<W, MASK>(&s, begin, count, j < r.D, (unsigned)r.D, keep, yb + from, sum,
-                          sums + v * r.D);
       }
       __syncthreads();
     }
