@@ -113,6 +113,17 @@ enum status file_begin(const char *path, struct file_writer *w)
   return s;
 }
 
+enum status file_check(const char *path)
+{
+  struct stat st;
+  struct file_writer w;
+  if (!path || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+    return OK;
+  TRY(file_begin(path, &w));
+  file_abandon(&w);
+  return OK;
+}
+
 enum status file_write(struct file_writer *w, const void *data, size_t bytes)
 {
   if (bytes && fwrite(data, 1, bytes, w->out) != bytes)

@@ -29,6 +29,9 @@ MUST_USE enum status file_begin(const char *path, struct file_writer *w);
 MUST_USE enum status file_write(struct file_writer *w, const void *data, size_t bytes);
 MUST_USE enum status file_commit(struct file_writer *w);
 void file_abandon(struct file_writer *w);
+/* Fails as file_begin would, and leaves nothing: before long work whose result goes to `path`
+ * (NULL, a pipe, a terminal: OK). */
+MUST_USE enum status file_check(const char *path);
 
 /* dir/name into `out` (size bytes), or name alone when it is absolute or dir is empty; ERR_USAGE
  * when it does not fit. */

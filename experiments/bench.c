@@ -172,6 +172,7 @@ static enum status run(int argc, char **argv)
   a.q.override = line.override, a.q.overrides = line.overrides;
   if (a.seconds && !((a.q.seconds = atof(a.seconds)) > 0))
     FAIL(ERR_USAGE, "--seconds must be a number above 0, not %s", a.seconds);
+  TRY(file_check(a.json));
   if (subject->takes == TAKES_CONFIG)
     TRY(load(subject, &line, &a));
   else

@@ -296,6 +296,8 @@ static enum status run(int argc, char **argv)
     s = *to.output ? directory_make(to.output)
                    : fail_at(ERR_USAGE, __FILE__, __LINE__, "--output: the name of a directory");
   if (s == OK)
+    s = file_check(to.json);
+  if (s == OK)
     s = measure                ? measure_one(&line)
         : is_file(line.target) ? compare_list(&line, &c, to)
                                : compare_runs(&line, &c, to);

@@ -141,6 +141,9 @@ static enum status run(int argc, char **argv)
   TRY(path_join(config, sizeof config, checkpoint, "config.yaml"));
   TRY(config_load(config, line.overrides, line.override, &c));
   TRY(config_resolve(&c));
+  TRY(file_check(json));
+  TRY(file_check(o.logits));
+  TRY(file_check(o.gradients));
   TRY(runtime_open(&c, &rt));
   return o.tokens ? evaluate_given(&c, &rt, checkpoint, &o) : table(&c, &rt, checkpoint, json);
 }

@@ -125,6 +125,10 @@ static enum status run(int argc, char **argv)
       {0}};
   TRY(command_line_parse(argc, argv, usage, options, &line));
   TRY(read_config(&line, r.model, &c, checkpoint, sizeof checkpoint));
+  TRY(file_check(r.json));
+  TRY(file_check(r.save));
+  if (r.figures)
+    TRY(directory_make(r.figures));
   TRY(runtime_open(&c, &rt));
   struct jacobian_runtime jrt = jacobian_runtime(&rt);
   struct verification_request request = {*checkpoint ? checkpoint : NULL, r.input, PLANTED_NONE,

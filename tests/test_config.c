@@ -567,7 +567,7 @@ static void written_numbers_read_back(void **state)
     c.model.mamba2.dt_limit[1] = values[i];
     check_round_trip(&c);
   }
-  c.model.mamba2.dt_limit[0] = c.model.mamba2.dt_limit[1] = HUGE_VAL;
+  c.model.mamba2.dt_limit[1] = HUGE_VAL;
   c.evaluate.lengths_count = CONFIG_LENGTHS;
   for (int i = 0; i < CONFIG_LENGTHS; i++)
     c.evaluate.lengths[i] = i + 1;

@@ -107,6 +107,22 @@ static void writing_names_what_is_wrong(void **state)
   assert_true(scratch_has("file", "x"));
 }
 
+static void a_place_is_checked_before_work(void **state)
+{
+  (void)state;
+  scratch_put("file", "x", 1);
+  check_ok(directory_make(scratch("d")));
+  check_fails(file_check(scratch("none/a")), ERR_IO, scratch("none/a: cannot create: No such"));
+  check_fails(file_check(scratch("d")), ERR_IO, scratch("d: is a directory"));
+  check_ok(file_check(NULL));
+  check_ok(file_check("/dev/null"));
+  check_ok(file_check(scratch("file")));
+  check_ok(file_check(scratch("new")));
+  assert_true(scratch_has("file", "x"));
+  assert_false(path_exists(scratch("new")));
+  assert_false(path_exists(scratch("new.tmp")));
+}
+
 static void a_size_limit_is_reported_and_leaves_the_old_file(void **state)
 {
   (void)state;
@@ -259,6 +275,7 @@ int main(void)
       TEST(links_are_written_through),
       TEST(devices_are_written_not_replaced),
       TEST(writing_names_what_is_wrong),
+      TEST(a_place_is_checked_before_work),
       TEST(a_size_limit_is_reported_and_leaves_the_old_file),
       TEST(two_writers_do_not_mix),
       TEST(a_stream_that_was_closed_is_reported),

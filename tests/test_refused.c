@@ -56,6 +56,11 @@ static void configurations(void **state)
        "bad.yaml:4:"},
       {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, length: 0}\n", "bad.yaml:3:"},
       {"include: [bad.yaml]\nname: x\n", "include each other"},
+      {"name: x\nmodel: {kind: implicit, norm_eps: 0}\ndata: {task: word_problem}\n",
+       "bad.yaml:2:"},
+      {"name: x\nmodel: {kind: implicit, mamba2: {dt_limit: [.inf, .inf]}}\n"
+       "data: {task: word_problem}\n",
+       "dt_limit: the lower limit is not finite"},
       {"name: x\nmodel: {kind: implicit, mamba2: {headdim: 48}}\ndata: {task: word_problem}\n",
        "headdim 48 does not divide"},
       {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, group: S7}\n", "S7"},
@@ -291,6 +296,27 @@ static void command_lines(void **state)
 }
 
 /* One file or run by two names. */
+/* Where results cannot go is said before there are any. */
+static void places_of_results(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char nowhere[4096];
+  (void)snprintf(nowhere, sizeof nowhere, "%s", scratch("none/x"));
+  make_run();
+  SPAWN(&r, "evaluate", scratch("a"), "--json", nowhere);
+  check_spawned(&r, 3, "none/x: cannot create: ");
+  assert_null(strstr(r.output, "sequential"));
+  SPAWN(&r, "bench", "train", scratch("a.yaml"), "--json", nowhere);
+  check_spawned(&r, 3, "none/x: cannot create: ");
+  assert_null(strstr(r.output, "tokens/s"));
+  SPAWN(&r, "jacobian_check", scratch("a.yaml"), "--save", nowhere);
+  check_spawned(&r, 3, "none/x: cannot create: ");
+  assert_null(strstr(r.output, "error"));
+  SPAWN(&r, "compare", scratch("a"), scratch("a/latest"), "--json", nowhere);
+  check_spawned(&r, 3, "none/x: cannot create: ");
+}
+
 static void the_same_twice(void **state)
 {
   (void)state;
@@ -317,6 +343,7 @@ int main(void)
       TEST(damaged_metrics),
       TEST(checkpoints_of_another_dtype),
       TEST(command_lines),
+      TEST(places_of_results),
       TEST(the_same_twice),
       TEST(refusals_change_nothing),
       TEST(evaluations_that_are_not_finite),
