@@ -472,7 +472,7 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
 static void show_progress(struct trainer *t, const struct step_report *r, double speed)
 {
   const struct config *c = t->c;
-  char speed_text[FORMAT_SIZE], left[FORMAT_SIZE], solve[64] = "", evaluated[64] = "";
+  char speed_text[FORMAT_SIZE], left[FORMAT_SIZE], solve[96] = "", evaluated[64] = "";
   double per_step = (double)(c->train.batch_size * c->train.accumulate * c->data.length);
   double remaining = speed > 0 ? (double)(c->train.steps - t->state.step) * per_step / speed : -1;
   int64_t tenth = t->state.step * 10 / c->train.steps;
@@ -480,6 +480,11 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
   if (r->forward.samples)
     (void)snprintf(solve, sizeof solve, "  iterations %.1f  residual %.1e",
                    r->forward.mean_iterations, shown(r->forward.worst_residual));
+  if (r->forward.exits[FP_CONVERGED] < r->forward.samples) {
+    double share = (double)r->forward.exits[FP_CONVERGED] / (double)r->forward.samples;
+    size_t used = strlen(solve);
+    (void)snprintf(solve + used, sizeof solve - used, "  converged %.1f %%", 100 * share);
+  }
   if (r->evaluated)
     (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
                    shown(r->eval_loss), r->eval_accuracy);
