@@ -116,11 +116,18 @@ enum status file_begin(const char *path, struct file_writer *w)
 enum status file_check(const char *path)
 {
   struct stat st;
-  struct file_writer w;
-  if (!path || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
+  bool exists = path && !stat(path, &st);
+  if (!path || (exists && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
     return OK;
-  TRY(file_begin(path, &w));
-  file_abandon(&w);
+  if (exists && S_ISDIR(st.st_mode))
+    FAIL(ERR_IO, "%s: is a directory", path);
+  char *target;
+  TRY(writer_target(path, exists, &target));
+  int why = access(dirname(target), W_OK | X_OK) ? errno : 0;
+  free(target);
+  errno = why;
+  if (why)
+    FAIL_IO(path, "create");
   return OK;
 }
 
