@@ -112,7 +112,7 @@ const struct key keys[] = {
    "width of the gated MLP behind each mixer; 0: none"},
   {"model.tie_embeddings", KEY_BOOL, AT(model.tie_embeddings), NULL, NULL, "true",
    "the output matrix is the embedding"},
-  {"model.norm_eps", KEY_REAL, AT(model.norm_eps), "(0, 1]", NULL, "1.0e-5",
+  {"model.norm_eps", KEY_REAL, AT(model.norm_eps), "[1.0e-30, 1]", NULL, "1.0e-5",
    "added to the mean square in every norm"},
   {"model.dropout", KEY_REAL, AT(model.dropout), "[0, 1)", NULL, "0.0",
    "probability; one mask a step, the same in every iteration"},

@@ -101,10 +101,16 @@ static enum status write_report(const struct comparison *c, const char *dir)
   return OK;
 }
 
+/* Before anything is measured: the directory, in which --json may lie. */
+static enum status make_places(struct places to, const char *otherwise)
+{
+  TRY(directory_make(to.output ? to.output : otherwise));
+  return file_check(to.json);
+}
+
 static enum status write_all(const struct comparison *c, struct places to, const char *otherwise)
 {
   const char *dir = to.output ? to.output : otherwise;
-  TRY(directory_make(dir));
   compare_print(c, stdout);
   if (to.json)
     TRY(compare_json(c, to.json));
@@ -174,6 +180,7 @@ static enum status compare_runs(const struct command_line *line, struct comparis
     TRY(add_run(line->word[i], &settings, c));
   if (c->sections == 0)
     FAIL(ERR_DATA, "there is nothing to compare: none of these is a run with a checkpoint");
+  TRY(make_places(to, "compare"));
   enum status s = measure_all(c);
   if (s == ERR_INTERRUPTED)
     FAIL(s, "interrupted; what was measured is kept: the same command goes on from there");
@@ -232,6 +239,7 @@ static enum status compare_listed(const struct compare_list *l, struct list_run 
                                   int64_t count, struct comparison *c, struct places to)
 {
   int64_t failed = 0;
+  TRY(make_places(to, l->output));
   TRY(list_runs_work(l, runs, count));
   for (int64_t i = 0; i < count; i++) {
     failed += runs[i].failed;
@@ -295,8 +303,6 @@ static enum status run(int argc, char **argv)
   if (s == OK && to.output) /* before anything is measured for it */
     s = *to.output ? directory_make(to.output)
                    : fail_at(ERR_USAGE, __FILE__, __LINE__, "--output: the name of a directory");
-  if (s == OK)
-    s = file_check(to.json);
   if (s == OK)
     s = measure                ? measure_one(&line)
         : is_file(line.target) ? compare_list(&line, &c, to)

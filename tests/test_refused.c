@@ -56,11 +56,11 @@ static void configurations(void **state)
        "bad.yaml:4:"},
       {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, length: 0}\n", "bad.yaml:3:"},
       {"include: [bad.yaml]\nname: x\n", "include each other"},
-      {"name: x\nmodel: {kind: implicit, norm_eps: 0}\ndata: {task: word_problem}\n",
+      {"name: x\nmodel: {kind: implicit, norm_eps: 1e-50}\ndata: {task: word_problem}\n",
        "bad.yaml:2:"},
-      {"name: x\nmodel: {kind: implicit, mamba2: {dt_limit: [.inf, .inf]}}\n"
+      {"name: x\nmodel: {kind: implicit, mamba2: {dt_limit: [1e300, .inf]}}\n"
        "data: {task: word_problem}\n",
-       "dt_limit: the lower limit is not finite"},
+       "dt_limit: no float32 reaches the lower limit, 1e+300"},
       {"name: x\nmodel: {kind: implicit, mamba2: {headdim: 48}}\ndata: {task: word_problem}\n",
        "headdim 48 does not divide"},
       {"name: x\nmodel: {kind: implicit}\ndata: {task: word_problem, group: S7}\n", "S7"},
@@ -313,8 +313,11 @@ static void places_of_results(void **state)
   SPAWN(&r, "jacobian_check", scratch("a.yaml"), "--save", nowhere);
   check_spawned(&r, 3, "none/x: cannot create: ");
   assert_null(strstr(r.output, "error"));
-  SPAWN(&r, "compare", scratch("a"), scratch("a/latest"), "--json", nowhere);
+  SPAWN(&r, "compare", scratch("a"), "--json", nowhere);
   check_spawned(&r, 3, "none/x: cannot create: ");
+  SPAWN(&r, "compare", scratch("a"), "--json", scratch("new/x.json"), "--output", scratch("new"));
+  check_spawned(&r, 0, "report");
+  assert_true(path_exists(scratch("new/x.json")));
 }
 
 static void the_same_twice(void **state)
