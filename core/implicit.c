@@ -147,30 +147,30 @@ static DEVICE real *cotangent_of_u(const struct network *net, int64_t k)
 }
 
 enum status trajectory_vjp(struct network *net, const struct parameter_set *p, int64_t rows,
-                           int64_t steps, bool from_zero, double first_damping, double damping,
+                           int64_t steps, bool from_zero, double first, double damping,
                            double u_beta, const struct parameter_set *g)
 {
   const struct backend *be = net->m->be;
-  int64_t M = rows * net->length, N = net->m->dims.d_in_proj, first = 0;
+  int64_t M = rows * net->length, N = net->m->dims.d_in_proj, joined = 0;
   struct span s = whole_span(net, rows);
   struct block_cotangents to = {.u = s.u ? net->ub : NULL, .u_beta = (real)u_beta};
-  struct u_total total = {.sum = net->ub};
+  struct u_total total = {.sum = net->ub}; /* evaluation 0 adds cotangents 0 to joined - 1 to it */
   if (s.u && from_zero && steps > 1 && net->m->dims.layers == 1)
-    for (first = 1; first < 3 && first < steps - 1; first++) /* with evaluation 0's */
-      total.more[first - 1] = cotangent_of_u(net, first);
+    for (joined = 1; joined < 3 && joined < steps - 1; joined++)
+      total.more[joined - 1] = cotangent_of_u(net, joined);
   for (int64_t k = steps - 1; k >= 0; k--) {
     if (s.u && k < steps - 1)
       to.u = cotangent_of_u(net, k), to.u_beta = 0;
-    s.damping = k == 0 ? first_damping : damping;
+    s.damping = k == 0 ? first : damping;
     s.from_zero = k == 0 && from_zero;
-    to.total = k == 0 && first > 0 ? &total : NULL;
+    to.total = k == 0 && joined > 0 ? &total : NULL;
     to.z = k ? net->zb : NULL; /* z[0] is the guess's or the solver's, and constant */
     to.z_beta = (real)(1 - s.damping);
     TRY(block_vjp(net->m, p, &s, &net->acts[k], net->zb, net->scratch, &to, g));
   }
-  for (int64_t k = steps - 2; s.u && k >= first; k -= 3)
+  for (int64_t k = steps - 2; s.u && k >= joined; k -= 3)
     be->accumulate(be->st, M, N, N, cotangent_of_u(net, k),
-                   k > first ? cotangent_of_u(net, k - 1) : NULL,
-                   k > first + 1 ? cotangent_of_u(net, k - 2) : NULL, net->ub);
+                   k > joined ? cotangent_of_u(net, k - 1) : NULL,
+                   k > joined + 1 ? cotangent_of_u(net, k - 2) : NULL, net->ub);
   return OK;
 }
