@@ -352,13 +352,6 @@ static enum status differentiate_segment(struct segments *c, struct worker *w, i
   struct span segment = segment_span(c, k, &relay);
   to.z = to.z ? to.z + t * d->D : NULL;
   to.u = to.u ? to.u + t * d->d_in_proj : NULL;
-  struct u_total total;
-  if (to.total) {
-    total = *to.total, to.total = &total;
-    total.sum += t * d->d_in_proj;
-    for (int more = 0; more < 2 && total.more[more]; more++)
-      total.more[more] += t * d->d_in_proj;
-  }
   segment.carried = first ? NULL : &w->enter;
   if (!first)
     inputs_before(c, t, &w->enter);
@@ -396,12 +389,15 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
                                 const DEVICE real *fb, struct scratch scratch,
                                 const struct block_cotangents *to, const struct parameter_set *g)
 {
+  const struct u_total *total = to->total;
+  struct block_cotangents own = *to;
+  own.total = NULL; /* at last, of all tokens */
   struct segments c = {.m = m,
                        .p = p,
                        .s = s,
                        .a = a,
                        .fb = fb,
-                       .to = to,
+                       .to = &own,
                        .backwards = true,
                        .taking = PTHREAD_MUTEX_INITIALIZER};
   const struct backend *be = m->be;
@@ -416,7 +412,7 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
   TRY(shared_carve(&c, &scratch));
   struct span segment = segment_span(&c, 0, NULL);
   segment.carried = &c.between[0];
-  TRY(block_vjp_carried(&nothing, p, &segment, a, fb, NULL, measuring(&bytes, &nothing, &dry), to,
+  TRY(block_vjp_carried(&nothing, p, &segment, a, fb, NULL, measuring(&bytes, &nothing, &dry), &own,
                         g, NULL));
   TRY(workers_carve(&c, bytes, &scratch));
   if (!scratch.device.base)
@@ -424,6 +420,9 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
   TRY(run(&c));
   for (int64_t i = 1; g && i < c.sums; i++)
     be->axpby(be->st, m->tensors->block, 1, c.sum[i].block, 1, g->block);
+  if (total)
+    be->accumulate(be->st, s->rows * s->T, m->dims.d_in_proj, m->dims.d_in_proj, to->u,
+                   total->more[0], total->more[1], total->sum);
   return OK;
 }
 
