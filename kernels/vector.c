@@ -302,7 +302,7 @@ void OP(accumulate)(stream st, int64_t M, int64_t n, int64_t ld, const DEVICE re
     n = ld = M * n, M = 1;
 #ifdef __CUDACC__
   bool counted = M == 1 || M * (n / PACK) <= UINT32_MAX;
-  if (counted && in_packs(n, a) && in_packs(n | ld, b) && in_packs(n, c) && in_packs(n, y)) {
+  if (counted && in_packs(n | ld, a) && in_packs(0, b) && in_packs(0, c) && in_packs(0, y)) {
     LAUNCH(st, M * (n / PACK), add_packs, M, n / PACK, ld / PACK, a, b, c, y);
     return;
   }
