@@ -311,20 +311,9 @@ void add_and_norm(const struct sequence_model *m, struct branch_norm n, DEVICE r
   be->rmsnorm_fwd(be->st, D, (real)m->config.norm_eps, out, n);
 }
 
-void span_begin(const struct sequence_model *m, const struct parameter_set *p, const struct span *s,
-                const DEVICE real *z, const struct activations *a)
-{
-  const struct layer_activations *l = &a->layer[0];
-  int64_t M = s->rows * s->T;
-  if (!s->from_zero && !a->forgotten && z != l->x)
-    m->be->axpby(m->be->st, M * m->dims.D, 1, z, 0, l->x);
-  mixer_begin(m, &p->layer[0], s, 0, l, !a->forgotten,
-              s->from_zero ? no_norm : norm_alone(M, z, p->layer[0].norm, l->r, l->xn));
-}
-
 enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
                      const struct span *s, const DEVICE real *z, const struct activations *a,
-                     bool begun, struct scratch scratch, DEVICE real *fz)
+                     struct scratch scratch, DEVICE real *fz)
 {
   const struct backend *be = m->be;
   const struct model_dims *d = &m->dims;
@@ -333,8 +322,8 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
   DEVICE real *out;
   TRY(CARVE(&scratch.device, M * d->D, &out));
   CHECK(a->forgotten || fz != a->layer[0].x);
-  if (!begun)
-    span_begin(m, p, s, z, a);
+  if (x && !a->forgotten && x != a->layer[0].x)
+    be->axpby(be->st, M * d->D, 1, x, 0, a->layer[0].x);
   for (int64_t i = 0; i < d->layers; i++) {
     const struct layer_activations *l = &a->layer[i];
     const struct layer_parameters *w = &p->layer[i];
@@ -344,8 +333,8 @@ enum status span_fwd(const struct sequence_model *m, const struct parameter_set 
       next.x = NULL;
     struct norm_place after = d->F ? (struct norm_place){w->norm2, l->x2, l->r2, l->xn2} : next;
     const DEVICE real *damps = last ? with : NULL;
-    if (i > 0)
-      mixer_begin(m, w, s, i, l, !a->forgotten, no_norm);
+    mixer_begin(m, w, s, i, l, !a->forgotten,
+                i == 0 && x ? norm_alone(M, x, w->norm, l->r, l->xn) : no_norm);
     TRY(mixer_fwd(m, w, s, i, l, !a->forgotten, scratch, l->out && !a->forgotten ? l->out : out,
                   norm_of(m, s, 2 * i, x, after, d->F ? NULL : damps)));
     if (d->F) {

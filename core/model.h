@@ -37,7 +37,6 @@
 #define carried_states_carve NAME(carried_states_carve)
 #define carried_states_clear NAME(carried_states_clear)
 #define block_whole_tokens NAME(block_whole_tokens)
-#define span_begin NAME(span_begin)
 #define span_fwd NAME(span_fwd)
 #define segments_host_bytes NAME(segments_host_bytes)
 #define block_fwd NAME(block_fwd)
@@ -179,14 +178,10 @@ MUST_USE enum status block_fwd(const struct sequence_model *m, const struct para
                                const struct span *s, const DEVICE real *z,
                                const struct activations *a, struct scratch scratch,
                                DEVICE real *fz);
-/* The same, never in segments.  What comes before the first layer's convolution span_begin may have
- * done, which waits for nobody: `begun`. */
-void span_begin(const struct sequence_model *m, const struct parameter_set *p, const struct span *s,
-                const DEVICE real *z, const struct activations *a);
+/* The same, never in segments. */
 MUST_USE enum status span_fwd(const struct sequence_model *m, const struct parameter_set *p,
                               const struct span *s, const DEVICE real *z,
-                              const struct activations *a, bool begun, struct scratch scratch,
-                              DEVICE real *fz);
+                              const struct activations *a, struct scratch scratch, DEVICE real *fz);
 /* Where df/dz' fb and df/du' fb go: z = z_beta z + df/dz' fb (M,D), and u (M,d_in_proj) likewise,
  * each unless NULL; beta = 0 does not read it.  z may be fb.  Of a damped span this is damping f:
  * what (1 - damping) z gives to z is z_beta's. */

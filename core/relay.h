@@ -2,9 +2,7 @@
  * next, at one place after the other: a layer has two (model.h).
  *
  * Part i may read what is handed on at a place when part i-1 has passed it.  Parts are begun in
- * their order, so the first of those at work never waits for one that has not begun.  Who waits may
- * begin another part meanwhile: threads that are not equally fast, or are held up, then lose less.
- */
+ * their order, so the first of those at work never waits for one that has not begun. */
 #ifndef CORE_RELAY_H
 #define CORE_RELAY_H
 #include <sched.h>
@@ -13,9 +11,7 @@
 
 struct relay {
   int64_t part;
-  int64_t *passed;              /* (places) parts that have passed; shared by all */
-  void (*meanwhile)(void *ctx); /* called by who has to wait; NULL: nothing is */
-  void *ctx;
+  int64_t *passed; /* (places) parts that have passed; shared by all */
 };
 
 static inline bool relay_passed(const struct relay *r, int64_t place)
@@ -25,8 +21,6 @@ static inline bool relay_passed(const struct relay *r, int64_t place)
 
 static inline void relay_await(const struct relay *r, int64_t place)
 {
-  if (r && r->meanwhile && !relay_passed(r, place))
-    r->meanwhile(r->ctx);
   for (int spins = 0; r && !relay_passed(r, place); spins++)
     if (spins > 100)
       (void)sched_yield();

@@ -3,8 +3,9 @@
  *
  * Segment k begins with the states that k-1 ends with, and backwards ends with the cotangents of
  * the states that k+1 began with.  Each is a thread's, who waits for these, layer by layer
- * (core/relay.h), where threads are to be had; of f it begins the next segment while it waits, for
- * whoever is free first, so that one thread that is slower for a while does not hold up the others.
+ * (core/relay.h), where threads are to be had.  A thread has every so many-th, the same whenever f
+ * is evaluated, and memory of its own for activations: what a segment reads and writes then stays
+ * in its thread's caches, which matters where two cores share none (chiplets, sockets).
  * What a segment adds to the parameters' cotangents goes into one of a few sums, of which it is
  * every so many-th: how many depends on the length alone, so the result does not depend on the
  * number of threads. */
@@ -12,12 +13,13 @@
 #include "core/parallel.h"
 #include <stdio.h>
 
-/* Tokens of a segment, at least: of a solve, of steps that are kept, and of their way back, where
- * SUMS at work take the scratch memory of two that are kept. */
-enum { FORGOTTEN = 64, KEPT = 256, LEARNT = 128 };
+/* Tokens of a segment, at least: of f, and of its way back, where SUMS at work take the scratch
+ * memory of two of f's. */
+enum { EVALUATED = 256, LEARNT = 128 };
 enum { SUMS = 4, SEGMENTS_A_SUM = 4 }; /* sums at most; segments of one at least */
 enum { AT_ONCE = 16 };                 /* segments that are at work, at most */
 enum { SIDE_BY_SIDE = 1024 }; /* tokens: of fewer threads cost more to start than they save */
+enum { AT_LEAST = 8 };        /* segments of f side by side: the first and last are alone */
 
 /* Whole chunks. */
 static int64_t segment_of(const struct model_dims *d, int64_t tokens)
@@ -27,7 +29,7 @@ static int64_t segment_of(const struct model_dims *d, int64_t tokens)
 
 int64_t block_whole_tokens(const struct sequence_model *m)
 {
-  int64_t two = 2 * segment_of(&m->dims, KEPT), chunk = 4 * m->dims.N;
+  int64_t two = 2 * segment_of(&m->dims, EVALUATED), chunk = 4 * m->dims.N;
   return ssd_one_chunk(m, chunk) && chunk > two ? chunk : two;
 }
 
@@ -35,7 +37,7 @@ int64_t block_whole_tokens(const struct sequence_model *m)
 static bool has_segments(const struct sequence_model *m, const struct span *s, bool forgotten)
 {
   bool alone = s->rows == 1 && !s->row && !s->carried && !s->after;
-  int64_t whole = forgotten ? segment_of(&m->dims, FORGOTTEN) : block_whole_tokens(m);
+  int64_t whole = forgotten ? segment_of(&m->dims, EVALUATED) : block_whole_tokens(m);
   return m->be->concurrent && alone && s->T > whole && !(forgotten && ssd_one_chunk(m, s->T));
 }
 
@@ -74,20 +76,10 @@ static struct activations activations_from(const struct sequence_model *m, int64
 
 /* ---- segments, and who works on them ---- */
 
-enum { NONE = -1 };
-
-/* Where the activations of a segment are. */
-struct place {
-  struct layer_activations *layer; /* their table */
-  int64_t segment;                 /* the i-th that is begun */
-  enum { FREE, AT_WORK, BEGUN } use;
-  bool begun; /* its segment, perhaps by another worker */
-};
-
 #define segments NAME(segments)
 struct worker {
-  int64_t at;                  /* its segment's place */
-  struct carried_states enter; /* backwards: the states that its segment begins with */
+  struct layer_activations *layer; /* the table for its segment's activations */
+  struct carried_states enter;     /* backwards: the states that its segment begins with */
   struct scratch scratch;
   enum status status;
   char error[256];
@@ -104,11 +96,8 @@ struct segments {
   const struct activations *a;
   segment_work *work;
   bool backwards;
-  int64_t length, count, workers, places;
-  pthread_mutex_t taking;
-  int64_t next;                     /* to be begun */
-  struct place place[2 * AT_ONCE];  /* a worker's own, and, of f, one that it begins */
-  struct carried_states between[2]; /* behind, or before, segments of even and odd places */
+  int64_t length, count, workers;
+  struct carried_states between[2]; /* behind, or before, even and odd segments */
   int64_t *passed;                  /* (HANDS_ON layers), see core/relay.h */
   struct worker worker[AT_ONCE];
   const DEVICE real *z; /* forwards */
@@ -120,54 +109,15 @@ struct segments {
   int64_t added[SUMS];            /* segments that have been added to each */
 };
 
-/* A place with the first segment that nobody works on, or NONE: of those that have been begun, else
- * the next.  Who `begins` one leaves these to others, and does without where no place is free; who
- * takes one always finds one, since the others have two each.
- *
- * Whoever began a segment works on an earlier one, and takes it when it has done that and nobody
- * else has: the first that is not done is always somebody's, or about to be. */
-static int64_t take_place(struct segments *c, bool begins)
-{
-  int64_t begun = NONE, unused = NONE;
-  (void)pthread_mutex_lock(&c->taking);
-  for (int64_t at = 0; at < c->places; at++) {
-    const struct place *p = &c->place[at];
-    if (p->use == FREE && unused == NONE)
-      unused = at;
-    else if (p->use == BEGUN && !begins && (begun == NONE || p->segment < c->place[begun].segment))
-      begun = at;
-  }
-  int64_t taken = begun;
-  if (begun == NONE && unused != NONE && c->next < c->count) {
-    taken = unused;
-    c->place[taken].segment = c->next++;
-    c->place[taken].begun = false;
-  }
-  if (taken != NONE)
-    c->place[taken].use = AT_WORK;
-  (void)pthread_mutex_unlock(&c->taking);
-  return taken;
-}
-
-static void leave_place(struct segments *c, int64_t at, bool begun)
-{
-  (void)pthread_mutex_lock(&c->taking);
-  c->place[at].use = begun ? BEGUN : FREE;
-  c->place[at].begun = begun;
-  (void)pthread_mutex_unlock(&c->taking);
-}
-
-/* Part of parallel_run: segments in their order, as long as there are any.  One that failed lets
- * the others go on, at places that it has not passed. */
+/* Part of parallel_run: the segments of a worker, in their order.  One that failed lets the others
+ * go on, at places that it has not passed. */
 static void run_segments(void *segments, int64_t worker)
 {
   struct segments *c = segments;
   struct worker *w = &c->worker[worker];
-  while ((w->at = take_place(c, false)) != NONE) {
-    int64_t i = c->place[w->at].segment;
+  for (int64_t i = worker; i < c->count; i += c->workers) {
     enum status s = c->work(c, w, i, c->backwards ? c->count - 1 - i : i);
     struct relay relay = {.part = i, .passed = c->passed};
-    leave_place(c, w->at, false);
     if (s == OK)
       continue;
     w->status = s;
@@ -201,16 +151,10 @@ static enum status shared_carve(struct segments *c, struct scratch *scratch)
 /* `bytes` of the device for each. */
 static enum status workers_carve(struct segments *c, size_t bytes, struct scratch *scratch)
 {
-  c->next = 0;
-  c->places = c->backwards || c->workers == 1 ? c->workers : 2 * c->workers;
-  for (int64_t at = 0; at < c->places; at++) {
-    c->place[at].use = FREE;
-    TRY(CARVE(&scratch->host, c->m->dims.layers, &c->place[at].layer));
-  }
   for (int64_t i = 0; i < c->workers; i++) {
     struct worker *w = &c->worker[i];
     DEVICE char *block;
-    w->at = NONE;
+    TRY(CARVE(&scratch->host, c->m->dims.layers, &w->layer));
     if (c->backwards)
       TRY(carried_states_carve(c->m, 1, &scratch->device, &scratch->host, &w->enter));
     w->scratch.device = scratch->device;
@@ -226,7 +170,7 @@ size_t segments_host_bytes(const struct sequence_model *m)
 {
   enum { TABLES = 5, ALIGNED = 64 };
   size_t states = 2 * sizeof(DEVICE real *);
-  size_t worker = 2 * sizeof(struct layer_activations) + states;
+  size_t worker = sizeof(struct layer_activations) + states;
   size_t layer = AT_ONCE * worker + 2 * states + HANDS_ON * sizeof(int64_t) +
                  SUMS * sizeof(struct layer_parameters);
   return (size_t)m->dims.layers * layer + (size_t)TABLES * (AT_ONCE + SUMS) * ALIGNED;
@@ -263,37 +207,22 @@ static struct scratch measuring(size_t *device, struct sequence_model *m, struct
 
 /* ---- f ---- */
 
-/* The activations of the segment at a place. */
-static struct activations evaluated(const struct segments *c, int64_t at)
-{
-  const struct place *p = &c->place[at];
-  return activations_from(c->m, (c->a->forgotten ? at : p->segment) * c->length, c->a, p->layer);
-}
-
-/* By who has to wait: what of the next segment waits for nobody. */
-static void begin_segment(void *segments)
-{
-  struct segments *c = segments;
-  int64_t at = take_place(c, true);
-  if (at == NONE)
-    return;
-  int64_t k = c->place[at].segment;
-  struct activations part = evaluated(c, at);
-  struct span segment = segment_span(c, k, NULL);
-  span_begin(c->m, c->p, &segment, c->z + k * c->length * c->m->dims.D, &part);
-  leave_place(c, at, true);
-}
-
 static enum status evaluate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
 {
   int64_t D = c->m->dims.D, t = k * c->length;
-  struct activations part = evaluated(c, w->at);
-  struct relay relay = {i, c->passed, begin_segment, c};
+  int64_t own = c->a->forgotten ? (w - c->worker) * c->length : t;
+  struct activations part = activations_from(c->m, own, c->a, w->layer);
+  struct relay relay = {i, c->passed};
   struct span segment = segment_span(c, k, &relay);
   segment.carried = k ? &c->between[(k + 1) % 2] : NULL;
   segment.after = &c->between[k % 2];
-  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, c->place[w->at].begun, w->scratch,
-                  c->fz + t * D);
+  return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, w->scratch, c->fz + t * D);
+}
+
+static int64_t evaluated_length(const struct model_dims *d, int64_t T)
+{
+  bool few = T >= SIDE_BY_SIDE && T < (int64_t)AT_LEAST * EVALUATED;
+  return segment_of(d, few ? T / AT_LEAST : EVALUATED);
 }
 
 static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
@@ -301,19 +230,18 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
                                 const struct activations *a, struct scratch scratch,
                                 DEVICE real *fz)
 {
-  struct segments c = {
-      .m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz, .taking = PTHREAD_MUTEX_INITIALIZER};
+  struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
   struct sequence_model nothing = *m;
   struct backend dry;
   size_t bytes;
   c.work = evaluate_segment;
-  c.length = segment_of(&m->dims, a->forgotten ? FORGOTTEN : KEPT);
+  c.length = evaluated_length(&m->dims, s->T);
   c.count = (s->T + c.length - 1) / c.length;
-  c.workers = workers_for(s->T, (a->forgotten ? 2 : 1) * c.length, AT_ONCE); /* places: two each */
+  c.workers = workers_for(s->T, c.length, AT_ONCE);
   TRY(shared_carve(&c, &scratch));
   struct span segment = segment_span(&c, 0, NULL);
   segment.carried = &c.between[1], segment.after = &c.between[0];
-  TRY(span_fwd(&nothing, p, &segment, z, a, false, measuring(&bytes, &nothing, &dry), fz));
+  TRY(span_fwd(&nothing, p, &segment, z, a, measuring(&bytes, &nothing, &dry), fz));
   TRY(workers_carve(&c, bytes, &scratch));
   return scratch.device.base ? run(&c) : OK;
 }
@@ -323,7 +251,7 @@ enum status block_fwd(const struct sequence_model *m, const struct parameter_set
                       struct scratch scratch, DEVICE real *fz)
 {
   return has_segments(m, s, a->forgotten) ? segments_fwd(m, p, s, z, a, scratch, fz)
-                                          : span_fwd(m, p, s, z, a, false, scratch, fz);
+                                          : span_fwd(m, p, s, z, a, scratch, fz);
 }
 
 /* ---- its VJP ---- */
@@ -346,7 +274,7 @@ static enum status differentiate_segment(struct segments *c, struct worker *w, i
   const struct model_dims *d = &c->m->dims;
   int64_t t = k * c->length, sum = c->sums ? i % c->sums : 0;
   bool first = k == 0, last = k + 1 == c->count;
-  struct activations part = activations_from(c->m, t, c->a, c->place[w->at].layer);
+  struct activations part = activations_from(c->m, t, c->a, w->layer);
   struct block_cotangents to = *c->to;
   struct relay relay = {.part = i, .passed = c->passed};
   struct span segment = segment_span(c, k, &relay);
@@ -392,14 +320,7 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
   const struct u_total *total = to->total;
   struct block_cotangents own = *to;
   own.total = NULL; /* at last, of all tokens */
-  struct segments c = {.m = m,
-                       .p = p,
-                       .s = s,
-                       .a = a,
-                       .fb = fb,
-                       .to = &own,
-                       .backwards = true,
-                       .taking = PTHREAD_MUTEX_INITIALIZER};
+  struct segments c = {.m = m, .p = p, .s = s, .a = a, .fb = fb, .to = &own, .backwards = true};
   const struct backend *be = m->be;
   struct sequence_model nothing = *m;
   struct backend dry;
