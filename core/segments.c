@@ -96,9 +96,9 @@ struct segments {
   const struct activations *a;
   segment_work *work;
   bool backwards;
-  int64_t length, count, workers;
-  struct carried_states between[2]; /* behind, or before, even and odd segments */
-  int64_t *passed;                  /* (HANDS_ON layers), see core/relay.h */
+  int64_t first, length, count, workers; /* tokens of the first segment, and of the others */
+  struct carried_states between[2];      /* behind, or before, even and odd segments */
+  int64_t *passed;                       /* (HANDS_ON layers), see core/relay.h */
   struct worker worker[AT_ONCE];
   const DEVICE real *z; /* forwards */
   DEVICE real *fz;
@@ -185,15 +185,37 @@ static enum status run(struct segments *c)
   return OK;
 }
 
+/* The first is half as long as the others, and so is the last of a whole number of these: two
+ * threads that begin together then do not wait for each other at the same place for ever. */
+static void cut(struct segments *c, int64_t length)
+{
+  c->length = length;
+  c->first = segment_of(&c->m->dims, length / 2);
+  c->count = 1 + (c->s->T - c->first + length - 1) / length;
+}
+
+static int64_t segment_start(const struct segments *c, int64_t k)
+{
+  return k == 0 ? 0 : c->first + (k - 1) * c->length;
+}
+
 static struct span segment_span(const struct segments *c, int64_t k, const struct relay *relay)
 {
   struct span segment = *c->s;
-  int64_t t = k * c->length;
-  segment.T = c->s->T - t < c->length ? c->s->T - t : c->length;
+  int64_t t = segment_start(c, k), end = segment_start(c, k + 1);
+  segment.T = (end < c->s->T ? end : c->s->T) - t;
   segment.u = c->s->u ? c->s->u + t * c->m->dims.d_in_proj : NULL;
   segment.square = c->s->square ? c->s->square + t : NULL;
   segment.reference = c->s->reference ? c->s->reference + t : NULL;
   segment.relay = relay;
+  return segment;
+}
+
+/* None is longer. */
+static struct span longest_span(const struct segments *c)
+{
+  struct span segment = segment_span(c, 0, NULL);
+  segment.T = c->length;
   return segment;
 }
 
@@ -209,7 +231,7 @@ static struct scratch measuring(size_t *device, struct sequence_model *m, struct
 
 static enum status evaluate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
 {
-  int64_t D = c->m->dims.D, t = k * c->length;
+  int64_t D = c->m->dims.D, t = segment_start(c, k);
   int64_t own = c->a->forgotten ? (w - c->worker) * c->length : t;
   struct activations part = activations_from(c->m, own, c->a, w->layer);
   struct relay relay = {i, c->passed};
@@ -235,11 +257,10 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
   struct backend dry;
   size_t bytes;
   c.work = evaluate_segment;
-  c.length = evaluated_length(&m->dims, s->T);
-  c.count = (s->T + c.length - 1) / c.length;
+  cut(&c, evaluated_length(&m->dims, s->T));
   c.workers = workers_for(s->T, c.length, AT_ONCE);
   TRY(shared_carve(&c, &scratch));
-  struct span segment = segment_span(&c, 0, NULL);
+  struct span segment = longest_span(&c);
   segment.carried = &c.between[1], segment.after = &c.between[0];
   TRY(span_fwd(&nothing, p, &segment, z, a, measuring(&bytes, &nothing, &dry), fz));
   TRY(workers_carve(&c, bytes, &scratch));
@@ -272,7 +293,7 @@ static void inputs_before(const struct segments *c, int64_t t, const struct carr
 static enum status differentiate_segment(struct segments *c, struct worker *w, int64_t i, int64_t k)
 {
   const struct model_dims *d = &c->m->dims;
-  int64_t t = k * c->length, sum = c->sums ? i % c->sums : 0;
+  int64_t t = segment_start(c, k), sum = c->sums ? i % c->sums : 0;
   bool first = k == 0, last = k + 1 == c->count;
   struct activations part = activations_from(c->m, t, c->a, w->layer);
   struct block_cotangents to = *c->to;
@@ -326,12 +347,11 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
   struct backend dry;
   size_t bytes;
   c.work = differentiate_segment;
-  c.length = segment_of(&m->dims, LEARNT);
-  c.count = (s->T + c.length - 1) / c.length;
+  cut(&c, segment_of(&m->dims, LEARNT));
   TRY(sums_carve(&c, g, &scratch));
   c.workers = workers_for(s->T, c.length, g ? c.sums : SUMS);
   TRY(shared_carve(&c, &scratch));
-  struct span segment = segment_span(&c, 0, NULL);
+  struct span segment = longest_span(&c);
   segment.carried = &c.between[0];
   TRY(block_vjp_carried(&nothing, p, &segment, a, fb, NULL, measuring(&bytes, &nothing, &dry), &own,
                         g, NULL));
