@@ -3,7 +3,7 @@
  *
  * Segment k begins with the states that k-1 ends with, and backwards ends with the cotangents of
  * the states that k+1 began with.  Each is a thread's, who waits for these, layer by layer
- * (core/relay.h), where threads are to be had.  A thread has every so many-th, the same whenever f
+ * (core/relay.h), where threads are to be had.  A worker has every so many-th, the same whenever f
  * is evaluated, and memory of its own for activations: what a segment reads and writes then stays
  * in its thread's caches, which matters where two cores share none (chiplets, sockets).
  * What a segment adds to the parameters' cotangents goes into one of a few sums, of which it is
@@ -81,6 +81,8 @@ struct worker {
   struct layer_activations *layer; /* the table for its segment's activations */
   struct carried_states enter;     /* backwards: the states that its segment begins with */
   struct scratch scratch;
+  int64_t next; /* of its segments, in the order in which they are begun */
+  bool at_work; /* some thread's, from when it comes to its first */
   enum status status;
   char error[256];
 };
@@ -97,6 +99,7 @@ struct segments {
   segment_work *work;
   bool backwards;
   int64_t first, length, count, workers; /* tokens of the first segment, and of the others */
+  pthread_mutex_t taking;                /* of segments */
   struct carried_states between[2];      /* behind, or before, even and odd segments */
   int64_t *passed;                       /* (HANDS_ON layers), see core/relay.h */
   struct worker worker[AT_ONCE];
@@ -109,13 +112,30 @@ struct segments {
   int64_t added[SUMS];            /* segments that have been added to each */
 };
 
-/* Part of parallel_run: the segments of a worker, in their order.  One that failed lets the others
- * go on, at places that it has not passed. */
+/* The segment, in the order in which they are begun, that a worker does next; c->count: none is
+ * left for it.  Before one of its own come those of workers that no thread works for yet, and
+ * perhaps none ever will: the first that is not done is always at work, or next for who is. */
+static int64_t take_segment(struct segments *c, struct worker *w)
+{
+  (void)pthread_mutex_lock(&c->taking);
+  struct worker *first = w;
+  w->at_work = true;
+  for (int64_t i = 0; i < c->workers; i++)
+    if (!c->worker[i].at_work && c->worker[i].next < first->next)
+      first = &c->worker[i];
+  int64_t taken = first->next < c->count ? first->next : c->count;
+  first->next += c->workers;
+  (void)pthread_mutex_unlock(&c->taking);
+  return taken;
+}
+
+/* Part of parallel_run.  A segment that failed lets the others go on, at places that it has not
+ * passed. */
 static void run_segments(void *segments, int64_t worker)
 {
   struct segments *c = segments;
   struct worker *w = &c->worker[worker];
-  for (int64_t i = worker; i < c->count; i += c->workers) {
+  for (int64_t i; (i = take_segment(c, w)) < c->count;) {
     enum status s = c->work(c, w, i, c->backwards ? c->count - 1 - i : i);
     struct relay relay = {.part = i, .passed = c->passed};
     if (s == OK)
@@ -161,6 +181,7 @@ static enum status workers_carve(struct segments *c, size_t bytes, struct scratc
     TRY(CARVE(&scratch->device, bytes, &block));
     w->scratch.device.size = scratch->device.used;
     w->scratch.device.peak = NULL; /* that of all */
+    w->next = i, w->at_work = false;
     w->status = OK;
   }
   return OK;
@@ -252,7 +273,8 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
                                 const struct activations *a, struct scratch scratch,
                                 DEVICE real *fz)
 {
-  struct segments c = {.m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz};
+  struct segments c = {
+      .m = m, .p = p, .s = s, .z = z, .a = a, .fz = fz, .taking = PTHREAD_MUTEX_INITIALIZER};
   struct sequence_model nothing = *m;
   struct backend dry;
   size_t bytes;
@@ -341,7 +363,14 @@ static enum status segments_vjp(const struct sequence_model *m, const struct par
   const struct u_total *total = to->total;
   struct block_cotangents own = *to;
   own.total = NULL; /* at last, of all tokens */
-  struct segments c = {.m = m, .p = p, .s = s, .a = a, .fb = fb, .to = &own, .backwards = true};
+  struct segments c = {.m = m,
+                       .p = p,
+                       .s = s,
+                       .a = a,
+                       .fb = fb,
+                       .to = &own,
+                       .backwards = true,
+                       .taking = PTHREAD_MUTEX_INITIALIZER};
   const struct backend *be = m->be;
   struct sequence_model nothing = *m;
   struct backend dry;

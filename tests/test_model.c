@@ -290,12 +290,15 @@ static void adjoint_windows_of_a_large_batch(void **state)
 }
 
 /* A sequence of `length` behind itself, where operations work through the whole of both, and alone,
- * where f goes segment by segment: the same fixed point, loss and gradient.  Alone by one thread
- * and by five, which have segments side by side: no bit differs. */
+ * where f goes segment by segment: the same fixed point, loss and gradient.  Alone by one thread,
+ * by five, which have segments side by side, and where there are so many threads that they share
+ * the loops of one segment after the other (parallel_run): no bit differs. */
 static void check_alone(int length)
 {
   struct config c = small_model("d_intermediate: 6,", "");
-  struct probe_result r[3] = {0};
+  enum { RUNS = 4 };
+  const int with[RUNS] = {1, 1, 5, 40};
+  struct probe_result r[RUNS] = {0};
   struct tensor_list list;
   double *block = probe_parameters(&c, 0.3, 4, 7, &list);
   int32_t *tokens = calloc((size_t)(2 * length), sizeof *tokens);
@@ -305,9 +308,9 @@ static void check_alone(int length)
   memcpy(labels + length, labels, (size_t)length * sizeof *labels);
   c.deq.forward.max_iter = 12; /* on the way: every iterate is the same too */
   int threads = omp_get_max_threads();
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < RUNS; i++) {
     int rows = i == 1 ? 2 : 1;
-    omp_set_num_threads(i == 2 ? 5 : 1);
+    omp_set_num_threads(with[i]);
     r[i].gradient = calloc((size_t)list.block, sizeof *r[i].gradient);
     r[i].z = calloc((size_t)(2 * length * c.model.d_model), sizeof *r[i].z);
     struct probe_f64 *p = probe_open_f64(&c, rows, length, true, false);
@@ -325,9 +328,11 @@ static void check_alone(int length)
   check_close(r[0].loss, r[1].loss, 1e-13, "loss");
   check_arrays_close(length * c.model.d_model, r[0].z, r[1].z, 1e-13, "z");
   check_arrays_close(list.block, r[0].gradient, r[1].gradient, 1e-11, "gradient");
-  assert_memory_equal(r[0].z, r[2].z, (size_t)(length * c.model.d_model) * sizeof *r[0].z);
-  assert_memory_equal(r[0].gradient, r[2].gradient, (size_t)list.block * sizeof *r[0].gradient);
-  for (int i = 0; i < 3; i++)
+  for (int i = 2; i < RUNS; i++) {
+    assert_memory_equal(r[0].z, r[i].z, (size_t)(length * c.model.d_model) * sizeof *r[0].z);
+    assert_memory_equal(r[0].gradient, r[i].gradient, (size_t)list.block * sizeof *r[0].gradient);
+  }
+  for (int i = 0; i < RUNS; i++)
     free(r[i].gradient), free(r[i].z);
   tensor_list_free(&list);
   free(block), free(tokens), free(labels);
