@@ -19,7 +19,6 @@ enum { EVALUATED = 256, LEARNT = 128 };
 enum { SUMS = 4, SEGMENTS_A_SUM = 4 }; /* sums at most; segments of one at least */
 enum { AT_ONCE = 16 };                 /* segments that are at work, at most */
 enum { SIDE_BY_SIDE = 1024 }; /* tokens: of fewer threads cost more to start than they save */
-enum { AT_LEAST = 8 };        /* segments of f side by side: the first and last are alone */
 
 /* Whole chunks. */
 static int64_t segment_of(const struct model_dims *d, int64_t tokens)
@@ -262,12 +261,6 @@ static enum status evaluate_segment(struct segments *c, struct worker *w, int64_
   return span_fwd(c->m, c->p, &segment, c->z + t * D, &part, w->scratch, c->fz + t * D);
 }
 
-static int64_t evaluated_length(const struct model_dims *d, int64_t T)
-{
-  bool few = T >= SIDE_BY_SIDE && T < (int64_t)AT_LEAST * EVALUATED;
-  return segment_of(d, few ? T / AT_LEAST : EVALUATED);
-}
-
 static enum status segments_fwd(const struct sequence_model *m, const struct parameter_set *p,
                                 const struct span *s, const DEVICE real *z,
                                 const struct activations *a, struct scratch scratch,
@@ -279,7 +272,7 @@ static enum status segments_fwd(const struct sequence_model *m, const struct par
   struct backend dry;
   size_t bytes;
   c.work = evaluate_segment;
-  cut(&c, evaluated_length(&m->dims, s->T));
+  cut(&c, segment_of(&m->dims, EVALUATED));
   c.workers = workers_for(s->T, c.length, AT_ONCE);
   TRY(shared_carve(&c, &scratch));
   struct span segment = longest_span(&c);
