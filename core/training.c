@@ -180,11 +180,14 @@ static int64_t bad_sequence(const struct config *c, const struct network_result 
   return -1;
 }
 
+/* Steps that were not skipped. */
+static int64_t updates(const struct trainer_state *s) { return s->step - s->skipped; }
+
 /* Marks a loss far above its running mean, and takes it into the mean. */
 static bool is_spike(struct trainer *t, double loss)
 {
   struct trainer_state *s = &t->state;
-  int64_t seen = s->step - s->skipped; /* steps in the mean */
+  int64_t seen = updates(s); /* in the mean */
   bool spike = seen >= MEAN_BEGINS && loss > s->loss_mean * t->c->train.spike_factor &&
                loss > s->loss_mean + spike_height;
   s->loss_mean += (loss - s->loss_mean) / (double)(seen < MEAN_STEPS ? seen + 1 : MEAN_STEPS);
@@ -311,7 +314,7 @@ static void update(struct trainer *t, double lr, double norm)
   for (int64_t i = 0, next; i < t->w.tensors.count; i = next) {
     const struct tensor_spec *s = &t->w.tensors.tensor[i];
     int64_t n = run_of(&t->w.tensors, c->weight_decay != 0, i, &next);
-    be->adamw(be->st, n, t->state.step + 1, lr, c->betas[0], c->betas[1], c->eps,
+    be->adamw(be->st, n, updates(&t->state) + 1, lr, c->betas[0], c->betas[1], c->eps,
               s->decay ? c->weight_decay : 0, scale, t->w.set[SET_GRADIENT].block + s->offset,
               t->w.set[SET_MOMENT1].block + s->offset, t->w.set[SET_MOMENT2].block + s->offset,
               t->w.set[SET_PARAMETERS].block + s->offset);

@@ -365,6 +365,38 @@ static void gradients_that_overflow(void **state)
   json_decref(norm);
 }
 
+/* Behind a skipped step AdamW's first update is as long as that of a first step: lr. */
+static void skipped_steps_are_no_updates(void **state)
+{
+  (void)state;
+  static const char name[] = "criterion.decoder.weight";
+  static const char *const steps[] = {"train.steps=1", "train.steps=2"};
+  const double lr = 1e-3;
+  char options[2][192], path[600];
+  struct safetensors before, after;
+  double longest = 0;
+  for (int i = 0; i < 2; i++)
+    (void)snprintf(
+        options[i], sizeof options[i],
+        "train.skip_nonfinite=true train.lr=%g train.lr_warmup=0 train.schedule=constant %s", lr,
+        steps[i]);
+  check_ok(train(NULL, "a", false, "train.steps=0"));
+  (void)snprintf(path, sizeof path, "%s/latest/model.safetensors", scratch("a"));
+  check_ok(safetensors_read(path, &before));
+  plant("a", name, 0, 1e152);
+  plant("a", name, 1, -1e152);
+  plant("a", "backbone.norm_f.weight", 0, 1e10);
+  check_fails(train(NULL, "a", true, options[0]), ERR_NUMERIC, "1 of 1 were skipped");
+  check_ok(safetensors_write(path, before.tensor, before.tensors));
+  check_ok(train(NULL, "a", true, options[1]));
+  check_ok(safetensors_read(path, &after));
+  const struct st_tensor *p = safetensors_find(&before, name), *q = safetensors_find(&after, name);
+  for (int64_t i = 0; i < p->count; i++)
+    longest = fmax(longest, fabs(((const double *)q->data)[i] - ((const double *)p->data)[i]));
+  check_close(longest, lr, 1e-3, "the first update");
+  safetensors_free(&before), safetensors_free(&after);
+}
+
 /* A token's embedding that is not a number: the sequences without that token stay what they are. */
 static void one_bad_sequence_harms_no_other(void **state)
 {
@@ -529,6 +561,7 @@ int main(void)
       TEST(paper_recipes),
       TEST(each_planted_tensor_is_named),
       TEST(gradients_that_overflow),
+      TEST(skipped_steps_are_no_updates),
       TEST(one_bad_sequence_harms_no_other),
       TEST(bad_sequence_is_named),
       TEST(spikes_are_marked),
