@@ -566,6 +566,23 @@ static enum status complex_token(struct jacobian_batch *b, const struct jacobian
   return batch_get_states(b, rows, &b->carried, state);
 }
 
+/* Brings a row's derivative to the size of the step, by a power of two. */
+static void rescale(int64_t n, real *state, int *exponent)
+{
+  double largest = 0;
+  int by;
+  for (int64_t i = 0; i < n; i++) {
+    double size = im(state[i]) < 0 ? -im(state[i]) : im(state[i]);
+    largest = size > largest ? size : largest;
+  }
+  if (largest == 0 || largest - largest != 0) /* zeros, or not finite */
+    return;
+  (void)frexp(largest / COMPLEX_STEP, &by);
+  for (int64_t i = 0; i < n; i++)
+    state[i] = CMPLX(re(state[i]), ldexp(im(state[i]), -by));
+  *exponent += by;
+}
+
 static enum status complex_columns(struct jacobian_batch *b, const struct jacobian_complex *r,
                                    double *transposed, struct jacobian_tally *tally)
 {
@@ -575,8 +592,13 @@ static enum status complex_columns(struct jacobian_batch *b, const struct jacobi
     int64_t left = r->columns - first, rows = left < b->capacity ? left : b->capacity;
     for (int64_t i = 0; i < rows * X; i++)
       state[i] = CMPLX(r->state[i % X], i % X == r->column[first + i / X] ? COMPLEX_STEP : 0);
-    for (int64_t t = 0; t < r->tokens; t++)
+    for (int64_t k = 0; r->exponent && k < rows; k++)
+      r->exponent[first + k] = 0;
+    for (int64_t t = 0; t < r->tokens; t++) {
       TRY(complex_token(b, r, t, rows, state, tally));
+      for (int64_t k = 0; r->exponent && k < rows; k++)
+        rescale(X, state + k * X, &r->exponent[first + k]);
+    }
     for (int64_t k = 0; k < rows; k++)
       for (int64_t i = 0; i < n; i++)
         transposed[(first + k) * n + i] = im(state[k * X + i]) / COMPLEX_STEP;

@@ -121,6 +121,9 @@ struct jacobian_complex {
   const double *u, *state, *z; /* (tokens,d_in_proj) or NULL, (extent), (tokens,D): as in a point */
   const struct dense_lu *lu;   /* (tokens); NULL: z is an input, not a fixed point */
   bool iterate;                /* solves begin with the solver */
+  /* (columns), or NULL: column j is transposed's times 2^exponent[j], as one of a long product may
+   * be too small for a number, or its square */
+  int *exponent;
 };
 typedef enum status jacobian_complex_fn(const struct jacobian_complex *r, double *transposed,
                                         struct jacobian_tally *tally);

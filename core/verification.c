@@ -149,10 +149,11 @@ static enum status by_theorem(struct check *k)
   double error = 0;
   for (int64_t i = 0; i < n; i++) {
     double sum = p->dLambda_dz[i] * v->state[i % p->n] + p->dv_dz[i];
-    error = fmax(error, fabs(p->dh_dz[i] - sum));
+    double e = fabs(p->dh_dz[i] - sum);
+    error = e > error || e != e ? e : error; /* a NaN stays */
   }
   double largest = dense_largest(n, p->dh_dz);
-  v->parts_error = error > 0 ? error / largest : 0;
+  v->parts_error = error == 0 ? 0 : error / largest;
   if (k->request.planted == PLANTED_DROPPED_TERM)
     TRY(make(n, &nothing));
   p->dLambda_dz = nothing ? nothing : planned;
@@ -165,17 +166,18 @@ static enum status by_theorem(struct check *k)
 
 /* ---- the other ways ---- */
 
-/* Columns of the Jacobian over v->tokens or one token by complex step; transposed (columns,n). */
+/* Columns of the Jacobian over v->tokens or one token by complex step; transposed (columns,n), and
+ * `exponent` as jacobian_complex has it. */
 static enum status complex_columns(struct check *k, int64_t tokens, int64_t n, int64_t columns,
                                    const int64_t *column, const struct dense_lu *lu,
-                                   double *transposed, struct jacobian_tally *tally)
+                                   double *transposed, int *exponent, struct jacobian_tally *tally)
 {
   const struct verification *v = k->v;
   struct jacobian_complex r = {
       .c = v->c, .parameters = v->parameters, .be = k->rt->c64, .solver = k->rt->solver_c64};
   r.tokens = tokens, r.n = n, r.columns = columns, r.column = column, r.state = v->state;
   r.u = lu ? v->u : NULL, r.z = lu ? v->z : v->x, r.lu = lu;
-  r.iterate = jacobian_iterates(k->s);
+  r.iterate = jacobian_iterates(k->s), r.exponent = exponent;
   return k->rt->complex_step(&r, transposed, tally);
 }
 
@@ -195,7 +197,8 @@ static enum status by_complex_step(struct check *k, const struct dense_lu *lu, d
   int64_t S = k->v->size.states, *column;
   struct jacobian_tally unused = {0};
   TRY(all_columns(S, &column));
-  enum status s = complex_columns(k, 1, S, S, column, lu, J, lu ? &k->v->complex_step : &unused);
+  enum status s =
+      complex_columns(k, 1, S, S, column, lu, J, NULL, lu ? &k->v->complex_step : &unused);
   free(column);
   dense_transpose(S, J);
   return s;
@@ -235,8 +238,10 @@ static void sweep_errors(struct verification *v, const int64_t *column, const do
       richardson = r > richardson || r != r ? r : richardson;
     }
     v->central_error[k] = central / largest;
-    v->richardson_error[k] = k + 1 < SWEEP_STEPS ? richardson / largest : (double)NAN;
-    if (v->richardson_error[k] < v->richardson_error[v->best])
+    double e = k + 1 < SWEEP_STEPS ? richardson / largest : (double)NAN;
+    double least = v->richardson_error[v->best];
+    v->richardson_error[k] = e;
+    if (k == 0 || e < least || (least != least && e == e))
       v->best = k;
   }
 }
@@ -313,9 +318,10 @@ static double must_vanish(int64_t layers, int64_t S, const double *J)
   double largest = 0;
   int64_t block = S / layers;
   for (int64_t i = 0; i < S; i++)
-    for (int64_t j = i / block * block; j < S; j++)
-      if (j != i)
-        largest = fmax(largest, fabs(J[i * S + j]));
+    for (int64_t j = i / block * block; j < S; j++) {
+      double entry = j == i ? 0 : fabs(J[i * S + j]);
+      largest = entry > largest || entry != entry ? entry : largest;
+    }
   return largest;
 }
 
@@ -410,10 +416,10 @@ static bool all_passed(const struct verification *v)
 struct sequence {
   int64_t n, exponents;
   double *P[2], *Q[2]; /* product, transposed (n,n), and frame (n,exponents): implicit, explicit */
-  double log_scale[2];
-  double *sum[2], *r; /* of log |R_ii|; (exponents) */
-  double *J, *spare;  /* (n,n) */
-  double *state[2];   /* (extent) */
+  int exponent[2];     /* the product is 2^exponent P */
+  double *sum[2], *r;  /* of log |R_ii|; (exponents) */
+  double *J, *spare;   /* (n,n) */
+  double *state[2];    /* (extent) */
   struct dense_lu *lu;
   const struct dense_library *library;
 };
@@ -458,10 +464,11 @@ static enum status multiply_on(struct sequence *q, int which, bool count)
 {
   int64_t n = q->n, e = q->exponents;
   TRY(dense_multiply(q->library, n, n, n, q->P[which], q->J, 0, q->spare));
-  double norm = dense_norm(n * n, q->spare);
+  int by; /* by powers of two no digit is lost, however many tokens there are */
+  (void)frexp(dense_norm(n * n, q->spare), &by);
   for (int64_t i = 0; i < n * n; i++)
-    q->P[which][i] = norm > 0 ? q->spare[i] / norm : 0;
-  q->log_scale[which] += log(norm);
+    q->P[which][i] = ldexp(q->spare[i], -by);
+  q->exponent[which] += by;
   dense_transpose(n, q->J);
   TRY(dense_multiply(q->library, n, e, n, q->J, q->Q[which], 0, q->spare));
   memcpy(q->Q[which], q->spare, (size_t)(n * e) * sizeof *q->spare);
@@ -496,22 +503,25 @@ static enum status one_token(struct check *k, struct sequence *q, struct jacobia
   return jacobian_advance(k->s, &ex, q->state[1]);
 }
 
-/* A few columns of the product against the complex step through all tokens. */
+/* A few columns of the product against the complex step through all tokens, both in the units of
+ * the product. */
 static enum status check_product(struct check *k, const struct sequence *q)
 {
   struct verification *v = k->v;
   int64_t n = q->n, m = n < 16 ? n : 16, column[16];
-  double *want, worst = 0, largest = 0, scale = exp(q->log_scale[0]);
-  TRY(make(m * n, &want));
+  int exponent[16];
+  double *want, *got;
+  TRY(make(2 * m * n, &want));
+  got = want + m * n;
   for (int64_t j = 0; j < m; j++)
     column[j] = j * n / m;
-  enum status s = complex_columns(k, v->tokens, n, m, column, q->lu, want, &v->complex_step);
-  for (int64_t i = 0; i < m * n; i++) {
-    double got = scale * q->P[0][column[i / n] * n + i % n];
-    worst = fmax(worst, fabs(got - want[i]));
-    largest = fmax(largest, fabs(want[i]));
+  enum status s =
+      complex_columns(k, v->tokens, n, m, column, q->lu, want, exponent, &v->complex_step);
+  for (int64_t i = 0; s == OK && i < m * n; i++) {
+    want[i] = ldexp(want[i], exponent[i / n] - q->exponent[0]);
+    got[i] = q->P[0][column[i / n] * n + i % n];
   }
-  v->product_error = worst == 0 ? 0 : worst / largest;
+  v->product_error = s == OK ? relative_difference(m * n, got, want) : (double)NAN;
   free(want);
   return s;
 }
@@ -528,7 +538,7 @@ static enum status report_product(struct verification *v, const struct sequence 
   int64_t counted = v->tokens - v->c->jacobian.transient;
   TRY(make(q->n, &p->singular));
   TRY(make(q->exponents, &p->exponents));
-  p->log_scale = q->log_scale[which];
+  p->log_scale = q->exponent[which] * log(2);
   for (int64_t i = 0; i < q->exponents; i++)
     p->exponents[i] = counted > 0 ? q->sum[which][i] / (double)counted : (double)NAN;
   qsort(p->exponents, (size_t)q->exponents, sizeof *p->exponents, descending);

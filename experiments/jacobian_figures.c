@@ -184,7 +184,8 @@ static enum status product(const struct verification *v, const char *dir, bool *
   for (int64_t i = 0; i < n; i++) {
     table[3 * i] = (double)(i + 1);
     for (int k = 0; k < 2; k++) {
-      table[3 * i + 1 + k] = exp(q[k]->log_scale) * q[k]->singular[i];
+      double x = q[k]->singular[i]; /* its decimal logarithm: the number itself may be too small */
+      table[3 * i + 1 + k] = x > 0 ? (q[k]->log_scale + log(x)) / log(10) : (double)NAN;
       shown = q[k]->singular[i] > 1e-16 * q[k]->singular[0] ? i + 1 : shown;
     }
   }
@@ -195,13 +196,13 @@ static enum status product(const struct verification *v, const char *dir, bool *
   TRY(s);
   titled(&p, "set title", "Singular values of the product of %lld tokens' Jacobians: %s",
          (long long)v->tokens, v->c->name);
-  plot_line(&p, "set logscale y; set format y '10^{%%T}'; set grid linetype 0");
+  plot_line(&p, "set format y '10^{%%g}'; set grid linetype 0");
   plot_line(&p, "set xlabel 'index'; set ylabel 'singular value'; file = '%s'",
             plot_file(&p, "singular"));
-  plot_line(&p, "set xrange [0:%lld]; set yrange [%g:*]", (long long)shown + 1,
-            1e-16 * exp(fmax(q[0]->log_scale, q[1]->log_scale)));
-  plot_line(&p, "plot file using 1:($2 > 0 ? $2 : NaN) with linespoints title 'implicit', "
-                "file using 1:($3 > 0 ? $3 : NaN) with linespoints title 'explicit'");
+  plot_line(&p, "set xrange [0:%lld]; set yrange [%.17g:*]", (long long)shown + 1,
+            fmin(q[0]->log_scale, q[1]->log_scale) / log(10) - 16);
+  plot_line(&p, "plot file using 1:2 with linespoints title 'implicit', "
+                "file using 1:3 with linespoints title 'explicit'");
   return plot_end(&p, drawn);
 }
 

@@ -49,10 +49,21 @@ static void print_pairs(const struct verification *v, FILE *out)
                 v->explicit_off, "0", v->explicit_off == 0 ? "ok" : "FAIL");
 }
 
+/* exp(log_scale) x, also where that is too small for a number. */
+static void print_scaled(double log_scale, double x, FILE *out)
+{
+  double decimal = (log_scale + log(x)) / log(10), exponent = floor(decimal);
+  if (x == 0 || fabs(decimal) < 300)
+    (void)fprintf(out, " %12.3e   ", exp(log_scale) * x);
+  else
+    (void)fprintf(out, " %6.3fe%+.0f   ", pow(10, decimal - exponent), exponent);
+}
+
 static void print_product(const char *what, const struct jacobian_product *p, int64_t exponents,
                           FILE *out)
 {
-  (void)fprintf(out, "%-10s %12.3e   ", what, exp(p->log_scale) * p->singular[0]);
+  (void)fprintf(out, "%-10s", what);
+  print_scaled(p->log_scale, p->singular[0], out);
   for (int64_t i = 0; i < exponents && i < 8; i++)
     (void)fprintf(out, " %9.5f", p->exponents[i]);
   (void)fprintf(out, "\n");

@@ -122,6 +122,19 @@ static void several_tokens(void **state)
   verification_free(&v);
 }
 
+/* The product of so many is too small for a number: what is compared is not. */
+static void many_tokens(void **state)
+{
+  (void)state;
+  struct config c = configuration("d_model: 8, mamba2: {d_state: 1, expand: 1, headdim: 8}",
+                                  "jacobian: {tokens: 3000, exponents: 2}");
+  struct verification v = verify(&c, NULL, PLANTED_NONE);
+  assert_true(v.found && v.passed && v.failed_token == -1);
+  assert_true(v.implicit_product.log_scale < -750 && v.implicit_product.singular[0] > 0.1);
+  assert_true(v.product_error < 1e-12);
+  verification_free(&v);
+}
+
 /* With one tap the explicit one-layer product is diagonal, and its exponents are known. */
 static void explicit_exponents(void **state)
 {
@@ -389,6 +402,7 @@ int main(int argc, char **argv)
       cmocka_unit_test(shapes),
       cmocka_unit_test(options),
       cmocka_unit_test(several_tokens),
+      cmocka_unit_test(many_tokens),
       cmocka_unit_test(explicit_exponents),
       cmocka_unit_test(planted_errors_are_found),
       FILES(unconverged_shows_no_matrix),
