@@ -59,7 +59,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".return", KEY_FLAG, AT(to.return_last), NULL, returns, "best",                            \
    "iterate that a sample which has not converged returns"},                                       \
   {path ".poll_every", KEY_INT, AT(to.poll_every), "[1, 1000000]", NULL, "1",                      \
-   "iterations between the host's looks at the flags on a GPU"},                                   \
+   "iterations between looks at who has finished, where a GPU waits; a CPU gains nothing by it"},  \
   {path ".kind", KEY_WORD, AT(to.kind), NULL, kinds, "auto",                                       \
    "good: Broyden's first, Anderson's type I; bad: second, type II; auto: good for broyden only"}, \
   {path ".memory", KEY_INT, AT(to.memory), "[0, 1024]", NULL, "5",                                 \

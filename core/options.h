@@ -28,7 +28,7 @@ struct fp_options {
   bool worst_token;   /* window all: the test applies to every block, not to their common norm */
   bool stop_together; /* all samples go on until the worst has converged */
   bool return_last;   /* an unconverged sample returns its last iterate instead of its best */
-  int64_t poll_every; /* GPU: iterations between looks at the flags */
+  int64_t poll_every; /* iterations between looks at the flags, for which a GPU waits */
 
   /* anderson, broyden, gmres */
   enum fp_kind kind;

@@ -18,9 +18,12 @@ struct fp_options evaluate_solve(const struct config *c, enum evaluate_mode mode
 {
   struct fp_options o = c->deq.evaluate;
   /* a window that was given takes the sequential mode's place */
-  if (mode == MODE_SIMULTANEOUS)
+  if (mode == MODE_SIMULTANEOUS) {
     o.window = FP_WINDOW_ALL;
-  else if (o.window == FP_WINDOW_ALL)
+    o.solver = o.solver == FP_AUTO ? FP_PICARD : o.solver; /* it keeps the order of a chain */
+    return o;
+  }
+  if (o.window == FP_WINDOW_ALL)
     o.window = 1;
   return fp_choose(&o, length);
 }

@@ -167,15 +167,13 @@ static int64_t bad_sequence(const struct config *c, const struct network_result 
 {
   bool whole = fp_choose(&c->deq.forward, length).window == FP_WINDOW_ALL;
   int64_t per_row = whole ? 1 : length; /* samples of the solve */
-  bool bad_solve = r->forward.exits[FP_NOT_FINITE] + r->forward.exits[FP_DIVERGED] > 0;
+  bool bad_solve = r->forward.exits[FP_NOT_FINITE] > 0;
   for (int64_t s = 0; s < rows; s++) {
     if (s == r->bad)
       return s;
-    for (int64_t i = 0; bad_solve && i < per_row; i++) {
-      uint8_t e = r->forward.exit[s * per_row + i];
-      if (e == FP_NOT_FINITE || e == FP_DIVERGED)
+    for (int64_t i = 0; bad_solve && i < per_row; i++)
+      if (r->forward.exit[s * per_row + i] == FP_NOT_FINITE)
         return s;
-    }
   }
   return -1;
 }

@@ -150,10 +150,8 @@ KERNEL begin_cycle(struct fp_samples s, struct fp_memory m)
     struct krylov k = krylov_of(&m, p->slot);
     if (p->action != FP_STEP)
       continue;
-    if (q->phase == GMRES_PROBE) {
+    if (q->phase == GMRES_PROBE)
       k.h[0] = sqrt(total(&s, &m, i, 0)); /* |w|, until its projections are known */
-      p->stale -= p->stale > 0;           /* a probe was not meant to be the best */
-    }
     if (q->phase != GMRES_BASE)
       continue;
     wide norm = sqrt(total(&s, &m, i, 0)), reference = sqrt(total(&s, &m, i, 1));
@@ -375,9 +373,15 @@ KERNEL advance(struct fp_samples s, struct fp_memory m, struct gmres_settings o)
 KERNEL settle(struct fp_samples s)
 {
   FOR_EACH_COST (i, s.rows * s.per_row, 1) {
-    struct fp_slot *q = &s.slot[s.sample[i].slot];
-    if (s.sample[i].action == FP_STEP && q->phase == GMRES_BASE)
+    struct fp_sample *p = &s.sample[i];
+    struct fp_slot *q = &s.slot[p->slot];
+    if (p->action != FP_STEP)
+      continue;
+    if (q->phase == GMRES_BASE)
       q->phase = GMRES_PROBE;
+    if (q->phase ==
+        GMRES_PROBE) /* which is not meant to be the best, and not counted if it isn't */
+      p->stale = p->stale > 0 ? p->stale - 1 : -1;
   }
 }
 
