@@ -172,6 +172,42 @@ static enum status list_checkpoints(const char *path, int64_t **steps, size_t *c
   return OK;
 }
 
+/* -1: there is none. */
+static enum status newest_checkpoint(const char *run, int64_t *step)
+{
+  char path[RUN_PATH];
+  int64_t *steps;
+  size_t count;
+  *step = -1;
+  TRY(path_join(path, sizeof path, run, "checkpoints"));
+  if (!path_is_directory(path))
+    return OK;
+  TRY(list_checkpoints(path, &steps, &count));
+  if (count)
+    *step = steps[0];
+  free(steps);
+  return OK;
+}
+
+enum status checkpoint_find_latest(const char *run)
+{
+  char link[RUN_PATH], target[RUN_PATH], name[64];
+  int64_t newest;
+  TRY(path_join(link, sizeof link, run, "latest"));
+  if (path_is_directory(link))
+    return OK;
+  TRY(newest_checkpoint(run, &newest));
+  checkpoint_name(newest, name);
+  ssize_t n = readlink(link, target, sizeof target - 1);
+  if (n >= 0) {
+    target[n] = '\0';
+    FAIL(ERR_DATA, "%s points to %s, which is no checkpoint%s%s%s%s", link, target,
+         newest < 0 ? "" : "; to go on from the newest: ln -sfn ", newest < 0 ? "" : name,
+         newest < 0 ? "" : " ", newest < 0 ? "" : link);
+  }
+  return newest < 0 ? OK : link_replace(name, link);
+}
+
 static enum status remove_checkpoint(const char *run, int64_t step)
 {
   char name[64], path[RUN_PATH], away[RUN_PATH];

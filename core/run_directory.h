@@ -19,6 +19,10 @@ void checkpoint_name(int64_t step, char out[64]);
 MUST_USE enum status checkpoint_begin(const char *run, char *out);
 /* What checkpoint_begin made becomes the checkpoint of `step`, and then `latest`. */
 MUST_USE enum status checkpoint_commit(const char *run, int64_t step);
+/* Before a run is gone on with: `latest` that is missing (a process ended behind its first
+ * checkpoint and before the link; a copy without links) becomes a link to the newest checkpoint, if
+ * there is one.  ERR_DATA: it points to nothing. */
+MUST_USE enum status checkpoint_find_latest(const char *run);
 /* Removes checkpoints later than `step`, and of the others all but the `keep` newest (0: none) and
  * that of `best`, to which the link of that name is pointed (0: there is none). */
 MUST_USE enum status checkpoints_prune(const char *run, int64_t step, int64_t keep, int64_t best);

@@ -748,7 +748,8 @@ static enum status loop(struct trainer *t)
     FAIL(ERR_NUMERIC, "%s: the last step was not finite; %lld of %lld were skipped",
          t->o->directory, (long long)t->state.skipped, (long long)t->state.step);
   if (t->state.step < c->steps)
-    FAIL(ERR_INTERRUPTED, "stopped at step %lld, checkpoint written; go on with: train --resume %s",
+    FAIL(ERR_INTERRUPTED,
+         "stopped at step %lld, checkpoint written; go on with: build/train --resume %s",
          (long long)t->state.step, t->o->directory);
   return OK;
 }
@@ -760,8 +761,11 @@ static enum status check_steps(const struct config *c, const struct train_option
   char path[RUN_PATH];
   struct trainer_state made;
   *finished = false;
+  if (!o->resume)
+    return OK;
+  TRY(checkpoint_find_latest(o->directory));
   TRY(path_join(path, sizeof path, o->directory, "latest/trainer.json"));
-  if (!o->resume || !path_exists(path))
+  if (!path_exists(path))
     return OK;
   TRY(trainer_state_read(path, &made));
   if (made.step > c->train.steps)

@@ -168,6 +168,26 @@ static void refusals_change_nothing(void **state)
   check_spawned(&r, 0, "3 steps done");
 }
 
+/* A run whose `latest` is wrong is not begun anew, which would cost its checkpoints. */
+static void latest_that_leads_nowhere(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char link[600];
+  make_run();
+  (void)snprintf(link, sizeof link, "%s", scratch("a/latest"));
+  assert_int_equal(unlink(link), 0);
+  assert_int_equal(symlink("checkpoints/step-00000007", link), 0);
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  check_spawned(&r, 3,
+                "points to checkpoints/step-00000007, which is no checkpoint; to go on from "
+                "the newest: ln -sfn checkpoints/step-00000001 ");
+  assert_true(path_is_directory(scratch("a/checkpoints/step-00000001")));
+  assert_int_equal(unlink(link), 0); /* as in a copy without links */
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  check_spawned(&r, 0, "latest, step 1");
+}
+
 /* An evaluation that is not a number is no best one, and leaves no checkpoint behind. */
 static void evaluations_that_are_not_finite(void **state)
 {
@@ -349,6 +369,7 @@ int main(void)
       TEST(places_of_results),
       TEST(the_same_twice),
       TEST(refusals_change_nothing),
+      TEST(latest_that_leads_nowhere),
       TEST(evaluations_that_are_not_finite),
       TEST(steps_that_are_not_finite),
   };
