@@ -119,12 +119,12 @@ static enum status write_all(const struct comparison *c, struct places to, const
 
 /* ---- runs that the user named ---- */
 
-/* Whether dir is one of the runs, perhaps by another path: it would pass for another seed. */
-static bool is_there(const char *dir, const struct comparison *c)
+/* Whether a checkpoint is that of one of the runs, perhaps by another path. */
+static bool is_there(const char *checkpoint, const struct comparison *c)
 {
   bool there = false;
   for (int64_t i = 0; c->sections && i < c->section[0].runs; i++)
-    there = there || path_is_same(dir, c->section[0].run[i].directory);
+    there = there || path_is_same(checkpoint, c->section[0].run[i].checkpoint);
   return there;
 }
 
@@ -132,10 +132,6 @@ static bool is_there(const char *dir, const struct comparison *c)
 static enum status add_run(const char *dir, struct compare_settings *s, struct comparison *c)
 {
   struct compared_run run;
-  if (is_there(dir, c)) {
-    (void)fprintf(stderr, "skipped: %s, which stands here twice\n", dir);
-    return OK;
-  }
   s->like = c->sections ? &c->section[0].run[0] : NULL;
   enum status status = compared_run_open(dir, s, &run);
   if (status == ERR_DATA || (status == ERR_IO && path_is_directory(dir))) {
@@ -143,6 +139,11 @@ static enum status add_run(const char *dir, struct compare_settings *s, struct c
     return OK;
   }
   TRY(status);
+  if (is_there(run.checkpoint, c)) {
+    (void)fprintf(stderr, "skipped: %s, which stands here twice\n", dir);
+    compared_run_free(&run);
+    return OK;
+  }
   if (run.step < run.config.train.steps)
     (void)fprintf(stderr, "%s: not finished: step %lld of %lld\n", dir, (long long)run.step,
                   (long long)run.config.train.steps);

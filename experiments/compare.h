@@ -34,7 +34,8 @@ struct compared_run {
   struct config trained;     /* without */
   int64_t step;              /* of the checkpoint; config.train.steps when it is finished */
   int64_t tokens;            /* trained on: labels that counted */
-  double flops;              /* of training, core/flops.h */
+  int64_t text; /* data_fingerprint of what it was trained on; 0: no text, or unknown */
+  double flops; /* of training, core/flops.h */
   double seconds, tokens_per_second, peak_memory; /* of training; peak_memory in bytes */
   struct compared_curve curve;
   struct evaluation evaluation;
@@ -42,7 +43,8 @@ struct compared_run {
   bool cached; /* the evaluation was read, not measured */
 };
 
-/* Runs that differ by seed, name and place only. */
+/* Runs that differ by seed, name and place only, of one step; no two have one seed: these would be
+ * another state or copy of a model, and no other draw of it. */
 struct compared_group {
   char label[COMPARE_LABEL];   /* short, unique in its section: of the list, or from the names */
   char differs[COMPARE_LABEL]; /* "model.kind: implicit, model.n_layer: 2": what sets it apart */

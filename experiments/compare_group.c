@@ -50,6 +50,9 @@ static enum status same_data(const struct compared_section *s, const struct comp
   if (strcmp(data, s->data) != 0)
     FAIL(ERR_USAGE, "%s: its data, %s, is not that of %s, %s: such runs cannot be compared",
          run->directory, data, s->run[0].directory, s->data);
+  if (run->text && s->run[0].text && run->text != s->run[0].text)
+    FAIL(ERR_USAGE, "%s: %s has changed since %s was trained on it: such runs cannot be compared",
+         run->directory, run->config.data.path, s->run[0].directory);
   if (run->config.model.vocab_size != s->run[0].config.model.vocab_size)
     FAIL(ERR_USAGE,
          "%s: its vocabulary has %lld tokens, that of %s %lld: such runs cannot be "
@@ -110,10 +113,17 @@ int compared_difference(const struct config *a, const struct config *b, int from
   return key;
 }
 
+static bool is_same_model(const struct compared_run *a, const struct compared_run *b)
+{
+  return strcmp(a->label, b->label) == 0 && compared_difference(&a->trained, &b->trained, 0) < 0;
+}
+
 static bool belongs(const struct compared_group *g, const struct compared_run *run)
 {
-  return strcmp(g->run[0]->label, run->label) == 0 &&
-         compared_difference(&g->run[0]->trained, &run->trained, 0) < 0;
+  bool new_seed = true;
+  for (int64_t i = 0; i < g->count; i++)
+    new_seed = new_seed && g->run[i]->config.seed != run->config.seed;
+  return new_seed && g->run[0]->step == run->step && is_same_model(g->run[0], run);
 }
 
 static enum status add_to_group(struct compared_section *s, const struct compared_run *run)
@@ -165,6 +175,14 @@ static void make_label(struct compared_section *s, struct compared_group *g)
     (void)snprintf(g->label, sizeof g->label, "%s", g->run[0]->label);
   else
     label_from_names(g);
+  bool steps_differ = false; /* from those of another group of the same model */
+  for (const struct compared_group *o = s->group; o < s->group + s->groups; o++)
+    steps_differ =
+        steps_differ || (is_same_model(o->run[0], g->run[0]) && o->run[0]->step != g->run[0]->step);
+  size_t used = strlen(g->label);
+  if (steps_differ)
+    (void)snprintf(g->label + used, sizeof g->label - used, ", step %lld",
+                   (long long)g->run[0]->step);
   int same = 1;
   for (const struct compared_group *o = s->group; o < g; o++)
     same += strncmp(o->label, g->label, strlen(g->label)) == 0 &&

@@ -215,13 +215,15 @@ static void commands(FILE *out, const struct comparison *c)
     }
     (void)fprintf(out, "</pre>\n");
   }
-  (void)fprintf(out, "<p>Training is a function of the configuration and the seed alone. Each run "
-                     "again:</p>\n<pre>");
+  (void)fprintf(out,
+                "<p>Training is a function of the configuration and the seed alone. Each run "
+                "again, under again/. Of one that was gone on with under other settings the last "
+                "ones are kept, and do not make it again.</p>\n<pre>");
   for (int64_t i = 0; i < c->sections; i++)
     for (int64_t r = 0; r < c->section[i].runs; r++) {
       (void)fprintf(out, "build/train ");
       shell_word(c->section[i].run[r].directory, out);
-      (void)fprintf(out, "/config.yaml --overwrite\n");
+      (void)fprintf(out, "/config.yaml runs_dir=again\n");
     }
   (void)fprintf(out, "</pre>\n");
 }

@@ -2,6 +2,7 @@
  *
  * What is kept (RUN/measured.json) is good for one checkpoint and one set of settings: it holds a
  * number that another model file, or another configuration with the overrides, hardly has. */
+#include "core/data.h"
 #include "core/files.h"
 #include "core/progress.h"
 #include "core/trainer_state.h"
@@ -47,6 +48,7 @@ static enum status load_state(struct compared_run *run)
   TRY(trainer_state_read(path, &state));
   run->step = state.step;
   run->tokens = state.tokens;
+  run->text = state.data;
   if (state.flops > 0)
     run->flops = state.flops;
   if (state.seconds > 0) {
@@ -206,6 +208,19 @@ static enum status config_text(const struct config *c, char **text, size_t *byte
   return s;
 }
 
+/* The text's fingerprint, and where it is gone that of the one that was trained on. */
+static enum status text_now(const struct compared_run *run, int64_t *text)
+{
+  struct task_data d;
+  *text = run->text;
+  if (run->config.data.task != TASK_TEXT || !path_exists(run->config.data.path))
+    return OK;
+  TRY(data_open(&run->config.data, &d));
+  *text = data_fingerprint(&d);
+  data_close(&d);
+  return OK;
+}
+
 /* Of the model file and everything that it is evaluated with. */
 static enum status key_of(const struct compared_run *run, char key[32])
 {
@@ -218,6 +233,10 @@ static enum status key_of(const struct compared_run *run, char key[32])
   TRY(config_text(&run->config, &text, &bytes));
   h = mix(h, text, bytes);
   free(text);
+  int64_t data;
+  TRY(text_now(run, &data));
+  if (data)
+    h = mix(h, (const char *)&data, sizeof data);
   (void)snprintf(key, 32, "%d-%016" PRIx64, MEASURED_VERSION, h);
   return OK;
 }

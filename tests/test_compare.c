@@ -356,6 +356,53 @@ static void seeds_are_one_model(void **state)
   json_decref(root);
 }
 
+/* Two states of a run, or a run and its copy, are not two draws of a model. */
+static void one_seed_is_one_draw(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char a[512], b[512], early[600], last[600];
+  (void)snprintf(a, sizeof a, "%s", make_run("a", "explicit", "S3", NULL));
+  (void)snprintf(b, sizeof b, "%s", make_run("b", "explicit", "S3", NULL));
+  (void)snprintf(early, sizeof early, "%s/checkpoints/step-00000015", a);
+  (void)snprintf(last, sizeof last, "%s/latest", a);
+  SPAWN(&r, "compare", a, b, early, last, "--output", scratch("out"));
+  check_spawned(&r, 0, "latest, which stands here twice");
+  json_t *root = load("out/compare.json");
+  const char *labels[] = {"a, step 30", "b, step 30", "a, step 15"};
+  for (size_t i = 0; i < 3; i++) {
+    assert_string_equal(text(group_of(root, 0, i), "label"), labels[i]);
+    assert_int_equal(json_array_size(json_object_get(group_of(root, 0, i), "runs")), 1);
+  }
+  json_decref(root);
+}
+
+/* What was measured on a text says nothing of another in its place, nor does one model of the
+ * other's. */
+static void texts_are_told_apart(void **state)
+{
+  (void)state;
+  enum { LETTERS = 4000 };
+  struct spawned r;
+  char corpus[LETTERS], dir[2][512], path[600], out[512];
+  (void)snprintf(out, sizeof out, "%s", scratch("out"));
+  for (int i = 0; i < 2; i++) {
+    for (int k = 0; k < LETTERS; k++)
+      corpus[k] = (char)('a' + (i ? k * k % 11 : k % 7));
+    scratch_put("corpus.txt", corpus, LETTERS);
+    (void)snprintf(path, sizeof path, "data={task: text, path: %s, length: 6}",
+                   scratch("corpus.txt"));
+    (void)snprintf(dir[i], sizeof dir[i], "%s", make_run(i ? "b" : "a", "explicit", "S3", path));
+    for (int again = 0; again < 2; again++) {
+      SPAWN(&r, "compare", dir[0], "--output", out);
+      check_spawned(&r, 0, "compare.html");
+      assert_true((strstr(r.output, "measuring") == NULL) == (again == 1));
+    }
+  }
+  SPAWN(&r, "compare", dir[0], dir[1], "--output", out);
+  check_spawned(&r, 2, "corpus.txt has changed since");
+}
+
 static void what_cannot_be_compared(void **state)
 {
   (void)state;
@@ -577,6 +624,8 @@ int main(void)
       TEST(implicit_and_explicit_side_by_side),
       TEST(measured_once),
       TEST(seeds_are_one_model),
+      TEST(one_seed_is_one_draw),
+      TEST(texts_are_told_apart),
       TEST(what_cannot_be_compared),
       TEST(what_is_no_run_is_skipped),
       TEST(a_killed_list_goes_on),
