@@ -40,7 +40,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard",                               \
    "method; auto: also window, memory and damping, by length; gmres: backward only"},              \
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
-   "evaluations of f that a sample may take, in a window also behind others, and a replay"},        \
+   "evaluations of f of a sample, in a window also behind others; one more to replay its best"},   \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
    "evaluations of f that a sample must take"},                                                    \
   {path ".tol", KEY_REAL, AT(to.tol), "[0, inf)", NULL, tol_,                                      \
@@ -66,7 +66,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
    "anderson: differences kept; 0: Picard"},                                                       \
   {path ".rank", KEY_INT, AT(to.rank), "[0, 1024]", NULL, "20",                                    \
    "broyden: updates kept; gmres: vectors between restarts; 0: Picard"},                           \
-  {path ".limit", KEY_WORD, AT(to.limit), NULL, limits, "restart",                                  \
+  {path ".limit", KEY_WORD, AT(to.limit), NULL, limits, "restart",                                 \
    "broyden, all updates taken: restart: begin anew; reduce: keep the half that matters most"},    \
   {path ".delay", KEY_INT, AT(to.delay), "[0, 1000000000]", NULL, "0",                             \
    "anderson, broyden: first steps, which are Picard's"},                                          \

@@ -2,7 +2,7 @@
  *
  *   compare:
  *     title: Word problems             # of the report; default: the file's name
- *     runs_dir: runs/word_problems     # where the runs lie; required
+ *     runs_dir: runs/word_problems     # where the runs lie; from the working directory; required
  *     output: out                      # tables and report; default: RUNS_DIR/compare
  *     seeds: [0, 1, 2]                 # of every configuration; default: [0]
  *     jobs: auto                       # runs at a time; auto: as many as there are cores

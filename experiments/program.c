@@ -5,6 +5,7 @@
 #include "kernels/backends.h"
 #include "kernels/blas.h"
 #include "solvers/registry.h"
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -155,11 +156,18 @@ enum status runtime_open(const struct config *c, struct runtime *rt)
   return open_cpu(c, rt);
 }
 
+/* Whoever reads wants no more, as head and a pager that is left. */
+static bool reader_has_gone(void)
+{
+  struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+  return poll(&out, 1, 0) == 1 && (out.revents & POLLERR);
+}
+
 int program_end(enum status s)
 {
   if (s != OK)
     (void)fprintf(stderr, "%s\n", last_error());
-  if ((fflush(stdout) != 0 || ferror(stdout)) && s == OK) {
+  if ((fflush(stdout) != 0 || ferror(stdout)) && s == OK && !reader_has_gone()) {
     (void)fprintf(stderr, "standard output cannot be written\n");
     return exit_code(ERR_IO);
   }

@@ -59,6 +59,9 @@ static enum status say_changes(const char *file, const char *directory, const st
                   config_key_value(k, c, is, sizeof is),
                   config_key_value(k, &before, was, sizeof was));
   }
+  if (before.train.steps != c->train.steps && c->train.schedule != SCHEDULE_CONSTANT)
+    (void)fprintf(stderr, "the learning rate goes on as in a schedule over %lld steps\n",
+                  (long long)c->train.steps);
   return OK;
 }
 

@@ -3,7 +3,9 @@
 #include "core/files.h"
 #include "core/safetensors.h"
 #include "tests/spawn.h"
+#include <fcntl.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, scratch_make, scratch_remove)
@@ -315,6 +317,23 @@ static void command_lines(void **state)
   check_spawned(&r, 0, "train.skip_nonfinite");
 }
 
+/* Who reads may leave, but a full disk is told. */
+static void output_that_nobody_takes(void **state)
+{
+  (void)state;
+  const char *const words[] = {"--keys", NULL};
+  char pipe[512], byte;
+  (void)snprintf(pipe, sizeof pipe, "%s", scratch("pipe"));
+  assert_int_equal(mkfifo(pipe, 0600), 0);
+  pid_t pid = spawn_start("train", pipe, words);
+  int fd = open(pipe, O_RDONLY);
+  assert_true(fd >= 0 && read(fd, &byte, 1) == 1);
+  assert_int_equal(close(fd), 0);
+  assert_int_equal(spawn_wait(pid), 0);
+  if (path_exists("/dev/full"))
+    assert_int_equal(spawn_wait(spawn_start("train", "/dev/full", words)), 3);
+}
+
 /* One file or run by two names. */
 /* Where results cannot go is said before there are any. */
 static void places_of_results(void **state)
@@ -370,6 +389,7 @@ int main(void)
       TEST(the_same_twice),
       TEST(refusals_change_nothing),
       TEST(latest_that_leads_nowhere),
+      TEST(output_that_nobody_takes),
       TEST(evaluations_that_are_not_finite),
       TEST(steps_that_are_not_finite),
   };
