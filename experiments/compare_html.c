@@ -273,15 +273,21 @@ static enum status settings(FILE *out, const struct comparison *c)
 
 static void head(FILE *out, const struct comparison *c)
 {
-  int64_t runs = 0;
-  for (int64_t i = 0; i < c->sections; i++)
+  int64_t runs = 0, of_kind[2] = {0, 0};
+  for (int64_t i = 0; i < c->sections; i++) {
     runs += c->section[i].runs;
+    for (int64_t r = 0; r < c->section[i].runs; r++)
+      of_kind[c->section[i].run[r].config.model.kind == MODEL_IMPLICIT]++;
+  }
   (void)fprintf(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
                      "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n");
   element(out, "title", c->title);
   (void)fprintf(out, "<style>\n%s</style>\n</head>\n<body>\n", style);
   element(out, "h1", c->title);
-  (void)fprintf(out, "<p class=\"about\">Implicit against explicit Mamba-2: %lld run%s, ",
+  (void)fprintf(out, "<p class=\"about\">%s Mamba-2: %lld run%s, ",
+                !of_kind[0]   ? "Implicit"
+                : !of_kind[1] ? "Explicit"
+                              : "Implicit against explicit",
                 (long long)runs, runs == 1 ? "" : "s");
   compared_html_text(c->date, out);
   (void)fprintf(out, ", ");

@@ -167,6 +167,15 @@ static void say_cost(FILE *out, const struct compared_group *implicit,
                   format_count(compared_median(explicit_, of_decoding, 0), b));
 }
 
+/* Nothing where all have. */
+static void say_unconverged(FILE *out, const struct compared_group *g, enum evaluate_mode mode,
+                            int64_t length, const char *what)
+{
+  double converged = compared_median(g, of_converged, compared_at(mode, length));
+  if (converged < 1)
+    (void)fprintf(out, " %.3g %% of the %s did not converge.", 100 * (1 - converged), what);
+}
+
 static void say_solver(FILE *out, const struct compared_section *s, const struct compared_group *g)
 {
   int64_t last = s->lengths_count - 1, at = compared_at(MODE_SEQUENTIAL, last);
@@ -179,6 +188,7 @@ static void say_solver(FILE *out, const struct compared_section *s, const struct
                   "%sA token takes %.1f evaluations of the layers on average, 95 of 100 tokens at "
                   "most %.0f.",
                   lead, mean, p95);
+    say_unconverged(out, g, MODE_SEQUENTIAL, last, "tokens");
     lead = " ";
   }
   if (isfinite(same)) {
@@ -186,6 +196,7 @@ static void say_solver(FILE *out, const struct compared_section *s, const struct
                   "%sSolved all tokens at once, it predicts %.2f %% of the tokens as it does token "
                   "by token.",
                   lead, 100 * same);
+    say_unconverged(out, g, MODE_SIMULTANEOUS, last, "sequences");
     lead = " ";
   }
   if (isfinite(off))

@@ -337,6 +337,23 @@ static void the_words_follow_the_numbers(void **state)
   sample_comparison_free(&c);
 }
 
+static void what_did_not_converge_is_said(void **state)
+{
+  (void)state;
+  struct comparison c;
+  sample_comparison_make(&c, 1, 1, "implicit");
+  struct compared_section *s = &c.section[0];
+  char *words = compared_words(s);
+  assert_true(strstr(words, "did not converge") == NULL);
+  free(words);
+  struct evaluation *e = &s->run[0].evaluation;
+  e->row[MODE_SEQUENTIAL][s->lengths_count - 1].solve.converged = 0.9997;
+  e->row[MODE_SIMULTANEOUS][s->lengths_count - 1].solve.converged = 0.75;
+  check_words(s, " 0.03 % of the tokens did not converge.");
+  check_words(s, " 25 % of the sequences did not converge.");
+  sample_comparison_free(&c);
+}
+
 static void a_seed_that_differs_is_mentioned(void **state)
 {
   (void)state;
@@ -391,6 +408,7 @@ int main(void)
       TEST(a_figure_shows_medians_intervals_and_seeds),
       TEST(figures_that_do_not_apply_are_not_shown),
       TEST(the_words_follow_the_numbers),
+      TEST(what_did_not_converge_is_said),
       TEST(a_seed_that_differs_is_mentioned),
       TEST(texts_are_judged_by_bits_per_byte),
   };
