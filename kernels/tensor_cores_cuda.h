@@ -134,10 +134,11 @@ INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 {
   unsigned at = (unsigned)__cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
-               "r"(there ? 16 : 0));
+               "r"(there ? 16 : 0)
+               : "memory");
 }
 /* Copies since the last call are one batch; all but the last LEFT batches have arrived. */
-INLINE_DEVICE void end_batch(void) { asm volatile("cp.async.commit_group;"); }
+INLINE_DEVICE void end_batch(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int LEFT> INLINE_DEVICE void await_batches(void)
 {
   asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory");

@@ -119,7 +119,8 @@ INLINE_DEVICE void copy_16_of_256_bytes(float *to, const float *from, bool there
 {
   unsigned at = (unsigned)__cvta_generic_to_shared(to);
   asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(at), "l"(from),
-               "r"(there ? 16 : 0));
+               "r"(there ? 16 : 0)
+               : "memory");
 }
 
 /* What is soon to be read comes to L2: the 128 bytes around `at`; a multiple of 16 bytes. */
