@@ -253,36 +253,6 @@ enum status batch_forward(void *batch, const struct fp_active *a, const DEVICE r
 
 /* ---- solving ---- */
 
-/* By the solver; rows that it does not bring to its tolerance go back to their guess. */
-static enum status iterate(struct jacobian_batch *b, int64_t rows, jacobian_map_fn *map,
-                           bool fixed_rows, DEVICE real *z, struct jacobian_tally *t)
-{
-  const struct backend *be = b->w.m.be;
-  int64_t D = b->w.m.dims.D;
-  size_t bytes = (size_t)(rows * D) * sizeof(real), device = 0, host = 0;
-  struct fp_problem p = {.rows = rows, .length = 1, .n = D};
-  p.fixed_rows = fixed_rows, p.capturable = true, p.ctx = b, p.f = map;
-  struct fp_result r = {.exit = b->host_exit};
-  const struct scratch free = b->scratch;
-  struct scratch measure = {arena_measure(&device), arena_measure(&host)};
-  TRY(be->download(be->st, bytes, z, b->host_guess));
-  TRY(b->solver->plan(rows, 1, D, &b->options, measure));
-  b->scratch.device.used += device;
-  b->scratch.host.used += host;
-  enum status s = b->solver->solve(be, &p, &b->options, free, z, &r);
-  b->scratch = free;
-  TRY(s);
-  t->iterations = r.max_iterations > t->iterations ? r.max_iterations : t->iterations;
-  t->by_newton += rows - r.exits[FP_CONVERGED];
-  if (r.exits[FP_CONVERGED] == rows)
-    return OK;
-  TRY(be->download(be->st, bytes, z, b->host_z));
-  for (int64_t i = 0; i < rows; i++)
-    if (b->host_exit[i] != FP_CONVERGED)
-      memcpy(b->host_z + i * D, b->host_guess + i * D, (size_t)D * sizeof(real));
-  return be->upload(be->st, bytes, b->host_z, z);
-}
-
 /* Relative residual of each row, of its real and of its imaginary part; each part relative to the
  * largest of the batch, so that a row whose derivative all but vanishes is not asked for digits
  * that the matrix does not show. */
@@ -338,6 +308,78 @@ static enum status correct(struct jacobian_batch *b, int64_t rows, const struct 
   return OK;
 }
 
+/* ||a - b|| of a row's real parts; b NULL: ||a|| */
+static double distance(int64_t n, const real *a, const real *b)
+{
+  double sum = 0;
+  for (int64_t j = 0; j < n; j++) {
+    double d = re(a[j]) - (b ? re(b[j]) : 0);
+    sum += d * d;
+  }
+  return sqrt(sum);
+}
+
+/* How far a row's fixed point is from its guess, to first order: the length of Newton's first step,
+ * in host_reached. */
+static enum status first_steps(struct jacobian_batch *b, int64_t rows, jacobian_map_fn *map,
+                               const struct dense_lu *lu, bool transpose, DEVICE real *z)
+{
+  const struct backend *be = b->w.m.be;
+  int64_t D = b->w.m.dims.D;
+  size_t bytes = (size_t)(rows * D) * sizeof(real);
+  struct fp_active all = {.rows = rows, .blocks = 1};
+  TRY(map(b, &all, z, b->fz));
+  TRY(be->download(be->st, bytes, z, b->host_z));
+  TRY(be->download(be->st, bytes, b->fz, b->host_fz));
+  memcpy(b->host_best, b->host_z, bytes);
+  TRY(correct(b, rows, lu, transpose));
+  for (int64_t i = 0; i < rows; i++)
+    b->host_reached[i] = distance(D, b->host_z + i * D, b->host_best + i * D);
+  return OK;
+}
+
+/* Whether a row's answer is the fixed point that was meant: solvers may leave it for another, where
+ * f is no contraction. */
+static bool stays(const struct jacobian_batch *b, int64_t i)
+{
+  enum { TIMES = 2 };
+  int64_t D = b->w.m.dims.D;
+  const real *guess = b->host_guess + i * D;
+  return distance(D, b->host_z + i * D, guess) <=
+         TIMES * b->host_reached[i] + 1e-6 * distance(D, guess, NULL);
+}
+
+/* By the solver; rows that it does not bring to its tolerance, or (near: first_steps) to another
+ * fixed point, go back to their guess. */
+static enum status iterate(struct jacobian_batch *b, int64_t rows, jacobian_map_fn *map,
+                           bool fixed_rows, bool near, DEVICE real *z, struct jacobian_tally *t)
+{
+  const struct backend *be = b->w.m.be;
+  int64_t D = b->w.m.dims.D;
+  size_t bytes = (size_t)(rows * D) * sizeof(real), device = 0, host = 0;
+  struct fp_problem p = {.rows = rows, .length = 1, .n = D};
+  p.fixed_rows = fixed_rows, p.capturable = true, p.ctx = b, p.f = map;
+  struct fp_result r = {.exit = b->host_exit};
+  const struct scratch free = b->scratch;
+  struct scratch measure = {arena_measure(&device), arena_measure(&host)};
+  TRY(be->download(be->st, bytes, z, b->host_guess));
+  TRY(b->solver->plan(rows, 1, D, &b->options, measure));
+  b->scratch.device.used += device;
+  b->scratch.host.used += host;
+  enum status s = b->solver->solve(be, &p, &b->options, free, z, &r);
+  b->scratch = free;
+  TRY(s);
+  t->iterations = r.max_iterations > t->iterations ? r.max_iterations : t->iterations;
+  TRY(be->download(be->st, bytes, z, b->host_z));
+  for (int64_t i = 0; i < rows; i++) {
+    if (b->host_exit[i] == FP_CONVERGED && (!near || stays(b, i)))
+      continue;
+    memcpy(b->host_z + i * D, b->host_guess + i * D, (size_t)D * sizeof(real));
+    t->by_newton++;
+  }
+  return be->upload(be->st, bytes, b->host_z, z);
+}
+
 /* Newton with the derivative of one point, until no row gains. */
 static enum status polish(struct jacobian_batch *b, int64_t rows, jacobian_map_fn *map,
                           const struct dense_lu *lu, bool transpose, DEVICE real *z,
@@ -378,8 +420,10 @@ enum status batch_solve(struct jacobian_batch *b, int64_t rows, jacobian_map_fn 
                         struct jacobian_tally *tally)
 {
   tally->solves += rows;
+  if (b->iterate && lu)
+    TRY(first_steps(b, rows, map, lu, transpose, z));
   if (b->iterate)
-    TRY(iterate(b, rows, map, fixed_rows, z, tally));
+    TRY(iterate(b, rows, map, fixed_rows, lu != NULL, z, tally));
   else
     tally->by_newton += rows;
   return lu ? polish(b, rows, map, lu, transpose, z, tally) : OK;

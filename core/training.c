@@ -132,6 +132,9 @@ static enum status stop_not_finite(struct trainer *t, const struct step_report *
   char sequence[64] = "no sequence's loss is", checkpoint[RUN_PATH];
   const char *gradient;
   TRY(first_not_finite(t, SET_GRADIENT, &gradient));
+  if (r->sequence < 0 && r->backward.exits[FP_NOT_FINITE] > 0)
+    (void)snprintf(sequence, sizeof sequence, "deq.backward's solve of %lld samples broke down",
+                   (long long)r->backward.exits[FP_NOT_FINITE]);
   if (r->sequence >= 0)
     (void)snprintf(sequence, sizeof sequence, "sequence %lld is the first that is",
                    (long long)r->sequence);

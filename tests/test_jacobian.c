@@ -122,6 +122,20 @@ static void several_tokens(void **state)
   verification_free(&v);
 }
 
+/* Solves beside the fixed point whose derivative is checked do not go over to another one. */
+static void one_fixed_point_of_several(void **state)
+{
+  (void)state;
+  struct config c = configuration("d_model: 4, n_layer: 2, mamba2: {d_state: 4, expand: 1, "
+                                  "headdim: 2, A_range: negative}",
+                                  "");
+  c.seed = 965893, c.deq.evaluate.solver = FP_ANDERSON;
+  struct verification v = verify(&c, NULL, PLANTED_NONE);
+  assert_true(v.found && v.passed);
+  assert_true(v.f_radius > 1);
+  verification_free(&v);
+}
+
 /* The product of so many is too small for a number: what is compared is not. */
 static void many_tokens(void **state)
 {
@@ -402,6 +416,7 @@ int main(int argc, char **argv)
       cmocka_unit_test(shapes),
       cmocka_unit_test(options),
       cmocka_unit_test(several_tokens),
+      cmocka_unit_test(one_fixed_point_of_several),
       cmocka_unit_test(many_tokens),
       cmocka_unit_test(explicit_exponents),
       cmocka_unit_test(planted_errors_are_found),
