@@ -149,8 +149,7 @@ static enum status by_theorem(struct check *k)
   double error = 0;
   for (int64_t i = 0; i < n; i++) {
     double sum = p->dLambda_dz[i] * v->state[i % p->n] + p->dv_dz[i];
-    double e = fabs(p->dh_dz[i] - sum);
-    error = e > error || e != e ? e : error; /* a NaN stays */
+    error = worse_of(error, fabs(p->dh_dz[i] - sum));
   }
   double largest = dense_largest(n, p->dh_dz);
   v->parts_error = error == 0 ? 0 : error / largest;
@@ -233,9 +232,8 @@ static void sweep_errors(struct verification *v, const int64_t *column, const do
     for (int64_t i = 0; i < m * S; i++) {
       double want = J[i % S * S + column[k * m + i / S]], d = difference[k * m * S + i];
       double next = k + 1 < SWEEP_STEPS ? difference[(k + 1) * m * S + i] : d;
-      double c = fabs(d - want), r = fabs((4 * next - d) / 3 - want);
-      central = c > central || c != c ? c : central;
-      richardson = r > richardson || r != r ? r : richardson;
+      central = worse_of(central, fabs(d - want));
+      richardson = worse_of(richardson, fabs((4 * next - d) / 3 - want));
     }
     v->central_error[k] = central / largest;
     double e = k + 1 < SWEEP_STEPS ? richardson / largest : (double)NAN;
@@ -318,20 +316,17 @@ static double must_vanish(int64_t layers, int64_t S, const double *J)
   double largest = 0;
   int64_t block = S / layers;
   for (int64_t i = 0; i < S; i++)
-    for (int64_t j = i / block * block; j < S; j++) {
-      double entry = j == i ? 0 : fabs(J[i * S + j]);
-      largest = entry > largest || entry != entry ? entry : largest;
-    }
+    for (int64_t j = i / block * block; j < S; j++)
+      if (j != i)
+        largest = worse_of(largest, fabs(J[i * S + j]));
   return largest;
 }
 
 static double relative_difference(int64_t n, const double *a, const double *b)
 {
   double worst = 0, largest = dense_largest(n, b);
-  for (int64_t i = 0; i < n; i++) {
-    double d = fabs(a[i] - b[i]);
-    worst = d > worst || d != d ? d : worst;
-  }
+  for (int64_t i = 0; i < n; i++)
+    worst = worse_of(worst, fabs(a[i] - b[i]));
   return worst == 0 ? 0 : worst / largest;
 }
 
