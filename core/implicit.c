@@ -14,6 +14,7 @@ struct span whole_span(const struct network *net, int64_t rows)
   struct span s = {.rows = rows, .T = net->length, .length = net->length};
   s.u = net->m->config.kind == MODEL_IMPLICIT ? net->u : NULL;
   s.masks = net->dropped;
+  s.only_vjp = net->only_vjp;
   return s;
 }
 
@@ -128,9 +129,9 @@ enum status trajectory_fwd(struct network *net, const struct parameter_set *p, i
                            int64_t steps, bool from_zero, double first, double damping,
                            bool only_vjp)
 {
-  struct span s = whole_span(net, rows);
   CHECK(steps >= 1 && steps <= net->steps && (!from_zero || first == 1));
-  s.only_vjp = only_vjp;
+  net->only_vjp = only_vjp;
+  struct span s = whole_span(net, rows);
   for (int64_t k = 0; k < steps; k++) {
     s.damping = k == 0 ? first : damping;
     s.from_zero = k == 0 && from_zero;

@@ -40,6 +40,7 @@ static struct ssd_shape span_ssd(const struct sequence_model *m, const struct sp
                                  const struct layer_activations *a)
 {
   struct ssd_shape d = ssd_shape_of(m, s->rows, s->T);
+  d.only_vjp = s->only_vjp && !s->carried;
   if (!a->S && !s->carried && !s->after && s->T > d.chunk && ssd_one_chunk(m, s->T))
     d.chunk = s->T;
   return d;
@@ -200,7 +201,7 @@ enum status mixer_fwd(const struct sequence_model *m, const struct layer_paramet
   int64_t conv_state = HANDS_ON * l + CONV_STATE, ssm_state = HANDS_ON * l + SSM_STATE;
   DEVICE real *conv0 = s->carried ? s->carried->conv[l] : NULL;
   DEVICE real *ssm0 = s->carried ? s->carried->ssm[l] : NULL, *work;
-  ssd.from_zero = s->only_vjp && !s->carried;
+  ssd.from_zero = ssd.only_vjp;
   DEVICE real *ssm1 = s->after ? s->after->ssm[l] : NULL;
   const DEVICE real *zxbcdt = mixer_projected(m, p, s, l, a);
   if (!joins_conv(m, p, s, l, a)) {

@@ -47,6 +47,7 @@ struct network {
   DEVICE real **z;               /* (steps+1) of (M,D): the trajectory; z[0] is the solver's, and
                                     all but the last are the x into layer 0 of their acts */
   struct activations *acts;      /* (steps) of the trajectory */
+  bool only_vjp;                 /* of which nothing but block_vjp asks (struct span) */
   struct activations solving;    /* of the solver's evaluations; shares acts[0] where it can */
   DEVICE real **states;          /* (correction's states) of (M,D): iterates, the last is z* */
   DEVICE wide *sum;              /* (1) */

@@ -20,7 +20,10 @@ struct ssd_shape {
   bool A_negative; /* decays 2 exp(A dt) - 1 instead of exp(A dt) */
   bool from_zero;  /* nothing enters where a sequence begins, and of what ssd_chunked keeps only its
                       VJP asks, with the same: S need not be written there, nor is it read */
-  bool by_blocks;  /* ssd_chunked of a CPU goes by steps (kernels/ssd_steps_cpu.h) or by blocks */
+  bool
+      only_vjp; /* of what ssd_chunked keeps only its VJP asks, with the same, for all of xb, Bb and
+                   Cb, and arrays begin at multiples of 16 bytes: S may be what only it reads */
+  bool by_blocks; /* ssd_chunked of a CPU goes by steps (kernels/ssd_steps_cpu.h) or by blocks */
 };
 
 /* Number of chunks of the chunked form. */

@@ -421,6 +421,7 @@ void OP(ssd_chunked_fwd)(stream st, struct ssd_shape d, const DEVICE real *x, co
     forward_on_tensor_cores(st, d, f);
     return;
   }
+  CHECK(!S || !keeps_halves(st, d)); /* the arrays are aligned */
 #endif
   if (S || S0 || passes)
     LAUNCH(st, d.B * d.H * d.P, start_states, d, row, S0, states);
@@ -789,12 +790,15 @@ void OP(ssd_chunked_vjp)(stream st, struct ssd_shape d, const DEVICE real *x, co
 {
 #ifdef ON_TENSOR_CORES
   struct chunk_scratch own = scratch_of(d, work);
-  struct tensor_backward f = {x,          Bm,   C,  dt, A_log, D,   S,   yb,    S1b,
-                              own.states, beta, xb, Bb, Cb,    dtb, S0b, own.a, own.b};
+  struct tensor_backward f = {.x = x, .B = Bm, .C = C, .dt = dt, .A_log = A_log, .D = D, .S = S};
+  f.yb = yb, f.S1b = S1b, f.beta = beta;
+  f.xb = xb, f.Bb = Bb, f.Cb = Cb, f.dtb = dtb, f.S0b = S0b;
+  f.Rb = own.states, f.A_part = own.a, f.D_part = own.b, f.halves = own.scaled, f.scale = own.c;
   if (!d.A_negative && takes_backward(st, d, f)) {
     vjp_on_tensor_cores(st, d, f, A_logb, Db);
     return;
   }
+  CHECK(!S || !keeps_halves(st, d));
   if (S && d.from_zero) /* which the forward pass may have left out, and what follows reads */
     LAUNCH(st, d.B * d.H * d.P, start_states, d, NULL, NULL, S);
 #endif

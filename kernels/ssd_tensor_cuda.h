@@ -99,6 +99,14 @@ INLINE_DEVICE void for_fours_of_columns(struct ssd_shape d, T *states, int J, F 
         f(half, o, row + 4 * own_four(o));
 }
 
+/* States in half precision: rows p of HALF_ROW words of pairs of columns, zeros from N on.  Words
+ * that lie in a four side by side are a lane's where states are made, and where warpgroups read
+ * them lanes find theirs in all banks: pair n/2 = 32 i + 8 m + 2 f + o is word m of four
+ * 8 i + 4 o + f. */
+enum { HALF_ROW = TENSOR_STATE / 2 };
+INLINE_DEVICE int four_of_pair(int pair) { return pair / 32 * 8 + pair % 2 * 4 + pair / 2 % 4; }
+INLINE_DEVICE int word_of_pair(int pair) { return pair / 8 % 4; }
+
 /* state = from (P,N); NULL: zeros */
 INLINE_DEVICE void load_state(struct ssd_shape d, const real *from, float (&state)[STATE_TILES][4])
 {
@@ -434,9 +442,11 @@ struct tensor_backward {
   real *Rb; /* (b,chunk,h): of the state that leaves; of the last chunk only where S1b is given */
   real beta, *xb, *Bb, *Cb, *dtb, *S0b;
   real *A_part, *D_part; /* (b,chunk,h): of A_logb and Db */
+  real *halves, *scale;  /* (b,chunk,h): Rb in half precision, and half_scale.from */
+  bool S_in_halves;      /* as store_halves has it */
 };
 
-enum { COTANGENT_FLOATS = WIDE + NARROW + HEAD_WARPS * (TENSOR_TOKENS + 1) };
+enum { COTANGENT_FLOATS = WIDE + NARROW + HEAD_WARPS * (TENSOR_TOKENS + 2) };
 
 INLINE_DEVICE const real *cotangent_tokens(struct ssd_shape d, struct chunk k, const real *yb)
 {
@@ -494,8 +504,42 @@ struct quarter {
   }
 };
 
+/* By all warps, each with its quarter; most: of each of them. */
+INLINE_DEVICE void put_halves(struct ssd_shape d, const struct quarter &own,
+                              const float (&state)[QUARTER_PANELS * QUARTER_CHANNELS][4],
+                              const float *most, real *to, real *scale)
+{
+  struct half_scale s(fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])));
+  real *first =
+      to + (d.P - own.rows) * HALF_ROW + 4 * four_of_pair(own_warp() / 2 * 32 + own_pair());
+#pragma unroll
+  for (int j = 0; j < QUARTER_CHANNELS; j++)
+#pragma unroll
+    for (int o = 0; o < 2; o++) {
+      float word[QUARTER_PANELS];
+#pragma unroll
+      for (int m = 0; m < QUARTER_PANELS; m++) {
+        const float(&sums)[4] = state[QUARTER_CHANNELS * m + j];
+        word[m] = halves_of(s.to * sums[o], s.to * sums[2 + o]);
+      }
+      if (8 * j + o < own.rows)
+        *(float4 *)(first + (8 * j + o) * HALF_ROW) = {word[0], word[1], word[2], word[3]};
+    }
+  if (threadIdx.x == 0)
+    *scale = s.from;
+}
+
+/* The largest number of each warp's sums, to `most`. */
+INLINE_DEVICE void put_largest(const float (&state)[QUARTER_PANELS * QUARTER_CHANNELS][4],
+                               float *most)
+{
+  float own = largest_of_lanes(largest_of(state));
+  if (threadIdx.x % WARP_LANES == 0)
+    most[own_warp()] = own;
+}
+
 /* Index u of (b,h).  Each warp prepares the times of one of the next four chunks. */
-template <int PRODUCTS>
+template <int PRODUCTS, bool HALVES = false>
 static __global__ void __launch_bounds__(HEAD_THREADS, 4)
     chunk_state_cotangents(struct ssd_shape d, struct tensor_backward f)
 {
@@ -503,6 +547,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
   wide_tile C = {memory};
   narrow_tile yb = {memory + WIDE};
   float *until = yb.at + NARROW, *last = until + HEAD_WARPS * TENSOR_TOKENS;
+  float *most = last + HEAD_WARPS;
   int64_t chunks = ssd_chunks(d), PN = d.P * d.N;
   struct quarter own(d);
   FOR_EACH_BLOCK (u, d.B * d.H, 0) {
@@ -519,6 +564,11 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
         float2 two = *(const float2 *)(f.S1b + u * PN + at);
         state[i][o] = two.x, state[i][2 + o] = two.y;
       });
+    if (HALVES && f.S1b) {
+      __syncthreads();
+      put_largest(state, most);
+      __syncthreads();
+    }
     int of_four = HEAD_WARPS;
 #pragma unroll 1
     for (; k.c >= 0; k.c--) {
@@ -528,7 +578,10 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
         C_copies.copy(C, k.c * d.chunk * d.ld, k.q);
         end_batch();
       }
-      if (k.c < chunks - 1 || f.S1b) {
+      bool leaves = k.c < chunks - 1 || f.S1b;
+      if (HALVES && leaves) {
+        put_halves(d, own, state, most, f.halves + k.u * d.P * HALF_ROW, f.scale + k.u);
+      } else if (leaves) {
         real *to = f.Rb + k.u * PN;
         own.for_pairs([&](int i, int o, int64_t at) {
           float2 two;
@@ -552,6 +605,8 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
       struct entering_columns tokens = {yb, own_warp() % 2 * 32, until + of_four * TENSOR_TOKENS};
       multiply_across<PRODUCTS, QUARTER_PANELS, QUARTER_CHANNELS, TENSOR_TOKENS / 8>(
           state, C, own_warp() / 2 * 64, tokens);
+      if (HALVES)
+        put_largest(state, most);
       __syncthreads();
       of_four++;
       k.u -= d.H, k.token -= d.chunk, k.q = (int)ssd_chunk_length(d);

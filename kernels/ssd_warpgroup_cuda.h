@@ -65,6 +65,7 @@ INLINE_DEVICE void await_chunk(void) { await_block<WARPGROUP_THREADS>(); }
 /* What all know of the chunks. */
 struct forward_grid {
   int chunks, blocks, count; /* of a sequence; of a group of a sequence; in all */
+  bool halves;               /* S is kept by store_halves */
 };
 
 /* The chunks of index u of (b,g, two heads), then those of u + gridDim.x, and so on; of an odd
@@ -303,6 +304,32 @@ INLINE_DEVICE void store_columns_of(struct ssd_shape d, const float (&state)[STA
   });
 }
 
+/* In half precision, and behind the rows each of the four warps' half_scale.from. */
+INLINE_DEVICE void store_halves(struct ssd_shape d, const float (&state)[STATE_TILES][4], real *to)
+{
+  struct half_scale s(largest_of_lanes(largest_of(state)));
+  real *row = to + own_channel() * HALF_ROW + 4 * lane_pair();
+#pragma unroll
+  for (int half = 0; half < 2; half++, row += HALF_ROW)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float4 even, odd; /* pairs: o = 0, 1 above */
+      float *word[2] = {&even.x, &odd.x};
+#pragma unroll
+      for (int m = 0; m < 4; m++) {
+        int k = 8 * i + 2 * m;
+        float4 four = exchange_fours(state[k][2 * half], state[k][2 * half + 1],
+                                     state[k + 1][2 * half], state[k + 1][2 * half + 1]);
+        word[0][m] = halves_of(s.to * four.x, s.to * four.y);
+        word[1][m] = halves_of(s.to * four.z, s.to * four.w);
+      }
+      if (own_channel() < d.P)
+        put_four(row + 32 * i, 0, even), put_four(row + 32 * i + 16, 0, odd);
+    }
+  if (threadIdx.x % WARP_LANES == 0)
+    to[d.P * HALF_ROW + own_warp() % HEAD_WARPS] = s.from;
+}
+
 /* ---- the warpgroups that multiply ---- */
 
 /* w of a head: rows i, columns in the order of terms. */
@@ -407,8 +434,13 @@ INLINE_DEVICE void multiply_chunks(struct ssd_shape d, struct tensor_forward f,
                 k > 0);
     end_products();
     begin_from_state<0>(y, state, C);
-    if (f.S && there && !(d.from_zero && s.c == 0))
-      store_columns_of(d, state, f.S + ((s.b * (int64_t)grid.chunks + s.c) * d.H + h) * d.P * d.N);
+    if (f.S && there && !(d.from_zero && s.c == 0)) {
+      real *to = f.S + ((s.b * (int64_t)grid.chunks + s.c) * d.H + h) * d.P * d.N;
+      if (grid.halves)
+        store_halves(d, state, to);
+      else
+        store_columns_of(d, state, to);
+    }
     await_products<1>();
     settle_sums(scores);
     await_barrier<PREPARED, WARPGROUP_THREADS>();
@@ -489,16 +521,28 @@ static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
 
 /* ---- on the host ---- */
 
+/* Rb in halves takes the place of what batched products need, from chunk_scratch.scaled on. */
+static bool halves_fit(struct ssd_shape d) { return 2 * ssd_chunk_length(d) + d.N >= HALF_ROW; }
+
 static bool has_warpgroups(stream st, int needed)
 {
   const struct device *d = device_of(st);
   return d->warpgroups && d->matmul != PLUGIN_IEEE && floats(needed) <= d->shared_bytes;
 }
 
+/* Whether warpgroups take both ways of the shape, and the way back what store_halves made of S. */
+static bool keeps_halves(stream st, struct ssd_shape d)
+{
+  return d.only_vjp && !d.A_negative && d.N > HALF_ROW && halves_fit(d) && d.P % 4 == 0 &&
+         d.N % 4 == 0 && d.ld % 4 == 0 && chunk_heads(d) <= INT32_MAX / 2 &&
+         on_tensor_cores(st, d, WARPGROUP_FLOATS) && has_warpgroups(st, WARPGROUP_FLOATS);
+}
+
 static void forward_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_forward f)
 {
   int64_t count = d.B * d.G * forward_blocks(d);
-  struct forward_grid grid = {(int)ssd_chunks(d), (int)forward_blocks(d), (int)count};
+  struct forward_grid grid = {(int)ssd_chunks(d), (int)forward_blocks(d), (int)count,
+                              keeps_halves(st, d)};
   if (f.y && count <= INT32_MAX / 2 && has_warpgroups(st, WARPGROUP_FLOATS))
     LAUNCH_SHARED(st, count < PROCESSORS ? count : PROCESSORS, WARPGROUP_THREADS,
                   floats(WARPGROUP_FLOATS), warpgroup_forward, d, f, grid);

@@ -42,10 +42,12 @@ INLINE_DEVICE int own_token(int n) { return 8 * eight_at(n) + 2 * lane_pair(); }
 /* Each given when what it is named after has come, or (read) is no longer needed. */
 struct alignas(16) backward_signals {
   uint64_t S, S_read, Rb, Rb_read;
-  uint64_t tokens[2], ended[2]; /* x, yb and times of a head; the head */
-  uint64_t panels, panels_read; /* B and C */
-  uint64_t rounded;             /* B */
-  uint64_t pairs, pairs_read;   /* given twice a chunk: transposed first; once */
+  uint64_t tokens[2], ended[2];          /* x, yb and times of a head; the head */
+  uint64_t panels, panels_read;          /* B and C */
+  uint64_t rounded;                      /* B */
+  uint64_t pairs, pairs_read;            /* given twice a chunk: transposed first; once */
+  float most[HEAD_WARPS];                /* B's largest numbers */
+  alignas(16) float S_scale[HEAD_WARPS]; /* of sixteen rows each, where S comes in halves */
 };
 
 /* Of a head's tokens.  share = next dt; gap[b][a], b < a: from the eight after b to a. */
@@ -54,7 +56,7 @@ struct alignas(16) eight_times {
   float gap[8][8];
   float dt[TENSOR_TOKENS], leave[TENSOR_TOKENS], until[TENSOR_TOKENS], scaled[TENSOR_TOKENS];
   float since[TENSOR_TOKENS], next[TENSOR_TOKENS], share[TENSOR_TOKENS];
-  float A, last; /* e_{q-1} */
+  float A, last; /* e_{q-1}; it, leave and scaled, which meet Rb, times its half_scale.from */
 };
 
 /* Of a head, what lb is made of.  For k in eight c, across_k is what pairs have
@@ -79,7 +81,8 @@ enum {
   C_PLACE = 0,
   B_PLACE = WIDE,
   S_PLACE = 2 * (int)WIDE,
-  RB_PLACE = 3 * (int)WIDE,
+  RB_PLACE = 3 * (int)WIDE, /* and B, in halves */
+  B_HALVES_PLACE = (int)RB_PLACE + (int)NARROW,
   W_PLACE = 4 * (int)WIDE,
   X_PLACE = (int)W_PLACE + (int)NARROW, /* and yb, of even steps; those of odd ones */
   BACKWARD_TILES = (int)X_PLACE + 4 * (int)NARROW,
@@ -94,7 +97,8 @@ struct backward_memory {
   INLINE_DEVICE token_panels C(void) const { return {all + C_PLACE}; }
   INLINE_DEVICE token_panels B(void) const { return {all + B_PLACE}; }
   INLINE_DEVICE token_panels S(void) const { return {all + S_PLACE}; }
-  INLINE_DEVICE token_panels Rb(void) const { return {all + RB_PLACE}; }
+  INLINE_DEVICE token_panels Rb(void) const { return {all + RB_PLACE}; } /* of words */
+  INLINE_DEVICE token_panels B_halves(void) const { return {all + B_HALVES_PLACE}; }
   INLINE_DEVICE token_panels w(void) const { return {all + W_PLACE}; }
   INLINE_DEVICE token_panels x(int step) const { return {all + X_PLACE + (step & 1) * 2 * NARROW}; }
   INLINE_DEVICE token_panels yb(int step) const { return {x(step).at + NARROW}; }
@@ -208,36 +212,43 @@ INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &
   }
 }
 
-/* By one warp: S (`first`), and C with each chunk's first; or Rb and B. */
+/* By one warp: S (FIRST), and C with each chunk's first; or Rb and B. */
+template <bool FIRST>
 INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
-                               struct backward_grid grid, struct backward_memory m, bool first)
+                               struct backward_grid grid, struct backward_memory m)
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_STATE> copies;
+  typedef panel_copies<WARP_LANES, TENSOR_TOKENS, HALF_ROW> copies_of_halves;
   struct backward_signals *s = m.signals();
   int lane = (int)threadIdx.x % WARP_LANES, step = 0;
-  int64_t PN = d.P * d.N;
-  token_panels own = first ? m.S() : m.Rb();
-  uint64_t *come = first ? &s->S : &s->Rb, *read = first ? &s->S_read : &s->Rb_read;
+  int64_t apart = d.P * (FIRST ? d.N : (int64_t)HALF_ROW); /* of heads */
+  token_panels own = FIRST ? m.S() : m.Rb();
+  uint64_t *come = FIRST ? &s->S : &s->Rb, *read = FIRST ? &s->S_read : &s->Rb_read;
+  auto same = [](int a) { return a; };
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
-    bool there = first ? g.enters : g.leaves;
-    copies states((first ? f.S : f.Rb) + g.head(d, grid, 0).u * PN, d.N, (int)d.N, lane);
+    bool there = FIRST ? g.enters : g.leaves;
+    const real *states = (FIRST ? f.S : f.halves) + g.head(d, grid, 0).u * apart;
 #pragma unroll 1
-    for (int h = 0; h < grid.heads; h++, step++) {
+    for (int h = 0; h < grid.heads; h++, step++, states += apart) {
       keep_little(lane);
       if (step > 0)
         await_signal(read, step - 1);
-      if (there)
-        states.copy_by_eights(own, h * PN, (int)d.P, [](int a) { return a; });
+      if (there && FIRST && !f.S_in_halves)
+        copies(states, d.N, (int)d.N, lane).copy_by_eights(own, 0, (int)d.P, same);
+      else if (there)
+        copies_of_halves(states, HALF_ROW, HALF_ROW, lane).copy_by_eights(own, 0, (int)d.P, same);
+      if (FIRST && there && f.S_in_halves && lane == 0)
+        copy_16_bytes(s->S_scale, states + d.P * HALF_ROW, true);
       if (h == 0) {
-        copies panel((first ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
+        copies panel((FIRST ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
         if (use > 0)
           await_signal(&s->panels_read, use - 1);
-        panel.copy_by_eights(first ? m.C() : m.B(), 0, g.q, place_of_eight);
+        panel.copy_by_eights(FIRST ? m.C() : m.B(), 0, g.q, place_of_eight);
       }
       if (h == grid.heads - 1 && v + 1 < own_end)
-        prefetch_panel(d, group_chunk(d, f, grid, v + 1), first ? f.C : f.B);
+        prefetch_panel(d, group_chunk(d, f, grid, v + 1), FIRST ? f.C : f.B);
       await_own_copies();
       if (h == 0)
         arrive(&s->panels, true);
@@ -247,7 +258,7 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
 }
 
 /* Of tokens 2 l and 2 l + 1 of a warp's lane l, to all of a head's times. */
-INLINE_DEVICE void prepare_eights(float2 dt, float A, struct eight_times *to)
+INLINE_DEVICE void prepare_eights(float2 dt, float A, float scale, struct eight_times *to)
 {
   int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, of_eight = lane & ~3;
   double l[2], all;
@@ -260,7 +271,7 @@ INLINE_DEVICE void prepare_eights(float2 dt, float A, struct eight_times *to)
     both.x = x, both.y = y;
     return both;
   };
-  float2 leave = two(power(all - l[0]), power(all - l[1])), next = {};
+  float2 leave = two(scale * power(all - l[0]), scale * power(all - l[1])), next = {};
   if (of_eight < 28)
     next = two(power(end - l[0]), power(end - l[1]));
 #pragma unroll
@@ -274,7 +285,7 @@ INLINE_DEVICE void prepare_eights(float2 dt, float A, struct eight_times *to)
   pair_at(to->next, first) = next;
   pair_at(to->share, first) = two(next.x * dt.x, next.y * dt.y);
   if (first == 0)
-    to->A = A, to->last = power(all);
+    to->A = A, to->last = scale * power(all);
   __syncwarp();
   int b = lane_row();
 #pragma unroll
@@ -346,7 +357,7 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
       v++;
     bool there = v < end;
     float2 dt = {};
-    float A_log = 0;
+    float A_log = 0, scale = 1;
     struct time_parts parts = {};
     if (use > 0)
       await_signal(s->ended + own, use - 1);
@@ -355,6 +366,8 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
       struct chunk k = g.head(d, grid, h);
       dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
       A_log = f.A_log[k.h];
+      if (g.leaves)
+        scale = f.scale[k.u];
 #pragma unroll 1
       for (int i = 0; i < 2; i++) /* a loop, for the sake of registers */
         copies(i ? cotangent_tokens(d, k, f.yb) : x_of(d, k, f.x), i ? d.H * d.P : d.ld, (int)d.P,
@@ -372,7 +385,7 @@ INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
     }
     keep_little(own), keep_little(v);
     if (there) {
-      prepare_eights(dt, -exp_real(A_log), m.times(own));
+      prepare_eights(dt, -exp_real(A_log), scale, m.times(own));
       await_own_copies();
       arrive(s->tokens + own, true);
     }
@@ -425,6 +438,18 @@ INLINE_DEVICE void begin_shared_product(float (&sums)[PANEL_TILES][4], operand l
               k > 0);
   end_products();
 }
+/* The same of rows of words of halves. */
+INLINE_DEVICE void begin_product_of_halves(float (&sums)[PANEL_TILES][4], operand left,
+                                           operand right)
+{
+  settle_sums(sums);
+  begin_products();
+#pragma unroll
+  for (int k = 0; k < HALF_ROW / 8; k++)
+    group_mma_of_halves(sums, terms_behind<TENSOR_TOKENS>(left, k),
+                        terms_behind<TENSOR_TOKENS>(right, k), k > 0);
+  end_products();
+}
 INLINE_DEVICE void finish_product(float (&sums)[PANEL_TILES][4])
 {
   await_products<0>();
@@ -453,6 +478,12 @@ struct own_columns {
     odd = g % 2 * 2;
   }
   INLINE_DEVICE int place(int r) const { return token_panels::offset(r, four) + odd; }
+  /* Their word of rows of halves */
+  INLINE_DEVICE int word(int r) const
+  {
+    int pair = 2 * four + odd / 2;
+    return token_panels::offset(r, four_of_pair(pair)) + word_of_pair(pair);
+  }
 };
 
 /* The first of them, of a place in a row below 8 */
@@ -466,21 +497,50 @@ INLINE_DEVICE int column_of(int place)
 INLINE_DEVICE int past_four(int place) { return (place ^ 16) + 4 * PANEL; }
 INLINE_DEVICE int past_one(int place) { return (place ^ 4) + PANEL; }
 
-/* sums = (ADDS: sums +) a b: a's terms 8 k + t and 8 k + t + 4 are what lies at even and odd.  It
- * comes into the registers by halves; then nobody needs it, which is what loaded() tells. */
-template <bool ADDS, class LOADED>
-INLINE_DEVICE void multiply_across(float (&sums)[PANEL_TILES][4], const float *even,
-                                   const float *odd, operand right, LOADED loaded)
+/* Left operands that lie across: terms 8 k + t (which = 0) and 8 k + t + 4 (1) of both columns are
+ * what lies at even and odd: numbers, which are rounded; in halves; or times a factor of sixteen
+ * rows each. */
+template <bool ROUNDS> struct numbers_across {
+  const float *even, *odd;
+  INLINE_DEVICE float2 operator()(int k, int which) const
+  {
+    float2 two = *(const float2 *)((which ? odd : even) + k * EIGHT);
+    if (ROUNDS)
+      two.x = rounded<1>(two.x), two.y = rounded<1>(two.y);
+    return two;
+  }
+};
+struct halves_across {
+  const float *even, *odd;
+  INLINE_DEVICE float2 operator()(int k, int which) const
+  {
+    return numbers_of((which ? odd : even)[k * EIGHT]);
+  }
+};
+struct scaled_halves_across {
+  struct halves_across halves;
+  float scale[HEAD_WARPS];
+  INLINE_DEVICE float2 operator()(int k, int which) const
+  {
+    float2 two = halves(k, which);
+    two.x *= scale[k / 2], two.y *= scale[k / 2];
+    return two;
+  }
+};
+
+/* sums = (ADDS: sums +) a b, `across` as above.  It comes into the registers by halves; then nobody
+ * needs it, which is what loaded() tells. */
+template <bool ADDS, class ACROSS, class LOADED>
+INLINE_DEVICE void multiply_across(float (&sums)[PANEL_TILES][4], const ACROSS &across,
+                                   operand right, LOADED loaded)
 {
   enum { HALF = PANEL_TILES / 2 };
   float terms[HALF][4], others[HALF][4];
   auto load = [&](float(&to)[HALF][4], int first) {
 #pragma unroll
     for (int k = 0; k < HALF; k++) {
-      float2 a = *(const float2 *)(even + (first + k) * EIGHT);
-      float2 b = *(const float2 *)(odd + (first + k) * EIGHT);
-      to[k][0] = rounded<1>(a.x), to[k][1] = rounded<1>(a.y);
-      to[k][2] = rounded<1>(b.x), to[k][3] = rounded<1>(b.y);
+      float2 a = across(first + k, 0), b = across(first + k, 1);
+      to[k][0] = a.x, to[k][1] = a.y, to[k][2] = b.x, to[k][3] = b.y;
     }
   };
   load(terms, 0);
@@ -533,19 +593,19 @@ INLINE_DEVICE void put_panel(struct ssd_shape d, const struct group_chunk &g, fl
     }
 }
 
-/* Of <Rb,S> what one of the state warps adds up. */
-INLINE_DEVICE void put_part_of_states(struct backward_memory m, float *to)
+/* Of <Rb,S> what a warp adds up: its columns. */
+template <class STATES>
+INLINE_DEVICE void put_part_of_states(const STATES &S, const struct halves_across &Rb, float *to)
 {
-  enum { FOURS = WIDE / 4 / (int)STATE_WARPS };
-  float4 sum = {};
-  int first = own_warp() * FOURS + (int)threadIdx.x % WARP_LANES;
-  const float4 *S = (const float4 *)m.S().at + first, *Rb = (const float4 *)m.Rb().at + first;
-#pragma unroll(2)
-  for (int i = 0; i < FOURS; i += WARP_LANES) {
-    float4 s = S[i], r = Rb[i];
-    sum.x += s.x * r.x, sum.y += s.y * r.y, sum.z += s.z * r.z, sum.w += s.w * r.w;
-  }
-  float all = sum_of_lanes(sum.x + sum.y + (sum.z + sum.w));
+  float sum[2] = {0, 0};
+#pragma unroll
+  for (int k = 0; k < PANEL_TILES; k++)
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float2 s = S(k, i), r = Rb(k, i);
+      sum[i] += s.x * r.x + s.y * r.y;
+    }
+  float all = sum_of_lanes(sum[0] + sum[1]);
   if (threadIdx.x % WARP_LANES == 0)
     to[own_warp()] = all;
 }
@@ -557,10 +617,11 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
   struct backward_signals *s = m.signals();
   struct own_columns own;
   int t = lane_pair(), step = 0;
-  int natural = own.place(t), tokens = own.place(2 * t); /* rows of eight */
+  int natural = own.place(t), tokens = own.place(2 * t), word = own.word(t); /* rows of eight */
   float *C = m.C().at, *B = m.B().at, *S = m.S().at, *Rb = m.Rb().at;
   float sums[PANEL_TILES][4], Bb[PANEL_TILES][4], Cb[PANEL_TILES][4];
   operand all = operand_at(m.all);
+  auto nothing = [] {};
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
@@ -572,21 +633,31 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
       int which = step & 1;
       const struct eight_times *times = m.times(which);
       struct warp_sums *to = m.of_warps(which);
+      struct halves_across leaving = {Rb + word, Rb + past_four(word)};
       operand x = all.behind(X_PLACE + which * 2 * NARROW);
+      auto scaled = [&] {
+        const float *of = s->S_scale;
+        return scaled_halves_across{{S + word, S + past_four(word)}, {of[0], of[1], of[2], of[3]}};
+      };
       await_signal(&s->S, step);
       await_signal(s->tokens + which, step / 2);
-      if (g.enters)
-        multiply_across<false>(sums, S + natural, S + past_four(natural), x.behind(NARROW), [] {});
+      if (g.enters && f.S_in_halves)
+        multiply_across<false>(sums, scaled(), x.behind(NARROW), nothing);
+      else if (g.enters)
+        multiply_across<false>(sums, numbers_across<true>{S + natural, S + past_four(natural)},
+                               x.behind(NARROW), nothing);
       if (g.enters)
         add_products(sums, C + tokens, C + past_one(tokens), times->until, times->until, Cb,
                      to->a[own_warp()]);
       await_signal(&s->Rb, step);
-      if (g.enters && g.leaves)
-        put_part_of_states(m, to->through);
+      if (g.enters && g.leaves && f.S_in_halves)
+        put_part_of_states(scaled(), leaving, to->through);
+      else if (g.enters && g.leaves)
+        put_part_of_states(numbers_across<false>{S + natural, S + past_four(natural)}, leaving,
+                           to->through);
       release(&s->S_read);
       if (g.leaves)
-        multiply_across<false>(sums, Rb + natural, Rb + past_four(natural), x,
-                               [&] { release(&s->Rb_read); });
+        multiply_across<false>(sums, leaving, x, [&] { release(&s->Rb_read); });
       else
         release(&s->Rb_read);
       await_signal(&s->rounded, use);
@@ -595,12 +666,14 @@ INLINE_DEVICE void multiply_states(struct ssd_shape d, struct tensor_backward f,
                      to->b[own_warp()]);
       release(s->ended + which);
     }
-    keep_little(natural), keep_little(tokens);
+    keep_little(natural), keep_little(tokens), keep_little(word);
     await_signal(&s->pairs, 2 * use);
-    multiply_across<true>(Bb, C + tokens, C + past_one(tokens), all.behind(W_PLACE), [] {});
+    multiply_across<true>(Bb, numbers_across<true>{C + tokens, C + past_one(tokens)},
+                          all.behind(W_PLACE), nothing);
     release(&s->pairs_read);
     await_signal(&s->pairs, 2 * use + 1);
-    multiply_across<true>(Cb, B + natural, B + past_four(natural), all.behind(W_PLACE), [] {});
+    multiply_across<true>(Cb, numbers_across<true>{B + natural, B + past_four(natural)},
+                          all.behind(W_PLACE), nothing);
     release(&s->panels_read); /* and pairs */
     keep_little(natural);
     put_panel<ADDS>(d, g, f.beta, Bb, column_of(natural), f.Bb);
@@ -827,30 +900,52 @@ struct own_channels {
   }
 };
 
-/* xb' *= r dt */
-INLINE_DEVICE void scale_leaving(const float *scaled, float (&xb)[PANEL_TILES][4])
+/* xb' *= factor r dt */
+INLINE_DEVICE void scale_leaving(const float *scaled, float factor, float (&xb)[PANEL_TILES][4])
 {
 #pragma unroll
   for (int n = 0; n < PANEL_TILES; n++) {
     float2 s = *(const float2 *)(scaled + own_token(n));
+    s.x *= factor, s.y *= factor;
     xb[n][0] *= s.x, xb[n][1] *= s.y, xb[n][2] *= s.x, xb[n][3] *= s.y;
   }
 }
 
-/* Before a chunk's first product: B rounded, and w zero where no weights go. */
-INLINE_DEVICE void prepare_panels(struct backward_memory m)
+/* Before a chunk's first product: B rounded, and in halves, whose half_scale.from is returned; and
+ * w zero where no weights go. */
+INLINE_DEVICE float prepare_panels(struct backward_memory m)
 {
   int thread = (int)threadIdx.x % GROUP_LANES;
   float4 *B = (float4 *)m.B().at, *w = (float4 *)m.w().at, zeros = {};
+  float *most = m.signals()->most, own = 0;
 #pragma unroll(4)
   for (int i = thread; i < WIDE / 4; i += GROUP_LANES) {
     float4 four = B[i];
     four.x = rounded<1>(four.x), four.y = rounded<1>(four.y);
     four.z = rounded<1>(four.z), four.w = rounded<1>(four.w);
+    own =
+        fmaxf(fmaxf(fmaxf(own, fabsf(four.x)), fabsf(four.y)), fmaxf(fabsf(four.z), fabsf(four.w)));
     B[i] = four;
   }
   for (int i = thread; i < NARROW / 4; i += GROUP_LANES)
     w[i] = zeros;
+  own = largest_of_lanes(own);
+  if (thread % WARP_LANES == 0)
+    most[thread / WARP_LANES] = own;
+  await_barrier<W_READ, GROUP_LANES>();
+  struct half_scale scale(fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])));
+#pragma unroll(4)
+  for (int i = thread; i < WIDE / 4; i += GROUP_LANES) {
+    int row = i / 8 % TENSOR_TOKENS, pair = (i / (8 * TENSOR_TOKENS) * 8 + ((i ^ row) & 7)) * 2;
+    float4 four = B[i];
+    auto put = [&](int of, float x, float y) {
+      m.B_halves().place(row, four_of_pair(of))[word_of_pair(of)] =
+          halves_of(scale.to * x, scale.to * y);
+    };
+    put(pair, four.x, four.y);
+    put(pair + 1, four.z, four.w);
+  }
+  return scale.from;
 }
 
 /* pairs' in the place of w, and when it has been read, pairs. */
@@ -892,7 +987,7 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
     clear_sums(pairs);
     clear_sums(scores);
     await_signal(&s->panels, use);
-    prepare_panels(m);
+    float B_scale = prepare_panels(m);
     show_to_products();
     arrive(&s->rounded, true);
     await_barrier<W_WEIGHED, GROUP_LANES>();
@@ -917,11 +1012,11 @@ INLINE_DEVICE void multiply_tokens(struct ssd_shape d, struct tensor_backward f,
       clear_sums(xb);
       await_signal(&s->Rb, step);
       if (g.leaves)
-        begin_shared_product<TENSOR_STATE>(xb, all.behind(RB_PLACE), all.behind(B_PLACE));
+        begin_product_of_halves(xb, all.behind(RB_PLACE), all.behind(B_HALVES_PLACE));
       load_across(own, m.yb(which).at, terms);
       if (g.leaves) {
         finish_product(xb);
-        scale_leaving(m.times(which)->scaled, xb);
+        scale_leaving(m.times(which)->scaled, B_scale, xb);
       }
       release(&s->Rb_read);
       group_product<true, 0>(xb, terms, all.behind(W_PLACE));
@@ -960,8 +1055,10 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
     multiply_tokens<ADDS>(d, f, grid, m);
   } else {
     registers::begin<64>();
-    if (warp < COPIES_TOKENS)
-      copy_states(d, f, grid, m, warp == COPIES_S);
+    if (warp == COPIES_S)
+      copy_states<true>(d, f, grid, m);
+    else if (warp == COPIES_RB)
+      copy_states<false>(d, f, grid, m);
     else
       copy_tokens(d, f, grid, m, warp - COPIES_TOKENS);
   }
@@ -975,10 +1072,17 @@ static void vjp_on_tensor_cores(stream st, struct ssd_shape d, struct tensor_bac
 {
   int64_t BC = d.B * ssd_chunks(d), count = BC * d.G;
   struct backward_grid grid = {(int)ssd_chunks(d), (int)d.G, (int)(d.H / d.G), (int)count};
-  if (ssd_chunks(d) > 1 || f.S1b || f.S0b)
-    LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
-  bool groups =
-      f.xb && f.Bb && f.Cb && count <= INT32_MAX / 2 && has_warpgroups(st, BACKWARD_FLOATS);
+  bool groups = f.xb && f.Bb && f.Cb && count <= INT32_MAX / 2 && halves_fit(d) &&
+                aligned(f.halves) && has_warpgroups(st, BACKWARD_FLOATS);
+  f.S_in_halves = f.S && keeps_halves(st, d);
+  CHECK(groups || !f.S_in_halves);
+  if (ssd_chunks(d) > 1 || f.S1b || f.S0b) {
+    if (groups)
+      LAUNCH_SHARED(st, d.B * d.H, HEAD_THREADS, floats(COTANGENT_FLOATS),
+                    (chunk_state_cotangents<1, true>), d, f);
+    else
+      LAUNCH_TENSOR(st, d.B * d.H, HEAD_THREADS, COTANGENT_FLOATS, chunk_state_cotangents, d, f);
+  }
   int64_t blocks = count < PROCESSORS ? count : PROCESSORS;
   if (groups && f.beta != 0)
     LAUNCH_SHARED(st, blocks, BACKWARD_THREADS, floats(BACKWARD_FLOATS), warpgroup_backward<true>,

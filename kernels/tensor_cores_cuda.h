@@ -150,6 +150,22 @@ INLINE_DEVICE float power_of_2(float x)
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+/* Two numbers in half precision, a word; the first in its lower bits. */
+INLINE_DEVICE float halves_of(float first, float second)
+{
+  uint32_t word;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
+  return float_of(word);
+}
+INLINE_DEVICE float2 numbers_of(float halves)
+{
+  float2 two;
+  asm("{.reg .b16 first, second; mov.b32 {first, second}, %2; cvt.f32.f16 %0, first; "
+      "cvt.f32.f16 %1, second;}"
+      : "=f"(two.x), "=f"(two.y)
+      : "r"(bits_of(halves)));
+  return two;
+}
 #else /* tests/emulation */
 INLINE_DEVICE void mma(float (&d)[4], const float (&a)[4], float b0, float b1)
 {
@@ -162,7 +178,43 @@ INLINE_DEVICE void copy_16_bytes(float *to, const float *from, bool there)
 INLINE_DEVICE void end_batch(void) { emulated_end_batch(); }
 template <int LEFT> void await_batches(void) { emulated_await_batches(LEFT); }
 INLINE_DEVICE float power_of_2(float x) { return exp2f(x); }
+INLINE_DEVICE float halves_of(float first, float second)
+{
+  return float_of(emulated_half(first) | (uint32_t)emulated_half(second) << 16);
+}
+INLINE_DEVICE float2 numbers_of(float halves)
+{
+  float2 two;
+  two.x = emulated_number((uint16_t)bits_of(halves));
+  two.y = emulated_number((uint16_t)(bits_of(halves) >> 16));
+  return two;
+}
 #endif
+
+/* Half precision has as many bits as tf32, 11, but few exponents: from 2^-14 to 2^15.  Numbers of
+ * which `most` is the largest are multiplied by the power of two `to` before, so that it comes
+ * below 2^15, and by `from` afterwards: what is less than most by 2^29 and more has fewer bits. */
+struct half_scale {
+  float to, from;
+  INLINE_DEVICE explicit half_scale(float most)
+  {
+    enum { BIAS = 127, TOP = 14, MANTISSA = 23 };
+    uint32_t exponent = bits_of(most) >> MANTISSA;
+    exponent = exponent > TOP ? exponent : TOP + 1;
+    to = float_of(2 * BIAS + TOP - exponent << MANTISSA),
+    from = float_of(exponent - TOP << MANTISSA);
+  }
+};
+template <int TILES> INLINE_DEVICE float largest_of(const float (&sums)[TILES][4])
+{
+  float most = 0;
+#pragma unroll
+  for (int n = 0; n < TILES; n++)
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+      most = fmaxf(most, fabsf(sums[n][e]));
+  return most;
+}
 
 /* Both parts of a number; with one product its nearest tf32: computed, as above. */
 template <int PRODUCTS> struct parts {
@@ -468,13 +520,21 @@ INLINE_DEVICE void put_four(float *to, float beta, float4 four)
   store_word(at, beta != 0 ? add_fours(four, beta, *at) : four); /* which stays whole */
 }
 
-/* ---- sums across lanes ---- */
+/* ---- across lanes ---- */
 
 /* Of all 32 lanes. */
 template <class T> INLINE_DEVICE T sum_of_lanes(T x)
 {
   for (int apart = 1; apart < WARP_LANES; apart *= 2)
     x += from_lane(x, apart);
+  return x;
+}
+
+/* And the largest. */
+INLINE_DEVICE float largest_of_lanes(float x)
+{
+  for (int apart = 1; apart < WARP_LANES; apart *= 2)
+    x = fmaxf(x, from_lane(x, apart));
   return x;
 }
 

@@ -225,6 +225,17 @@ INLINE_DEVICE void group_mma(float (&d)[8][4], operand a, operand b, bool adds)
                : SUMS_32(0), SUMS_32(4)
                : "r"(a.low), "r"(b.low), "r"((int)adds));
 }
+/* Of sixteen terms a step in half precision, both operands in shared memory: rows of 64 terms, a
+ * panel of as many bytes. */
+INLINE_DEVICE void group_mma_of_halves(float (&d)[8][4], operand a, operand b, bool adds)
+{
+  asm volatile("{.reg .pred p; .reg .b64 left, right; mov.b64 left, {%32, 0x40000040}; "
+               "mov.b64 right, {%33, 0x40000040}; setp.ne.b32 p, %34, 0; "
+               "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" NAMES_64
+               "}, left, right, p, 1, 1, 0, 0;}"
+               : SUMS_32(0), SUMS_32(4)
+               : "r"(a.low), "r"(b.low), "r"((int)adds));
+}
 #undef SUMS_8
 #undef SUMS_32
 #undef NAMES_32
@@ -320,6 +331,10 @@ template <int TILES> void group_mma(float (&d)[TILES][4], const float (&a)[4], o
 template <int TILES> void group_mma(float (&d)[TILES][4], operand a, operand b, bool adds)
 {
   emulated_group_mma(8 * TILES, d[0], NULL, a.at, b.at, adds);
+}
+INLINE_DEVICE void group_mma_of_halves(float (&d)[8][4], operand a, operand b, bool adds)
+{
+  emulated_group_mma(64, d[0], NULL, a.at, b.at, adds, true);
 }
 INLINE_DEVICE void make_signal(uint64_t *signal, int arrivals)
 {

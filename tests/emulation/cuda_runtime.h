@@ -63,7 +63,9 @@ void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1);
 /* wgmma of 64 rows and n columns by four warps: d = (adds ? d : 0) + a b, terms of the left operand
  * in registers or, where a is NULL, in shared memory from `left` on.  Done when it is waited for. */
 void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
-                        bool adds);
+                        bool adds, bool halves = false); /* terms: words of two halves */
+uint16_t emulated_half(float x); /* half precision, to nearest even */
+float emulated_number(uint16_t half);
 void emulated_end_products(void);
 void emulated_show(void); /* what threads have stored, to products */
 void emulated_await_products(int batches);

@@ -324,6 +324,31 @@ static float tf32(float x)
   return x;
 }
 
+uint16_t emulated_half(float x)
+{
+  enum { BITS = 10, LEAST = -24 }; /* behind the point; exponent of the last bit of a subnormal */
+  uint16_t sign = signbit(x) ? 0x8000 : 0;
+  if (isnan(x))
+    return sign | 0x7e00;
+  if (fabsf(x) >= 65520)
+    return sign | 0x7c00;
+  int exponent = x == 0 ? LEAST : ilogbf(x) - BITS;
+  exponent = exponent < LEAST ? LEAST : exponent;
+  auto units = (unsigned)nearbyintf(ldexpf(fabsf(x), -exponent)); /* up to 2^11 */
+  return sign | (uint16_t)(((unsigned)(exponent - LEAST) << BITS) + units);
+}
+
+float emulated_number(uint16_t half)
+{
+  enum { BITS = 10, LEAST = -24, EXPONENTS = 31 };
+  int exponent = half >> BITS & EXPONENTS, units = half & (1 << BITS) - 1;
+  float x = ldexpf((float)(exponent ? units + (1 << BITS) : units),
+                   (exponent ? exponent - 1 : 0) + LEAST);
+  if (exponent == EXPONENTS)
+    x = units ? NAN : INFINITY;
+  return half & 0x8000 ? -x : x;
+}
+
 void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
 {
   unsigned me = running, turn = own_warp()->passed % 2, warp = me & ~31u;
@@ -344,14 +369,14 @@ struct pending_product {
   int n, batch;
   float *d, a[2][8];
   const float *left, *right;
-  bool adds;
+  bool adds, halves;
 };
 static struct {
   std::vector<pending_product> products;
   int batch; /* that is being filled */
 } pending[THREADS_MOST];
 
-/* Row r of eight terms in shared memory: the 128-byte swizzle. */
+/* Row r of eight words in shared memory: the 128-byte swizzle. */
 static void operand_row(const float *at, unsigned r, float (&row)[8])
 {
   enum { PANEL = 32, BYTES = 1024 };
@@ -366,17 +391,30 @@ static void operand_row(const float *at, unsigned r, float (&row)[8])
       abort();
     }
     for (int i = 0; i < 4; i++)
-      row[4 * half + i] = tf32(four[i]);
+      row[4 * half + i] = four[i];
   }
 }
 
+/* a b of a word: terms, or pairs of them in half precision */
+static float word_product(float a, float b, bool halves)
+{
+  if (!halves)
+    return tf32(a) * tf32(b);
+  uint32_t x, y;
+  memcpy(&x, &a, sizeof x), memcpy(&y, &b, sizeof y);
+  float sum = 0;
+  for (int shift = 0; shift < 32; shift += 16)
+    sum += emulated_number((uint16_t)(x >> shift)) * emulated_number((uint16_t)(y >> shift));
+  return sum;
+}
+
 void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
-                        bool adds)
+                        bool adds, bool halves)
 {
   unsigned me = running, turn = own_warp()->passed % 2, first = me & ~3u;
-  pending_product p = {n, pending[me].batch, d, {}, left, right, adds};
+  pending_product p = {n, pending[me].batch, d, {}, left, right, adds, halves};
   for (int i = 0; a && i < 4; i++)
-    operands[turn][me].a[i] = tf32(a[i]);
+    operands[turn][me].a[i] = a[i];
   ORDER(product(me, n, left, right, pending[me].batch, __builtin_return_address(0)));
   pass(own_warp(), false);
   for (unsigned half = 0; a && half < 2; half++)
@@ -399,7 +437,7 @@ static void run_product(const pending_product &p, unsigned thread)
     for (unsigned half = 0; half < 2; half++) {
       float *d = p.d + i / 2 * 4 + 2 * half + e, sum = p.adds ? *d : 0;
       for (unsigned k = 0; k < 8; k++)
-        sum += a[half][k] * b[k];
+        sum += word_product(a[half][k], b[k], p.halves);
       *d = sum;
     }
   }

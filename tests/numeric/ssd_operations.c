@@ -9,9 +9,10 @@
 static struct ssd_shape ssd_shape_of(const struct operation_case *c)
 {
   const int64_t *n = c->n;
-  return (struct ssd_shape){
-      n[0],  n[1],           n[2], n[3], n[4], n[5], n[8], n[6], (n[7] & 1) != 0, (n[7] & 2) != 0,
-      false, (n[7] & 4) != 0};
+  struct ssd_shape d = {.B = n[0], .T = n[1], .H = n[2], .P = n[3], .N = n[4], .G = n[5]};
+  d.ld = n[8], d.chunk = n[6];
+  d.D_has_hdim = (n[7] & 1) != 0, d.A_negative = (n[7] & 2) != 0, d.by_blocks = (n[7] & 4) != 0;
+  return d;
 }
 
 /* By blocks where the backend does. */
