@@ -99,13 +99,18 @@ INLINE_DEVICE void for_fours_of_columns(struct ssd_shape d, T *states, int J, F 
         f(half, o, row + 4 * own_four(o));
 }
 
-/* States in half precision: rows p of HALF_ROW words of pairs of columns, zeros from N on.  Words
- * that lie in a four side by side are a lane's where states are made, and where warpgroups read
- * them lanes find theirs in all banks: pair n/2 = 32 i + 8 m + 2 f + o is word m of four
- * 8 i + 4 o + f. */
-enum { HALF_ROW = TENSOR_STATE / 2 };
-INLINE_DEVICE int four_of_pair(int pair) { return pair / 32 * 8 + pair % 2 * 4 + pair / 2 % 4; }
+/* States in half precision: twice rows p of 64 columns n, words of pairs, zeros from N on; a row's
+ * eight fours have changed places by its number as in shared memory, where they are copied whole.
+ * Words that lie in a four side by side are a lane's where states are made, and where warpgroups
+ * read them lanes find theirs in all banks: of a row pair n/2 % 32 = 8 m + 2 f + o is word m of
+ * four 4 o + f. */
+enum { HALF_ROW = 32, HALF_FLOATS = 2 * HALF_ROW }; /* words of a row; of both */
+INLINE_DEVICE int four_of_pair(int pair) { return pair % 2 * 4 + pair / 2 % 4; }
 INLINE_DEVICE int word_of_pair(int pair) { return pair / 8 % 4; }
+INLINE_DEVICE int place_in_halves(int row, int four)
+{
+  return row * HALF_ROW + 4 * (four ^ (row & 7));
+}
 
 /* state = from (P,N); NULL: zeros */
 INLINE_DEVICE void load_state(struct ssd_shape d, const real *from, float (&state)[STATE_TILES][4])
@@ -510,12 +515,13 @@ INLINE_DEVICE void put_halves(struct ssd_shape d, const struct quarter &own,
                               const float *most, real *to, real *scale)
 {
   struct half_scale s(fmaxf(fmaxf(most[0], most[1]), fmaxf(most[2], most[3])));
-  real *first =
-      to + (d.P - own.rows) * HALF_ROW + 4 * four_of_pair(own_warp() / 2 * 32 + own_pair());
+  int row = (int)d.P - own.rows, four = four_of_pair(own_pair());
+  to += own_warp() / 2 * d.P * HALF_ROW;
 #pragma unroll
-  for (int j = 0; j < QUARTER_CHANNELS; j++)
+  for (int o = 0; o < 2; o++) {
+    real *first = to + place_in_halves(row + o, four);
 #pragma unroll
-    for (int o = 0; o < 2; o++) {
+    for (int j = 0; j < QUARTER_CHANNELS; j++) {
       float word[QUARTER_PANELS];
 #pragma unroll
       for (int m = 0; m < QUARTER_PANELS; m++) {
@@ -523,8 +529,9 @@ INLINE_DEVICE void put_halves(struct ssd_shape d, const struct quarter &own,
         word[m] = halves_of(s.to * sums[o], s.to * sums[2 + o]);
       }
       if (8 * j + o < own.rows)
-        *(float4 *)(first + (8 * j + o) * HALF_ROW) = {word[0], word[1], word[2], word[3]};
+        *(float4 *)(first + 8 * j * HALF_ROW) = {word[0], word[1], word[2], word[3]};
     }
+  }
   if (threadIdx.x == 0)
     *scale = s.from;
 }
@@ -580,7 +587,7 @@ static __global__ void __launch_bounds__(HEAD_THREADS, 4)
       }
       bool leaves = k.c < chunks - 1 || f.S1b;
       if (HALVES && leaves) {
-        put_halves(d, own, state, most, f.halves + k.u * d.P * HALF_ROW, f.scale + k.u);
+        put_halves(d, own, state, most, f.halves + k.u * d.P * HALF_FLOATS, f.scale + k.u);
       } else if (leaves) {
         real *to = f.Rb + k.u * PN;
         own.for_pairs([&](int i, int o, int64_t at) {

@@ -304,15 +304,15 @@ INLINE_DEVICE void store_columns_of(struct ssd_shape d, const float (&state)[STA
   });
 }
 
-/* In half precision, and behind the rows each of the four warps' half_scale.from. */
+/* In half precision, and behind it each of the four warps' half_scale.from. */
 INLINE_DEVICE void store_halves(struct ssd_shape d, const float (&state)[STATE_TILES][4], real *to)
 {
   struct half_scale s(largest_of_lanes(largest_of(state)));
-  real *row = to + own_channel() * HALF_ROW + 4 * lane_pair();
 #pragma unroll
-  for (int half = 0; half < 2; half++, row += HALF_ROW)
+  for (int half = 0; half < 2; half++) {
+    real *row = to + place_in_halves(own_channel() + half, lane_pair());
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2; i++, row += d.P * HALF_ROW) {
       float4 even, odd; /* pairs: o = 0, 1 above */
       float *word[2] = {&even.x, &odd.x};
 #pragma unroll
@@ -324,10 +324,11 @@ INLINE_DEVICE void store_halves(struct ssd_shape d, const float (&state)[STATE_T
         word[1][m] = halves_of(s.to * four.z, s.to * four.w);
       }
       if (own_channel() < d.P)
-        put_four(row + 32 * i, 0, even), put_four(row + 32 * i + 16, 0, odd);
+        put_four(row, 0, even), put_four(to + ((row - to) ^ 16), 0, odd);
     }
+  }
   if (threadIdx.x % WARP_LANES == 0)
-    to[d.P * HALF_ROW + own_warp() % HEAD_WARPS] = s.from;
+    to[d.P * HALF_FLOATS + own_warp() % HEAD_WARPS] = s.from;
 }
 
 /* ---- the warpgroups that multiply ---- */
@@ -522,7 +523,7 @@ static __global__ void __launch_bounds__(WARPGROUP_THREADS, 1)
 /* ---- on the host ---- */
 
 /* Rb in halves takes the place of what batched products need, from chunk_scratch.scaled on. */
-static bool halves_fit(struct ssd_shape d) { return 2 * ssd_chunk_length(d) + d.N >= HALF_ROW; }
+static bool halves_fit(struct ssd_shape d) { return 2 * ssd_chunk_length(d) + d.N >= HALF_FLOATS; }
 
 static bool has_warpgroups(stream st, int needed)
 {
@@ -533,7 +534,7 @@ static bool has_warpgroups(stream st, int needed)
 /* Whether warpgroups take both ways of the shape, and the way back what store_halves made of S. */
 static bool keeps_halves(stream st, struct ssd_shape d)
 {
-  return d.only_vjp && !d.A_negative && d.N > HALF_ROW && halves_fit(d) && d.P % 4 == 0 &&
+  return d.only_vjp && !d.A_negative && d.N > HALF_FLOATS && halves_fit(d) && d.P % 4 == 0 &&
          d.N % 4 == 0 && d.ld % 4 == 0 && chunk_heads(d) <= INT32_MAX / 2 &&
          on_tensor_cores(st, d, WARPGROUP_FLOATS) && has_warpgroups(st, WARPGROUP_FLOATS);
 }

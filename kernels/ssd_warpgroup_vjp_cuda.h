@@ -120,7 +120,12 @@ struct backward_memory {
   {
     return (struct warp_sums *)(all_sums() + 2) + (step & 1);
   }
-  /* By all threads, before anything else. */
+  /* By all threads, before anything else: rows from P on, which copies of halves leave alone. */
+  INLINE_DEVICE void clear_states(void) const
+  {
+    for (int i = (int)threadIdx.x; i < WIDE + NARROW; i += BACKWARD_THREADS)
+      all[S_PLACE + i] = 0;
+  }
   INLINE_DEVICE void make_signals(void) const
   {
     struct backward_signals *s = signals();
@@ -212,19 +217,30 @@ INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &
   }
 }
 
+/* By one thread: of states in halves a head's, and what lies behind, if `scale`. */
+INLINE_DEVICE void copy_halves(struct ssd_shape d, token_panels to, const real *from, float *scale,
+                               uint64_t *signal)
+{
+  int half = (int)d.P * HALF_ROW, bytes = half * (int)sizeof(float), last = 0;
+  copy_part(to.at, from, bytes, signal);
+  copy_part(to.at + NARROW / 2, from + half, bytes, signal);
+  if (scale)
+    copy_part(scale, from + 2 * half, last = HEAD_WARPS * (int)sizeof(float), signal);
+  arrive_with_block(2 * bytes + last, signal);
+}
+
 /* By one warp: S (FIRST), and C with each chunk's first; or Rb and B. */
 template <bool FIRST>
 INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
                                struct backward_grid grid, struct backward_memory m)
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_STATE> copies;
-  typedef panel_copies<WARP_LANES, TENSOR_TOKENS, HALF_ROW> copies_of_halves;
   struct backward_signals *s = m.signals();
   int lane = (int)threadIdx.x % WARP_LANES, step = 0;
-  int64_t apart = d.P * (FIRST ? d.N : (int64_t)HALF_ROW); /* of heads */
+  bool halves = !FIRST || f.S_in_halves;
+  int64_t apart = d.P * (FIRST ? d.N : (int64_t)HALF_FLOATS); /* of heads */
   token_panels own = FIRST ? m.S() : m.Rb();
   uint64_t *come = FIRST ? &s->S : &s->Rb, *read = FIRST ? &s->S_read : &s->Rb_read;
-  auto same = [](int a) { return a; };
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
@@ -235,12 +251,16 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
       keep_little(lane);
       if (step > 0)
         await_signal(read, step - 1);
-      if (there && FIRST && !f.S_in_halves)
-        copies(states, d.N, (int)d.N, lane).copy_by_eights(own, 0, (int)d.P, same);
-      else if (there)
-        copies_of_halves(states, HALF_ROW, HALF_ROW, lane).copy_by_eights(own, 0, (int)d.P, same);
-      if (FIRST && there && f.S_in_halves && lane == 0)
-        copy_16_bytes(s->S_scale, states + d.P * HALF_ROW, true);
+      bool at_once = there && halves && lane == 0; /* whose arrival comes with the copy */
+      if (at_once) {
+        copy_halves(d, own, states, FIRST ? s->S_scale : NULL, come);
+        if (h + 1 < grid.heads)
+          prefetch_block(states + apart, (int)d.P * HALF_FLOATS * (int)sizeof(float));
+      } else if (there && !halves) {
+        copies(states, d.N, (int)d.N, lane).copy_by_eights(own, 0, (int)d.P, [](int a) {
+          return a;
+        });
+      }
       if (h == 0) {
         copies panel((FIRST ? f.C : f.B) + g.panel(d), d.ld, (int)d.N, lane);
         if (use > 0)
@@ -252,7 +272,7 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
       await_own_copies();
       if (h == 0)
         arrive(&s->panels, true);
-      arrive(come, true);
+      arrive(come, !at_once);
     }
   }
 }
@@ -445,7 +465,7 @@ INLINE_DEVICE void begin_product_of_halves(float (&sums)[PANEL_TILES][4], operan
   settle_sums(sums);
   begin_products();
 #pragma unroll
-  for (int k = 0; k < HALF_ROW / 8; k++)
+  for (int k = 0; k < HALF_FLOATS / 8; k++)
     group_mma_of_halves(sums, terms_behind<TENSOR_TOKENS>(left, k),
                         terms_behind<TENSOR_TOKENS>(right, k), k > 0);
   end_products();
@@ -482,7 +502,7 @@ struct own_columns {
   INLINE_DEVICE int word(int r) const
   {
     int pair = 2 * four + odd / 2;
-    return token_panels::offset(r, four_of_pair(pair)) + word_of_pair(pair);
+    return pair / 32 * (NARROW / 2) + place_in_halves(r, four_of_pair(pair)) + word_of_pair(pair);
   }
 };
 
@@ -939,7 +959,8 @@ INLINE_DEVICE float prepare_panels(struct backward_memory m)
     int row = i / 8 % TENSOR_TOKENS, pair = (i / (8 * TENSOR_TOKENS) * 8 + ((i ^ row) & 7)) * 2;
     float4 four = B[i];
     auto put = [&](int of, float x, float y) {
-      m.B_halves().place(row, four_of_pair(of))[word_of_pair(of)] =
+      m.B_halves()
+          .at[of / 32 * (NARROW / 2) + place_in_halves(row, four_of_pair(of)) + word_of_pair(of)] =
           halves_of(scale.to * x, scale.to * y);
     };
     put(pair, four.x, four.y);
@@ -1045,6 +1066,8 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
   typedef warpgroup_registers<144, 144, 160, 64> registers;
   SHARED_FLOATS(memory);
   struct backward_memory m = {memory};
+  if (d.P < TENSOR_CHANNELS)
+    m.clear_states();
   m.make_signals();
   int group = own_warp() / HEAD_WARPS, warp = own_warp() % HEAD_WARPS;
   if (group < STATE_GROUPS) {
