@@ -5,9 +5,9 @@
  * of the states' columns n each, and go on without waiting for the third, which has pairs of tokens
  *   Cb' += (S' yb') e             Bb' += (Rb' x') r dt          at last  B' pairs', C' pairs
  *   xb'  = (Rb B') r dt + yb' w + D yb'           pairs' = sum over heads of m dt z'
- * Each of the four warps that multiply nothing copies what has one place in the shared memory, as
- * soon as the place is free: S (and C), Rb (and B), x and yb of every other head.  Those of x
- * and yb also prepare their head's times, and at last put its cotangents of times together.
+ * Of the four warps that multiply nothing one copies x and S (and C), one yb and Rb (and B), as
+ * soon as their places are free; two have the times of every other head, which they prepare, and at
+ * last put their cotangents together.  Rb comes in half precision, and S where only this reads it.
  *
  * Tokens lie in the shared memory, and in sums, in eights whose order is 0 7 1 6 2 5 3 4: of pairs
  * j <= i, whose rows j are 16 in each warp, all warps have the same number, and nearly at the same
@@ -134,7 +134,7 @@ struct backward_memory {
       make_signal(&s->S, WARP_LANES), make_signal(&s->S_read, STATE_WARPS);
       make_signal(&s->Rb, WARP_LANES), make_signal(&s->Rb_read, multiplying);
       for (int i = 0; i < 2; i++)
-        make_signal(s->tokens + i, WARP_LANES), make_signal(s->ended + i, multiplying);
+        make_signal(s->tokens + i, 3 * WARP_LANES), make_signal(s->ended + i, multiplying);
       make_signal(&s->panels, 2 * WARP_LANES), make_signal(&s->panels_read, STATE_WARPS);
       make_signal(&s->rounded, GROUP_LANES);
       make_signal(&s->pairs, GROUP_LANES), make_signal(&s->pairs_read, STATE_WARPS);
@@ -193,7 +193,7 @@ struct group_chunk {
 
 /* ---- the warps that copy ---- */
 
-enum { COPIES_S, COPIES_RB, COPIES_TOKENS }; /* warps; of those of tokens there are two */
+enum { COPIES_S, COPIES_RB, HAS_TIMES }; /* warps; of those of times there are two */
 
 /* Copies of this thread have come; the signal counts all lanes. */
 INLINE_DEVICE void await_own_copies(void)
@@ -229,12 +229,13 @@ INLINE_DEVICE void copy_halves(struct ssd_shape d, token_panels to, const real *
   arrive_with_block(2 * bytes + last, signal);
 }
 
-/* By one warp: S (FIRST), and C with each chunk's first; or Rb and B. */
+/* By one warp: of each head x and S (FIRST), and C with each chunk's first; or yb, Rb and B. */
 template <bool FIRST>
-INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
-                               struct backward_grid grid, struct backward_memory m)
+INLINE_DEVICE void copy_heads(struct ssd_shape d, struct tensor_backward f,
+                              struct backward_grid grid, struct backward_memory m)
 {
   typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_STATE> copies;
+  typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_CHANNELS> copies_of_tokens;
   struct backward_signals *s = m.signals();
   int lane = (int)threadIdx.x % WARP_LANES, step = 0;
   bool halves = !FIRST || f.S_in_halves;
@@ -244,11 +245,18 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
   FOR_OWN_CHUNKS(v, use, grid)
   {
     struct group_chunk g(d, f, grid, v);
+    struct chunk k = g.head(d, grid, 0);
     bool there = FIRST ? g.enters : g.leaves;
-    const real *states = (FIRST ? f.S : f.halves) + g.head(d, grid, 0).u * apart;
+    const real *states = (FIRST ? f.S : f.halves) + k.u * apart;
+    const real *tokens = FIRST ? x_of(d, k, f.x) : cotangent_tokens(d, k, f.yb);
 #pragma unroll 1
-    for (int h = 0; h < grid.heads; h++, step++, states += apart) {
+    for (int h = 0; h < grid.heads; h++, step++, states += apart, tokens += d.P) {
+      int which = step & 1;
       keep_little(lane);
+      if (step > 1)
+        await_signal(s->ended + which, step / 2 - 1);
+      copies_of_tokens(tokens, FIRST ? d.ld : d.H * d.P, (int)d.P, lane)
+          .copy_by_eights(FIRST ? m.x(which) : m.yb(which), 0, g.q, place_of_eight);
       if (step > 0)
         await_signal(read, step - 1);
       bool at_once = there && halves && lane == 0; /* whose arrival comes with the copy */
@@ -270,6 +278,7 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
       if (h == grid.heads - 1 && v + 1 < own_end)
         prefetch_panel(d, group_chunk(d, f, grid, v + 1), FIRST ? f.C : f.B);
       await_own_copies();
+      arrive(s->tokens + which, true);
       if (h == 0)
         arrive(&s->panels, true);
       arrive(come, !at_once);
@@ -277,43 +286,59 @@ INLINE_DEVICE void copy_states(struct ssd_shape d, struct tensor_backward f,
   }
 }
 
-/* Of tokens 2 l and 2 l + 1 of a warp's lane l, to all of a head's times. */
-INLINE_DEVICE void prepare_eights(float2 dt, float A, float scale, struct eight_times *to)
-{
-  int lane = (int)threadIdx.x % WARP_LANES, first = 2 * lane, of_eight = lane & ~3;
-  double l[2], all;
-  add_up_times(dt, A, l, &all);
-  double begin = from_lane(l[0], lane ^ of_eight),
-         end = from_lane(l[0], lane ^ ((of_eight + 4) & 31));
-  auto power = [](double x) { return power_of_2((float)x); };
-  auto two = [](float x, float y) {
+/* A head's times before they are stored, of tokens 2 l and 2 l + 1 of a warp's lane l. */
+struct own_eights {
+  float2 dt, sum[2], leave, until, since, next;
+  float A, last;
+
+  INLINE_DEVICE static float2 two(float x, float y)
+  {
     float2 both;
     both.x = x, both.y = y;
     return both;
-  };
-  float2 leave = two(scale * power(all - l[0]), scale * power(all - l[1])), next = {};
-  if (of_eight < 28)
-    next = two(power(end - l[0]), power(end - l[1]));
-#pragma unroll
-  for (int i = 0; i < 2; i++)
-    to->sum[first + i].x = (float)l[i], to->sum[first + i].y = (float)(l[i] - (double)(float)l[i]);
-  pair_at(to->dt, first) = dt;
-  pair_at(to->leave, first) = leave;
-  pair_at(to->scaled, first) = two(leave.x * dt.x, leave.y * dt.y);
-  pair_at(to->until, first) = two(power(l[0]), power(l[1]));
-  pair_at(to->since, first) = two(power(l[0] - begin), power(l[1] - begin));
-  pair_at(to->next, first) = next;
-  pair_at(to->share, first) = two(next.x * dt.x, next.y * dt.y);
-  if (first == 0)
-    to->A = A, to->last = scale * power(all);
-  __syncwarp();
-  int b = lane_row();
-#pragma unroll
-  for (int i = 0; i < 2; i++) {
-    int a = 2 * lane_pair() + i;
-    to->gap[b][a] = a > b ? decay_over(to->sum[8 * a], to->sum[8 * b + 8]) : 0;
   }
-}
+  INLINE_DEVICE void compute(float2 own_dt, float rate, float scale)
+  {
+    int lane = (int)threadIdx.x % WARP_LANES, of_eight = lane & ~3;
+    double l[2], all;
+    dt = own_dt, A = rate;
+    add_up_times(dt, A, l, &all);
+    double begin = from_lane(l[0], lane ^ of_eight),
+           end = from_lane(l[0], lane ^ ((of_eight + 4) & 31));
+    auto power = [](double x) { return power_of_2((float)x); };
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+      sum[i] = two((float)l[i], (float)(l[i] - (double)(float)l[i]));
+    leave = two(scale * power(all - l[0]), scale * power(all - l[1]));
+    until = two(power(l[0]), power(l[1]));
+    since = two(power(l[0] - begin), power(l[1] - begin));
+    next = two(0, 0);
+    if (of_eight < 28)
+      next = two(power(end - l[0]), power(end - l[1]));
+    last = scale * power(all);
+  }
+  INLINE_DEVICE void store(struct eight_times *to) const
+  {
+    int first = (int)threadIdx.x % WARP_LANES * 2;
+    to->sum[first] = sum[0], to->sum[first + 1] = sum[1];
+    pair_at(to->dt, first) = dt;
+    pair_at(to->leave, first) = leave;
+    pair_at(to->scaled, first) = two(leave.x * dt.x, leave.y * dt.y);
+    pair_at(to->until, first) = until;
+    pair_at(to->since, first) = since;
+    pair_at(to->next, first) = next;
+    pair_at(to->share, first) = two(next.x * dt.x, next.y * dt.y);
+    if (first == 0)
+      to->A = A, to->last = last;
+    __syncwarp();
+    int b = lane_row();
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      int a = 2 * lane_pair() + i;
+      to->gap[b][a] = a > b ? decay_over(to->sum[8 * a], to->sum[8 * b + 8]) : 0;
+    }
+  }
+};
 
 /* What dtb is made of, of what eights have. */
 INLINE_DEVICE struct time_parts parts_of_times(const struct eight_times *times,
@@ -361,56 +386,45 @@ INLINE_DEVICE struct time_parts parts_of_times(const struct eight_times *times,
   return p;
 }
 
-/* By one warp, which has the heads of even or odd steps.  When one has ended, the copies of the
- * next begin, and what does not hinder it is done while others go on with it. */
-INLINE_DEVICE void copy_tokens(struct ssd_shape d, struct tensor_backward f,
-                               struct backward_grid grid, struct backward_memory m, int own)
+/* By one warp, which has the heads of even or odd steps: the times of the next, prepared while one
+ * goes on, and the cotangents of the times of the last. */
+INLINE_DEVICE void prepare_times(struct ssd_shape d, struct tensor_backward f,
+                                 struct backward_grid grid, struct backward_memory m, int own)
 {
-  typedef panel_copies<WARP_LANES, TENSOR_TOKENS, TENSOR_CHANNELS> copies;
   struct backward_signals *s = m.signals();
   int v = grid.first(), end = grid.end(), h = own, use = 0;
 #pragma unroll 1
   for (;; h += 2, use++) {
-    int lane = (int)threadIdx.x % WARP_LANES;
-    keep_little(own), keep_little(lane);
+    keep_little(own);
     for (; h >= grid.heads; h -= grid.heads)
       v++;
     bool there = v < end;
-    float2 dt = {};
-    float A_log = 0, scale = 1;
-    struct time_parts parts = {};
-    if (use > 0)
-      await_signal(s->ended + own, use - 1);
+    struct own_eights times = {};
     if (there) {
       struct group_chunk g(d, f, grid, v);
       struct chunk k = g.head(d, grid, h);
-      dt = own_times(f.dt + k.token * d.H + k.h, d.H, g.q);
-      A_log = f.A_log[k.h];
-      if (g.leaves)
-        scale = f.scale[k.u];
-#pragma unroll 1
-      for (int i = 0; i < 2; i++) /* a loop, for the sake of registers */
-        copies(i ? cotangent_tokens(d, k, f.yb) : x_of(d, k, f.x), i ? d.H * d.P : d.ld, (int)d.P,
-               lane)
-            .copy_by_eights({m.x(own).at + i * NARROW}, 0, k.q, place_of_eight);
+      times.compute(own_times(f.dt + k.token * d.H + k.h, d.H, g.q), -exp_real(f.A_log[k.h]),
+                    g.leaves ? f.scale[k.u] : 1);
+    }
+    if (use == 0) {
+      if (there)
+        times.store(m.times(own)), arrive(s->tokens + own, true);
+      else
+        break;
+      continue;
     }
     keep_little(own), keep_little(v), keep_little(h);
     int last_v = v, last_h = h - 2;
     for (; last_h < 0; last_h += grid.heads)
       last_v--;
-    if (use > 0) {
-      struct group_chunk g(d, f, grid, last_v);
-      parts = parts_of_times(m.times(own), m.sums(own), m.of_warps(own), g.enters, g.leaves);
-      __syncwarp();
-    }
-    keep_little(own), keep_little(v);
-    if (there) {
-      prepare_eights(dt, -exp_real(A_log), scale, m.times(own));
-      await_own_copies();
-      arrive(s->tokens + own, true);
-    }
-    if (use > 0)
-      put_time_cotangents(d, f, group_chunk(d, f, grid, last_v).head(d, grid, last_h), parts);
+    struct group_chunk last(d, f, grid, last_v);
+    await_signal(s->ended + own, use - 1);
+    struct time_parts parts =
+        parts_of_times(m.times(own), m.sums(own), m.of_warps(own), last.enters, last.leaves);
+    __syncwarp();
+    if (there)
+      times.store(m.times(own)), arrive(s->tokens + own, true);
+    put_time_cotangents(d, f, last.head(d, grid, last_h), parts);
     if (!there)
       break;
   }
@@ -1079,11 +1093,11 @@ static __global__ void __launch_bounds__(BACKWARD_THREADS, 1)
   } else {
     registers::begin<64>();
     if (warp == COPIES_S)
-      copy_states<true>(d, f, grid, m);
+      copy_heads<true>(d, f, grid, m);
     else if (warp == COPIES_RB)
-      copy_states<false>(d, f, grid, m);
+      copy_heads<false>(d, f, grid, m);
     else
-      copy_tokens(d, f, grid, m, warp - COPIES_TOKENS);
+      prepare_times(d, f, grid, m, warp - HAS_TIMES);
   }
 #endif
 }
