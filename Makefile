@@ -256,8 +256,9 @@ plugin_objects = $(CUDA_PLAIN:%.c=$(1)/plain/%.o) $(CUDA_HOST:%.c=$(1)/host/%.o)
                  $(CUDA_SOURCES:%.c=$(1)/f32/%.o) $(CUDA_SOURCES:%.c=$(1)/f64/%.o)
 $(BUILD)/cuda/f32/%.o: CUDA_BITS := 32
 $(BUILD)/cuda/f64/%.o: CUDA_BITS := 64
+# of what sm_100 has and sm_80 has not nothing is used: both are made of the same intermediate code
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden \
-             $(foreach a,$(NVCC_ARCHS:sm_90=sm_90a),-gencode arch=$(a:sm_%=compute_%),code=$(a))
+             $(foreach a,$(NVCC_ARCHS:sm_90=sm_90a),-gencode arch=$(patsubst sm_%,compute_%,$(a:sm_100=sm_80)),code=$(a))
 NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
   $(NVCC) -x cu $(NVCC_FLAGS) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
 define plugin_rules
