@@ -87,7 +87,7 @@
 #define WORK_ssd_chunked_vjp                                                     \
   WORK(SSD_PAIRS *(2 * d.H * d.P + 3 * d.G * d.N) + SSD_TOKENS * d.H * d.P * 4 + \
            SSD_PASSES(S || S1b) * 8 * SSD_TOKENS * d.H * d.P * d.N,              \
-       3 * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * SSD_KEPT * SSD_STATES)
+       (beta == 0 ? 2 : 3) * SSD_INPUTS + SSD_TOKENS * d.H * d.P + IF(S) * SSD_KEPT * SSD_STATES)
 #define WORK_silu_gate_fwd WORK(5 * M * F, 3 * M * F)
 #define WORK_silu_gate_vjp WORK(11 * M * F, 7 * M * F)
 #define WORK_cross_entropy_fwd WORK((3 + IF(best) + 4 * IF(xb)) * M * V, (1 + IF(xb)) * M * V)
