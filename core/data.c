@@ -1,6 +1,7 @@
 /* data.c: see data.h. */
 #include "core/data.h"
 #include "core/parallel.h"
+#include <stdio.h>
 
 enum status data_open(const struct data_config *c, struct task_data *d)
 {
@@ -79,6 +80,22 @@ void data_batch(const struct task_data *d, uint64_t seed, enum philox_stream str
   struct draw c = {d, seed, stream, step, first, sequences, length, tokens, targets};
   int64_t count = sequences_at_once(length), parts = (sequences + count - 1) / count;
   parallel_run(parts, draw_part, &c);
+}
+
+void data_describe(const struct data_config *c, size_t size, char *out)
+{
+  static const char *const monoids[] = {
+      [MONOID_TRIVIAL] = "",
+      [MONOID_APERIODIC] = " x aperiodic",
+      [MONOID_APERIODIC_ALIVE] = " x aperiodic_alive",
+  };
+  char identity[64] = "";
+  if (c->identity_probability > 0)
+    (void)snprintf(identity, sizeof identity, ", identity probability %g", c->identity_probability);
+  if (c->task == TASK_TEXT)
+    (void)snprintf(out, size, "text %s", c->path);
+  else
+    (void)snprintf(out, size, "word problem %s%s%s", c->group, monoids[c->monoid], identity);
 }
 
 double data_bits(double loss) { return loss / 0.69314718055994530942; }

@@ -29,6 +29,9 @@ void data_batch(const struct task_data *d, uint64_t seed, enum philox_stream str
                 uint32_t first, int64_t sequences, int64_t length, int32_t *tokens,
                 int32_t *targets);
 
+/* What the data are, for people: "word problem A5 x aperiodic, identity probability 0.5". */
+void data_describe(const struct data_config *c, size_t size, char *out);
+
 /* A mean cross-entropy, in nats a token, in bits. */
 double data_bits(double loss);
 #endif

@@ -1,4 +1,5 @@
 /* compare_group.c: runs on the same data in a section, those that differ by seed in a group. */
+#include "core/data.h"
 #include "core/statistics.h"
 #include "experiments/compare_parts.h"
 #include <math.h>
@@ -6,22 +7,6 @@
 #include <string.h>
 
 /* ---- sections ---- */
-
-static void describe_data(const struct config *c, char out[COMPARE_LABEL])
-{
-  const struct data_config *d = &c->data;
-  char monoid[64] = "", identity[64] = "";
-  if (d->task == TASK_TEXT) {
-    (void)snprintf(out, COMPARE_LABEL, "text %.*s", COMPARE_LABEL - 8, d->path);
-    return;
-  }
-  if (d->monoid != MONOID_TRIVIAL)
-    (void)snprintf(monoid, sizeof monoid, " x %s",
-                   d->monoid == MONOID_APERIODIC ? "aperiodic" : "aperiodic_alive");
-  if (d->identity_probability > 0)
-    (void)snprintf(identity, sizeof identity, ", identity probability %g", d->identity_probability);
-  (void)snprintf(out, COMPARE_LABEL, "word problem %.48s%s%s", d->group, monoid, identity);
-}
 
 static enum status section_of(struct comparison *c, const char *name,
                               struct compared_section **section)
@@ -46,7 +31,7 @@ static enum status same_data(const struct compared_section *s, const struct comp
   char data[COMPARE_LABEL];
   if (s->runs == 0)
     return OK;
-  describe_data(&run->config, data);
+  data_describe(&run->config.data, sizeof data, data);
   if (strcmp(data, s->data) != 0)
     FAIL(ERR_USAGE, "%s: its data, %s, is not that of %s, %s: such runs cannot be compared",
          run->directory, data, s->run[0].directory, s->data);
@@ -73,7 +58,7 @@ enum status comparison_add(struct comparison *c, const char *section, struct com
   s->run = more;
   if (s->runs == 0) {
     const struct evaluate_config *e = &run->config.evaluate;
-    describe_data(&run->config, s->data);
+    data_describe(&run->config.data, sizeof s->data, s->data);
     s->lengths_count = e->lengths_count;
     memcpy(s->lengths, e->lengths, sizeof s->lengths);
     s->sequences = e->sequences;

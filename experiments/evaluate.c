@@ -45,8 +45,10 @@ static void print_head(void *to, const struct evaluation *e)
 {
   const struct config *c = to;
   bool implicit = e->kind == MODEL_IMPLICIT;
-  (void)printf("%s, %s, %lld parameters, %lld sequences a length\n", c->name,
-               model_kind_name(e->kind), (long long)e->parameters,
+  char data[2 * CONFIG_PATH];
+  data_describe(&c->data, sizeof data, data);
+  (void)printf("%s, %s, %lld parameters; %s, %lld sequences a length\n", c->name,
+               model_kind_name(e->kind), (long long)e->parameters, data,
                (long long)c->evaluate.sequences);
   (void)printf("%-13s %7s  %8s  %8s  %9s%s\n", "mode", "length", "loss", "accuracy",
                c->data.task == TASK_TEXT ? "bits/byte" : "last 10",

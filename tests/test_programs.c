@@ -64,7 +64,8 @@ static json_t *evaluate_json(const char *override)
   char path[512];
   (void)snprintf(path, sizeof path, "%s", scratch("evaluate.json"));
   SPAWN(&r, "evaluate", run, "--json", path, override);
-  check_spawned(&r, 0, "sequential");
+  check_spawned(&r, 0, "; word problem S3, ");
+  assert_non_null(strstr(r.output, "sequential"));
   json_t *root = json_load_file(path, JSON_REJECT_DUPLICATES, &error);
   assert_non_null(root);
   return root;
