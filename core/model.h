@@ -130,7 +130,8 @@ struct span {
    * product, which are zeros too, are not computed, and of the first layer neither x and xn are
    * kept nor (mixer_projected) zxbcdt, where it is u */
   bool from_zero;
-  bool only_vjp;  /* of what is kept only block_vjp asks, of the same span: no zeros need be kept */
+  bool only_vjp;  /* of what is kept only block_vjp asks, of the same span: no zeros need be kept,
+                     and S is kept as the backend likes it */
   double damping; /* (1 - damping) z + damping f(z) in the place of f(z); 0: undamped */
   DEVICE double *square, *reference; /* (rows,T) ||f(z) - z||^2, ||f(z)||^2; NULL: not wanted */
 };

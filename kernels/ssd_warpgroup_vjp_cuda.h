@@ -221,11 +221,12 @@ INLINE_DEVICE void prefetch_panel(struct ssd_shape d, const struct group_chunk &
 INLINE_DEVICE void copy_halves(struct ssd_shape d, token_panels to, const real *from, float *scale,
                                uint64_t *signal)
 {
-  int half = (int)d.P * HALF_ROW, bytes = half * (int)sizeof(float), last = 0;
+  int half = (int)d.P * HALF_ROW, bytes = half * (int)sizeof(float);
+  int last = scale ? HEAD_WARPS * (int)sizeof(float) : 0;
   copy_part(to.at, from, bytes, signal);
   copy_part(to.at + NARROW / 2, from + half, bytes, signal);
   if (scale)
-    copy_part(scale, from + 2 * half, last = HEAD_WARPS * (int)sizeof(float), signal);
+    copy_part(scale, from + 2 * half, last, signal);
   arrive_with_block(2 * bytes + last, signal);
 }
 

@@ -108,7 +108,6 @@ static void rounded_products(void **state)
   device_rounded_linear_conv_f32(cpu.f32, rounded.f32, seed);
   device_rounded_linear_conv_f64(cpu.f64, rounded.f64, seed);
   device_rounded_whole_sequences_f32(cpu.f32, rounded.f32, seed);
-  device_rounded_whole_sequences_f64(cpu.f64, rounded.f64, seed);
   if (!emulated) {
     device_many_linear_conv_f32(cpu.f32, rounded.f32, seed);
     device_many_norm_products_f32(cpu.f32, rounded.f32, seed);
