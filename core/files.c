@@ -1,6 +1,7 @@
 /* files.c: whole files in, whole files out.  Every call that can lose data is checked: write,
  * flush, sync to disk, close, rename, sync of the directory that holds the name. */
 #include "core/files.h"
+#include <ctype.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <libgen.h>
@@ -228,6 +229,27 @@ bool path_is_same(const char *a, const char *b)
   struct stat one, other;
   return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev &&
          one.st_ino == other.st_ino;
+}
+
+struct shell_word shell_quoted(const char *word)
+{
+  static const char quote[] = "'\\''";
+  struct shell_word w;
+  char *to = w.text, *end = w.text + sizeof w.text - sizeof quote - 1;
+  bool plain = *word;
+  for (const char *p = word; *p; p++)
+    plain = plain && (isalnum((unsigned char)*p) || strchr("/._-+=:,@%", *p));
+  if (!plain)
+    *to++ = '\'';
+  for (; *word && to < end; word++) {
+    size_t n = *word == '\'' ? sizeof quote - 1 : 1;
+    memcpy(to, n == 1 ? word : quote, n);
+    to += n;
+  }
+  if (!plain)
+    *to++ = '\'';
+  *to = '\0';
+  return w;
 }
 
 bool path_is_directory(const char *path)

@@ -48,5 +48,11 @@ MUST_USE enum status path_rename(const char *from, const char *to);
 MUST_USE enum status link_replace(const char *target, const char *path);
 bool path_exists(const char *path); /* false for a link that points nowhere */
 bool path_is_directory(const char *path);
+/* `word` as a shell reads it, quoted where it must be: for commands in messages.  What is too long
+ * loses its end. */
+struct shell_word {
+  char text[2048];
+};
+struct shell_word shell_quoted(const char *word);
 bool path_is_same(const char *a, const char *b); /* by links too; false where there is neither */
 #endif

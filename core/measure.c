@@ -307,21 +307,30 @@ static enum status look_closely(const struct measurement *e, struct evaluation *
   return OK;
 }
 
-/* A text that is not the one trained on is evaluated, but its validation part may hold what was
- * trained on. */
-static enum status say_other_text(const struct measurement *e, const char *dir)
+/* A text that is not the one trained on, or more of it than was kept from training, is evaluated,
+ * but the validation part then may hold what was trained on. */
+static enum status say_seen_text(const struct measurement *e, const char *dir)
 {
-  char path[2 * CONFIG_PATH];
+  char state[2 * CONFIG_PATH], config[2 * CONFIG_PATH];
+  const struct data_config *data = &e->e.c->data;
   struct trainer_state trained;
-  TRY(path_join(path, sizeof path, dir, "trainer.json"));
-  if (e->e.c->data.task != TASK_TEXT || !path_exists(path))
+  struct config before;
+  TRY(path_join(state, sizeof state, dir, "trainer.json"));
+  TRY(path_join(config, sizeof config, dir, "config.yaml"));
+  if (data->task != TASK_TEXT || !path_exists(state) || !path_exists(config))
     return OK;
-  TRY(trainer_state_read(path, &trained));
+  TRY(trainer_state_read(state, &trained));
+  TRY(config_load(config, 0, NULL, &before));
   if (trained.data && trained.data != data_fingerprint(&e->data))
     (void)fprintf(stderr,
                   "%s is not the text that %s was trained on: its validation part may hold bytes "
                   "that the model has seen\n",
-                  e->e.c->data.path, dir);
+                  data->path, dir);
+  else if (trained.data && data->validation_fraction > before.data.validation_fraction)
+    (void)fprintf(stderr,
+                  "data.validation_fraction: %g, but %s was trained with %g: the validation part "
+                  "holds bytes that the model has seen\n",
+                  data->validation_fraction, dir, before.data.validation_fraction);
   return OK;
 }
 
@@ -329,7 +338,7 @@ static enum status measure_open(struct measurement *e, const struct config *c, c
                                 const struct evaluation_request *q, struct evaluation *to)
 {
   TRY(data_open(&c->data, &e->data));
-  TRY(say_other_text(e, dir));
+  TRY(say_seen_text(e, dir));
   for (int64_t i = 0; i < c->evaluate.lengths_count; i++)
     TRY(data_require(&e->data, STREAM_EVALUATE, c->evaluate.lengths[i], "evaluate.lengths"));
   to->parameters = e->e.w.tensors.parameters;

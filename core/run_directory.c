@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/file.h>
 #include <unistd.h>
@@ -65,7 +66,7 @@ static enum status make_room(const struct train_options *o)
   if (path_exists(config) && path_is_directory(checkpoints)) {
     if (!o->overwrite)
       FAIL(ERR_USAGE, "%s: this run exists; go on with --resume %s, or replace it with --overwrite",
-           o->directory, o->directory);
+           o->directory, shell_quoted(o->directory).text);
     return remove_run(o->directory);
   }
   TRY(holds_others(o->directory, &others));
@@ -139,6 +140,16 @@ static int descending(const void *a, const void *b)
   return (x < y) - (x > y);
 }
 
+/* -1: not the name of a checkpoint. */
+static int64_t step_of(const char *name)
+{
+  char *end;
+  if (strncmp(name, "step-", 5) != 0 || name[5] < '0' || name[5] > '9')
+    return -1;
+  int64_t step = strtoll(name + 5, &end, 10);
+  return *end ? -1 : step;
+}
+
 /* The steps of all checkpoints, newest first; *steps is the caller's to free. */
 static enum status list_checkpoints(const char *path, int64_t **steps, size_t *count)
 {
@@ -149,11 +160,8 @@ static enum status list_checkpoints(const char *path, int64_t **steps, size_t *c
   if (!d)
     FAIL_IO(path, "read");
   for (const struct dirent *e; (e = readdir(d));) {
-    char *end;
-    if (strncmp(e->d_name, "step-", 5) != 0 || e->d_name[5] < '0' || e->d_name[5] > '9')
-      continue;
-    int64_t step = strtoll(e->d_name + 5, &end, 10);
-    if (*end)
+    int64_t step = step_of(e->d_name);
+    if (step < 0)
       continue;
     if (*count == room) {
       room = room ? 2 * room : 16;
@@ -203,9 +211,28 @@ enum status checkpoint_find_latest(const char *run)
     target[n] = '\0';
     FAIL(ERR_DATA, "%s points to %s, which is no checkpoint%s%s%s%s", link, target,
          newest < 0 ? "" : "; to go on from the newest: ln -sfn ", newest < 0 ? "" : name,
-         newest < 0 ? "" : " ", newest < 0 ? "" : link);
+         newest < 0 ? "" : " ", newest < 0 ? "" : shell_quoted(link).text);
   }
   return newest < 0 ? OK : link_replace(name, link);
+}
+
+enum status checkpoint_unreadable(const char *run, enum status code)
+{
+  char link[RUN_PATH], target[PATH_MAX], path[RUN_PATH], name[64], error[2048];
+  int64_t *steps = NULL, before = -1;
+  size_t count = 0;
+  (void)snprintf(error, sizeof error, "%s", last_error());
+  if (path_join(link, sizeof link, run, "latest") == OK && realpath(link, target) &&
+      path_join(path, sizeof path, run, "checkpoints") == OK &&
+      list_checkpoints(path, &steps, &count) == OK)
+    for (size_t i = 0; i < count && before < 0; i++)
+      before = steps[i] < step_of(strrchr(target, '/') + 1) ? steps[i] : -1;
+  free(steps);
+  if (before < 0)
+    FAIL(code, "%s", error);
+  checkpoint_name(before, name);
+  FAIL(code, "%s; if it is damaged, go back to the checkpoint before it: ln -sfn %s %s", error,
+       name, shell_quoted(link).text);
 }
 
 static enum status remove_checkpoint(const char *run, int64_t step)

@@ -23,6 +23,9 @@ MUST_USE enum status checkpoint_commit(const char *run, int64_t step);
  * checkpoint and before the link; a copy without links) becomes a link to the newest checkpoint, if
  * there is one.  ERR_DATA: it points to nothing. */
 MUST_USE enum status checkpoint_find_latest(const char *run);
+/* The latest checkpoint could not be read: adds to the message the way back to the one before it,
+ * if there is one; returns `code`. */
+MUST_USE enum status checkpoint_unreadable(const char *run, enum status code);
 /* Removes checkpoints later than `step`, and of the others all but the `keep` newest (0: none) and
  * that of `best`, to which the link of that name is pointed (0: there is none). */
 MUST_USE enum status checkpoints_prune(const char *run, int64_t step, int64_t keep, int64_t best);

@@ -587,8 +587,11 @@ static enum status begin_or_resume(struct trainer *t, bool finished)
   TRY(path_join(latest, sizeof latest, t->o->directory, "latest"));
   TRY(path_join(metrics, sizeof metrics, t->o->directory, "metrics.jsonl"));
   bool resumes = t->o->resume && path_is_directory(latest);
-  TRY(resumes ? checkpoint_read(latest, &t->w, s)
-              : weights_initialise(&t->w, (uint64_t)t->c->seed));
+  enum status ready =
+      resumes ? checkpoint_read(latest, &t->w, s) : weights_initialise(&t->w, (uint64_t)t->c->seed);
+  if (resumes && ready == ERR_DATA)
+    ready = checkpoint_unreadable(t->o->directory, ready);
+  TRY(ready);
   TRY(check_data(t)); /* the last that may be refused: until here the run is as it was */
   if (resumes) {
     TRY(checkpoints_prune(t->o->directory, s->step, t->c->train.keep, s->best_step));
@@ -753,7 +756,7 @@ static enum status loop(struct trainer *t)
   if (t->state.step < c->steps)
     FAIL(ERR_INTERRUPTED,
          "stopped at step %lld, checkpoint written; go on with: build/train --resume %s",
-         (long long)t->state.step, t->o->directory);
+         (long long)t->state.step, shell_quoted(t->o->directory).text);
   return OK;
 }
 

@@ -128,6 +128,17 @@ static bool is_there(const char *checkpoint, const struct comparison *c)
   return there;
 }
 
+/* Says why a run is left out. */
+static void say_skipped(const char *dir)
+{
+  (void)fprintf(stderr, "%s\nskipped: %s\n", last_error(), dir);
+}
+
+static enum status nothing_to_compare(void)
+{
+  FAIL(ERR_DATA, "there is nothing to compare: none of these is a run with a checkpoint");
+}
+
 /* Adds the run, unless it is none: then a warning says why. */
 static enum status add_run(const char *dir, struct compare_settings *s, struct comparison *c)
 {
@@ -135,7 +146,7 @@ static enum status add_run(const char *dir, struct compare_settings *s, struct c
   s->like = c->sections ? &c->section[0].run[0] : NULL;
   enum status status = compared_run_open(dir, s, &run);
   if (status == ERR_DATA || (status == ERR_IO && path_is_directory(dir))) {
-    (void)fprintf(stderr, "%s\nskipped: %s\n", last_error(), dir);
+    say_skipped(dir);
     return OK;
   }
   TRY(status);
@@ -152,25 +163,52 @@ static enum status add_run(const char *dir, struct compare_settings *s, struct c
   return status;
 }
 
+static void drop_run(struct compared_section *s, int64_t i)
+{
+  compared_run_free(&s->run[i]);
+  s->runs--;
+  memmove(&s->run[i], &s->run[i + 1], (size_t)(s->runs - i) * sizeof *s->run);
+}
+
+/* The backend is opened for the first run that is not kept. */
+struct measuring {
+  struct progress progress;
+  struct runtime rt;
+  bool open;
+};
+
+static enum status measure_unless_kept(struct measuring *m, struct compared_run *r, int64_t number,
+                                       int64_t runs)
+{
+  bool found;
+  TRY(compared_run_recall(r, &found));
+  if (found)
+    return OK;
+  if (!m->open)
+    TRY(runtime_open(&r->config, &m->rt));
+  m->open = true;
+  progress_log(&m->progress, "measuring %s (%lld of %lld)", r->directory, (long long)number,
+               (long long)runs);
+  return compared_run_measure(&m->rt, &m->progress, r);
+}
+
+/* Drops runs whose checkpoints turn out to be damaged. */
 static enum status measure_all(struct comparison *c)
 {
-  struct progress p = progress_to(stderr);
   struct compared_section *s = c->section;
-  struct runtime rt;
-  bool open = false;
-  for (int64_t i = 0; i < s->runs; i++) {
-    bool found;
-    TRY(compared_run_recall(&s->run[i], &found));
-    if (found)
-      continue;
-    if (!open)
-      TRY(runtime_open(&s->run[i].config, &rt));
-    open = true;
-    progress_log(&p, "measuring %s (%lld of %lld)", s->run[i].directory, (long long)i + 1,
-                 (long long)s->runs);
-    TRY(compared_run_measure(&rt, &p, &s->run[i]));
+  struct measuring m = {.progress = progress_to(stderr)};
+  int64_t runs = s->runs;
+  for (int64_t i = 0, number = 1; i < s->runs; number++) {
+    enum status measured = measure_unless_kept(&m, &s->run[i], number, runs);
+    if (measured == ERR_DATA) {
+      say_skipped(s->run[i].directory);
+      drop_run(s, i);
+    } else {
+      TRY(measured);
+      i++;
+    }
   }
-  return OK;
+  return s->runs ? OK : nothing_to_compare();
 }
 
 static enum status compare_runs(const struct command_line *line, struct comparison *c,
@@ -180,7 +218,7 @@ static enum status compare_runs(const struct command_line *line, struct comparis
   for (int i = 0; i < line->words; i++)
     TRY(add_run(line->word[i], &settings, c));
   if (c->sections == 0)
-    FAIL(ERR_DATA, "there is nothing to compare: none of these is a run with a checkpoint");
+    return nothing_to_compare();
   TRY(make_places(to, "compare"));
   enum status s = measure_all(c);
   if (s == ERR_INTERRUPTED)

@@ -21,7 +21,7 @@ struct compared_jacobian {
   int64_t tokens;      /* at which it was taken */
   double off_diagonal; /* norm of the off-diagonal entries over that of all; mean over the tokens */
   double within_layers; /* the same, of the diagonal blocks of the layers: explicit models: 0 */
-  double radius;        /* spectral; mean; NaN for large ones */
+  double radius;        /* spectral; mean; NaN above 512 states */
   int64_t image;        /* at most COMPARE_IMAGE */
   double *absolute;     /* (image,image) |J| at the last token: the largest entry of each square */
 };

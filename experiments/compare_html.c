@@ -3,7 +3,6 @@
 #include "core/files.h"
 #include "experiments/compare_report.h"
 #include "experiments/plot.h"
-#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -186,24 +185,6 @@ static enum status figures_of(FILE *out, const struct comparison *c, int64_t sec
 
 /* ---- settings ---- */
 
-/* A word for a shell to read. */
-static void shell_word(const char *word, FILE *out)
-{
-  bool plain = *word;
-  for (const char *p = word; *p; p++)
-    plain = plain && (isalnum((unsigned char)*p) || strchr("/._-+=:,@%", *p));
-  if (plain) {
-    compared_html_text(word, out);
-    return;
-  }
-  (void)fputs("&#39;", out);
-  for (char letter[2] = {0}; *word; word++) {
-    letter[0] = *word;
-    compared_html_text(*word == '\'' ? "'\\''" : letter, out);
-  }
-  (void)fputs("&#39;", out);
-}
-
 static void commands(FILE *out, const struct comparison *c)
 {
   (void)fprintf(out, "<h2>How to reproduce this</h2>\n");
@@ -211,7 +192,7 @@ static void commands(FILE *out, const struct comparison *c)
     (void)fprintf(out, "<p>This page was written by</p>\n<pre>");
     for (int i = 0; i < c->words; i++) {
       (void)fputs(i ? " " : "", out);
-      shell_word(c->word[i], out);
+      compared_html_text(shell_quoted(c->word[i]).text, out);
     }
     (void)fprintf(out, "</pre>\n");
   }
@@ -222,7 +203,7 @@ static void commands(FILE *out, const struct comparison *c)
   for (int64_t i = 0; i < c->sections; i++)
     for (int64_t r = 0; r < c->section[i].runs; r++) {
       (void)fprintf(out, "build/train ");
-      shell_word(c->section[i].run[r].directory, out);
+      compared_html_text(shell_quoted(c->section[i].run[r].directory).text, out);
       (void)fprintf(out, "/config.yaml runs_dir=again\n");
     }
   (void)fprintf(out, "</pre>\n");

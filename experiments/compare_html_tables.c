@@ -336,11 +336,11 @@ static double radius(const struct compared_run *r, int64_t unused)
 
 static void jacobian_table(FILE *out, const struct compared_section *s)
 {
-  begin_table(
-      out, "How a token moves the state",
-      "<th>|dh(t)/dh(t-1)| at trained tokens</th><th>states</th><th>tokens</th>"
-      "<th>off the diagonal</th><th>the same, within a layer</th><th>spectral radius</th></tr>"
-      "</thead><tbody>\n");
+  begin_table(out, "How a token moves the state",
+              "<th>|dh(t)/dh(t-1)| at trained tokens</th><th>states</th><th>tokens</th>"
+              "<th>off the diagonal</th><th>the same, within a layer</th><th>spectral radius (to "
+              "512 states)</th></tr>"
+              "</thead><tbody>\n");
   for (const struct compared_group *g = s->group; g < s->group + s->groups; g++) {
     const struct compared_jacobian *j = &g->run[0]->jacobian;
     group_head(out, s, g);

@@ -28,7 +28,7 @@ static enum status run_of_checkpoint(const char *checkpoint, char *out, size_t s
     FAIL(ERR_USAGE,
          "%s is not the run's latest checkpoint; to go back to it, and lose what came behind: "
          "ln -sfn checkpoints/%s %s, then --resume %s",
-         checkpoint, strrchr(given, '/') + 1, path, run);
+         checkpoint, strrchr(given, '/') + 1, shell_quoted(path).text, shell_quoted(run).text);
   return path_join(out, size, "", run);
 }
 
@@ -106,7 +106,7 @@ static enum status run(int argc, char **argv)
   TRY(runtime_open(&c, &rt));
   TRY(train_run(&c, &rt, &o));
   (void)printf("%s: %lld steps done; evaluate it with: build/evaluate %s\n", directory,
-               (long long)c.train.steps, directory);
+               (long long)c.train.steps, shell_quoted(directory).text);
   return OK;
 }
 

@@ -456,6 +456,27 @@ static void what_is_no_run_is_skipped(void **state)
   check_spawned(&r, 3, "there is nothing to compare");
 }
 
+static void a_damaged_checkpoint_is_skipped(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char a[512], b[512], out[512], model[600];
+  (void)snprintf(a, sizeof a, "%s", make_run("a", "explicit", "S3", NULL));
+  (void)snprintf(b, sizeof b, "%s", make_run("b", "explicit", "S3", NULL));
+  (void)snprintf(out, sizeof out, "%s", scratch("out"));
+  (void)snprintf(model, sizeof model, "%s/latest/model.safetensors", a);
+  assert_int_equal(truncate(model, 1000), 0);
+  SPAWN(&r, "compare", a, b, "--output", out);
+  check_spawned(&r, 0, "compare.html");
+  assert_non_null(strstr(r.output, "model.safetensors: not safetensors, or cut off"));
+  assert_non_null(strstr(r.output, "skipped: "));
+  json_t *root = load("out/compare.json");
+  assert_string_equal(text(group_of(root, 0, 0), "label"), "b");
+  json_decref(root);
+  SPAWN(&r, "compare", a, "--output", out);
+  check_spawned(&r, 3, "there is nothing to compare");
+}
+
 /* ---- lists ---- */
 
 static void put_list(const char *name, const char *runs_dir)
@@ -628,6 +649,7 @@ int main(void)
       TEST(texts_are_told_apart),
       TEST(what_cannot_be_compared),
       TEST(what_is_no_run_is_skipped),
+      TEST(a_damaged_checkpoint_is_skipped),
       TEST(a_killed_list_goes_on),
       TEST(an_interrupted_list_says_how_to_go_on),
       TEST(a_run_that_fails_is_left_out),

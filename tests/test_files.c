@@ -265,6 +265,27 @@ static void links_are_replaced(void **state)
   assert_int_equal(scratch_entries(), 2);
 }
 
+static void words_are_quoted_for_a_shell(void **state)
+{
+  (void)state;
+  static const char *const words[] = {"runs/a-1_b.c", "", "two words", "it's", "$HOME", "a;b*"};
+  static char many[3000];
+  char command[sizeof(struct shell_word) + 64], line[64];
+  assert_string_equal(shell_quoted(words[0]).text, words[0]);
+  for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+    (void)snprintf(command, sizeof command, "printf '<%%s>' %s", shell_quoted(words[i]).text);
+    FILE *shell = popen(command, "r");
+    assert_non_null(shell);
+    size_t n = fread(line, 1, sizeof line - 1, shell);
+    line[n] = '\0';
+    assert_int_equal(pclose(shell), 0);
+    assert_int_equal(n, strlen(words[i]) + 2);
+    assert_memory_equal(line + 1, words[i], n - 2);
+  }
+  memset(many, '\'', sizeof many - 1); /* too long: cut, not written past the end */
+  assert_in_range(strlen(shell_quoted(many).text), 2000, sizeof(struct shell_word) - 1);
+}
+
 int main(void)
 {
   interrupt_install();
@@ -284,6 +305,7 @@ int main(void)
       TEST(removing_follows_no_link),
       TEST(renaming_replaces),
       TEST(links_are_replaced),
+      TEST(words_are_quoted_for_a_shell),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

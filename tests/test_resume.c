@@ -230,6 +230,25 @@ static void resuming_before_a_checkpoint_is_starting(void **state)
   check_spawned(&r, 3, "nowhere");
 }
 
+static void a_damaged_checkpoint_names_the_one_before(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char command[600];
+  put_config("a", STEPS);
+  SPAWN(&r, "train", scratch("a.yaml"), "train.keep=2");
+  check_spawned(&r, 0, "done");
+  assert_int_equal(truncate(scratch("a/latest/optimizer.safetensors"), 1000), 0);
+  SPAWN(&r, "train", "--resume", scratch("a"));
+  check_spawned(&r, 3, "optimizer.safetensors");
+  const char *hint = strstr(r.output, "ln -sfn checkpoints/step-");
+  assert_non_null(hint);
+  (void)snprintf(command, sizeof command, "%.*s", (int)strcspn(hint, "\n"), hint);
+  assert_int_equal(system(command), 0); /* as the user would */
+  SPAWN(&r, "train", "--resume", scratch("a"));
+  check_spawned(&r, 0, "done");
+}
+
 int main(void)
 {
   const struct CMUnitTest tests[] = {
@@ -238,6 +257,7 @@ int main(void)
       TEST(keeps_the_newest_and_the_best),
       TEST(nothing_is_overwritten_unasked),
       TEST(resuming_before_a_checkpoint_is_starting),
+      TEST(a_damaged_checkpoint_names_the_one_before),
   };
   /* a kill leaves the same files in memory as on a disk, and flushes take no time there */
   if (!access("/dev/shm", W_OK))

@@ -322,6 +322,11 @@ static void resumed_exactly(void **state)
     if (!same_files(a, b))
       fail_msg("%s differs between the run in one piece and that in two", files[i]);
   }
+  SPAWN(&r, "evaluate", scratch("runs/whole"));
+  check_spawned(&r, 0, "bits");
+  assert_null(strstr(r.output, "the model has seen"));
+  SPAWN(&r, "evaluate", scratch("runs/whole"), "data.validation_fraction=0.5");
+  check_spawned(&r, 0, "the validation part holds bytes that the model has seen");
   put_text("corpus", 2001);
   SPAWN(&r, "train", "--resume", scratch("runs/parts"), "train.steps=7");
   check_spawned(&r, 2, "is not the text that");
