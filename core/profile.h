@@ -47,7 +47,7 @@ MUST_USE enum status train_timed(const struct config *c, const struct runtime *r
 /* What training c's model plans, in bytes; nothing else is allocated in a step. */
 struct train_memory {
   size_t parameters; /* with gradients and moments */
-  size_t network;    /* activations, solver, scratch */
+  size_t learner;    /* activations, solver, scratch */
   size_t batches;    /* tokens and labels */
   size_t evaluation; /* of train.evaluate_every: a network of its own; or 0 */
 };

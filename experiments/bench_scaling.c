@@ -78,7 +78,7 @@ static enum status report_memory(const struct bench_request *q, const struct con
 {
   struct train_memory m;
   TRY(train_memory(c, q->rt, &m));
-  double mib = (double)(m.parameters + m.network + m.batches) / 1048576;
+  double mib = (double)(m.parameters + m.learner + m.batches) / 1048576;
   TRY(bench_add(r, name, "MiB", 1, &mib, (double)NAN, (double)NAN));
   (void)printf("  README's formula: %.4f of that\n", bench_memory_formula(c) / 1048576 / mib);
   return OK;

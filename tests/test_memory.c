@@ -29,7 +29,7 @@ static size_t measured(const char *overrides, double *formula)
   check_ok(train_memory(&c, &rt, &m));
   *formula = bench_memory_formula(&c);
   assert_true(m.evaluation == 0);
-  return m.parameters + m.network + m.batches;
+  return m.parameters + m.learner + m.batches;
 }
 
 /* Within 5 %; sizes at which one term after the other counts. */
