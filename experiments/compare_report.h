@@ -44,7 +44,7 @@ struct compared_figure {
 void compared_html_tables(const struct compared_section *s, FILE *out);
 void compared_html_text(const char *text, FILE *out);
 
-extern const struct compared_figure compared_figures[];
+extern const struct compared_figure *const compared_figures[];
 extern const int compared_figures_count;
 /* "accuracy", or "SECTION-accuracy" where there are several sections. */
 enum { FIGURE_NAME = 96 };

@@ -122,7 +122,7 @@ static void the_page_needs_nothing_but_itself(void **state)
   for (int64_t i = 0; i < c.sections; i++)
     for (int k = 0; k < compared_figures_count; k++) {
       char name[FIGURE_NAME], id[FIGURE_NAME + 16];
-      compared_figure_name(&c, i, &compared_figures[k], name);
+      compared_figure_name(&c, i, compared_figures[k], name);
       (void)snprintf(id, sizeof id, "<figure id=\"%s\">", name);
       assert_true((strstr(text, id) != NULL) == drawn);
     }
@@ -173,14 +173,14 @@ static void figures_are_drawn_whatever_a_label_holds(void **state)
   for (int k = 0; k < compared_figures_count; k++) {
     char file[128], *text;
     size_t bytes;
-    (void)snprintf(file, sizeof file, "figures/%s.svg", compared_figures[k].name);
+    (void)snprintf(file, sizeof file, "figures/%s.svg", compared_figures[k]->name);
     assert_int_equal(path_exists(scratch(file)), drawn);
     if (!drawn)
       continue;
     check_ok(file_read(scratch(file), &text, &bytes));
     check_well_formed(text);
     free(text);
-    (void)snprintf(file, sizeof file, "figures/%s.png", compared_figures[k].name);
+    (void)snprintf(file, sizeof file, "figures/%s.png", compared_figures[k]->name);
     assert_true(path_exists(scratch(file)));
   }
   sample_comparison_free(&c);
