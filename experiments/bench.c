@@ -30,7 +30,9 @@ static const char usage[] =
     "on\n"
     "            problems from the literature, beside KINSOL's and TorchDEQ's where they are "
     "here;\n"
-    "            with DIRs (runs, checkpoints): on their models, by solver and window\n"
+    "            with DIRs (runs, checkpoints): on their models, by solver and window, at "
+    "evaluate.lengths\n"
+    "            ([128,256] unless given) with evaluate.sequences (8)\n"
     "CONFIG is configs/quickstart_implicit.yaml unless given; overrides follow CONFIG.";
 static const char quickstart[] = "configs/quickstart_implicit.yaml";
 static const char no_config[] =

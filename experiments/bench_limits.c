@@ -7,8 +7,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Many short runs: on a machine with other work, some of them are not disturbed. */
-enum { RUNS = 31, SIDE = 1024, COPIED = 1 << 24 }; /* COPIED: floats, larger than the caches */
+/* Many short runs: on a machine with other work, some of them are not disturbed.  FEWEST where
+ * repetitions are so short (--seconds) that nobody waits for figures. */
+enum {
+  RUNS = 31,
+  FEWEST = 3,
+  SIDE = 1024,
+  COPIED = 1 << 24
+}; /* COPIED: floats, larger than the caches */
 
 /* Every thread multiplies matrices of its own; BLAS itself has one thread. */
 static double flops_per_second(int threads, const float *a, const float *b, float *c)
@@ -35,22 +41,22 @@ static double bytes_per_second(int threads, const float *from, float *to)
   return 2.0 * COPIED * sizeof *to / (bench_seconds() - began);
 }
 
-static enum status measure(int threads, float *from, float *to, struct bench_results *r,
+static enum status measure(int threads, int runs, float *from, float *to, struct bench_results *r,
                            struct bench_limits *limits)
 {
   double products[RUNS], copies[RUNS];
   char name[64];
-  for (int i = -1; i < RUNS; i++) { /* the first is not counted */
+  for (int i = -1; i < runs; i++) { /* the first is not counted */
     double f = flops_per_second(threads, from, from, to), b = bytes_per_second(threads, from, to);
     if (i >= 0)
       products[i] = f * 1e-9, copies[i] = b * 1e-9;
   }
   (void)snprintf(name, sizeof name, "limit sgemm %d, %d threads", (int)SIDE, threads);
-  TRY(bench_add(r, name, "GFLOP/s", RUNS, products, (double)NAN, (double)NAN));
+  TRY(bench_add(r, name, "GFLOP/s", runs, products, (double)NAN, (double)NAN));
   (void)snprintf(name, sizeof name, "limit copy, %d threads", threads);
-  TRY(bench_add(r, name, "GB/s", RUNS, copies, (double)NAN, (double)NAN));
+  TRY(bench_add(r, name, "GB/s", runs, copies, (double)NAN, (double)NAN));
   /* sorted by bench_add: the best run is the limit, others were disturbed */
-  *limits = (struct bench_limits){products[RUNS - 1] * 1e9, copies[RUNS - 1] * 1e9};
+  *limits = (struct bench_limits){products[runs - 1] * 1e9, copies[runs - 1] * 1e9};
   return OK;
 }
 
@@ -93,7 +99,7 @@ enum status bench_measure_limits(const struct bench_request *q, struct bench_res
     for (size_t i = 0; i < COPIED; i++)
       from[i] = (float)(i % 13) * 0.1f;
     memset(to, 0, out * sizeof *to);
-    s = measure(threads, from, to, r, limits);
+    s = measure(threads, q->seconds < 0.01 ? FEWEST : RUNS, from, to, r, limits);
   }
   free(from);
   free(to);

@@ -7,10 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { SEQUENCES = 8, LENGTHS = 2, TOLERANCES = 2, PRECISIONS = 2 };
+enum { TOLERANCES = 2, PRECISIONS = 2 };
 enum { ROUNDS = 11, OF_ALL = 3 }; /* after OF_ALL rounds only contenders are timed again */
 enum { SOLVERS = 3, WINDOWS = 5, METHODS = SOLVERS * WINDOWS + 1, AUTO = METHODS - 1 };
-static const int64_t lengths[LENGTHS] = {128, 256};
+/* Of each run, unless the overrides say otherwise. */
+static const char *const defaults[] = {"evaluate.lengths=[128,256]", "evaluate.sequences=8"};
 static const double tolerances[TOLERANCES] = {1e-2, 1e-6};
 static const enum fp_solver solvers[SOLVERS] = {FP_PICARD, FP_ANDERSON, FP_BROYDEN};
 static const int64_t windows[WINDOWS] = {1, 4, 8, 16, FP_WINDOW_ALL};
@@ -29,7 +30,8 @@ struct column {
 /* Of one run. */
 struct model_columns {
   char name[CONFIG_WORD];
-  struct column column[PRECISIONS][LENGTHS][TOLERANCES];
+  struct evaluate_config of; /* its lengths and sequences */
+  struct column column[PRECISIONS][CONFIG_LENGTHS][TOLERANCES];
 };
 
 /* The solves of one column, and the times of each round. */
@@ -106,7 +108,7 @@ static enum status measure_column(const struct bench_request *q, const struct co
   memset(&m, 0, sizeof m);
   for (int i = 0; i < METHODS; i++) {
     m.t[i].options = options_of(c, i, tol);
-    m.t[i].rows = SEQUENCES, m.t[i].length = length;
+    m.t[i].rows = c->evaluate.sequences, m.t[i].length = length;
     m.t[i].repetitions = 1, m.t[i].seconds = q->seconds / 20;
   }
   int chosen = chosen_method(&m), timed = chosen == AUTO ? METHODS : AUTO;
@@ -129,6 +131,20 @@ static enum status measure_column(const struct bench_request *q, const struct co
   return OK;
 }
 
+static enum status load(const struct bench_request *q, const char *file, struct config *c)
+{
+  enum { DEFAULTS = sizeof defaults / sizeof *defaults };
+  const char **word = malloc((DEFAULTS + (size_t)q->overrides) * sizeof *word);
+  if (!word)
+    FAIL(ERR_MEMORY, "out of memory");
+  memcpy(word, defaults, sizeof defaults);
+  for (int i = 0; i < q->overrides; i++)
+    word[DEFAULTS + i] = q->override[i];
+  enum status s = config_load(file, DEFAULTS + q->overrides, word, c);
+  free(word);
+  return s;
+}
+
 static enum status measure_run(const struct bench_request *q, const char *directory,
                                struct bench_results *r, struct model_columns *m)
 {
@@ -136,18 +152,20 @@ static enum status measure_run(const struct bench_request *q, const char *direct
   char checkpoint[2 * CONFIG_PATH], config[2 * CONFIG_PATH];
   TRY(checkpoint_resolve(directory, checkpoint, sizeof checkpoint));
   TRY(path_join(config, sizeof config, checkpoint, "config.yaml"));
-  TRY(config_load(config, q->overrides, q->override, &c));
+  TRY(load(q, config, &c));
   TRY(config_resolve(&c));
   if (c.model.kind != MODEL_IMPLICIT)
     FAIL(ERR_USAGE, "bench solvers measures implicit models; %s is explicit", directory);
   (void)snprintf(m->name, sizeof m->name, "%s", c.name);
+  m->of = c.evaluate;
   for (int p = 0; p < PRECISIONS; p++)
-    for (int l = 0; l < LENGTHS; l++)
+    for (int l = 0; l < m->of.lengths_count; l++)
       for (int k = 0; k < TOLERANCES; k++) {
         c.dtype = (enum dtype)p;
-        TRY(measure_column(q, &c, checkpoint, lengths[l], tolerances[k], r, &m->column[p][l][k]));
+        TRY(measure_column(q, &c, checkpoint, m->of.lengths[l], tolerances[k], r,
+                           &m->column[p][l][k]));
         (void)fprintf(stderr, "%s %s %lld %.0e measured\n", c.name, dtype_name(c.dtype),
-                      (long long)lengths[l], tolerances[k]);
+                      (long long)m->of.lengths[l], tolerances[k]);
       }
   return OK;
 }
@@ -196,11 +214,12 @@ static void print_name(int method)
 static void print_block(int p, int l, const struct model_columns *m, int runs)
 {
   int columns = runs * TOLERANCES;
-  (void)printf("\n%s, length %lld, %d sequences, to a tolerance of every token: evaluations of f a "
-               "token / serial iterations / ms, the fastest turn; fastest method in bold; in "
-               "brackets: converged, where not "
-               "all.  Picard with deq.evaluate.damping, the others undamped\n\n| solver, window |",
-               dtype_name((enum dtype)p), (long long)lengths[l], (int)SEQUENCES);
+  (void)printf(
+      "\n%s, length %lld, %lld sequences, to a tolerance of every token: evaluations of f a "
+      "token / serial iterations / ms, the fastest turn; fastest method in bold; in "
+      "brackets: converged, where not "
+      "all.  Picard with deq.evaluate.damping, the others undamped\n\n| solver, window |",
+      dtype_name((enum dtype)p), (long long)m->of.lengths[l], (long long)m->of.sequences);
   for (int k = 0; k < columns; k++)
     (void)printf(" %s %.0e |", m[k / TOLERANCES].name, tolerances[k % TOLERANCES]);
   (void)printf("\n| --- |");
@@ -224,7 +243,7 @@ static void print_worst(const struct model_columns *m, int runs)
 {
   double worst = 0;
   for (int p = 0; p < PRECISIONS; p++)
-    for (int l = 0; l < LENGTHS; l++)
+    for (int l = 0; l < m->of.lengths_count; l++)
       for (int k = 0; k < runs * TOLERANCES; k++)
         worst = fmax(worst, auto_over_fastest(column_of(m, p, l, k)));
   (void)printf("\nauto's time over the fastest's of its column: at most %.2f.\n", worst);
@@ -239,7 +258,7 @@ enum status bench_solver_models(const struct bench_request *q, struct bench_resu
   for (int i = 0; s == OK && i < q->directories; i++)
     s = measure_run(q, q->directory[i], r, &m[i]);
   for (int p = 0; s == OK && p < PRECISIONS; p++)
-    for (int l = 0; l < LENGTHS; l++)
+    for (int l = 0; l < m->of.lengths_count; l++)
       print_block(p, l, m, q->directories);
   if (s == OK)
     print_worst(m, q->directories);

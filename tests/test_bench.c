@@ -122,18 +122,18 @@ static void solvers_of_a_run(void **state)
   (void)snprintf(runs, sizeof runs, "runs_dir=%s", scratch("runs"));
   SPAWN(&r, "train", scratch("tiny.yaml"), "train.steps=0", runs);
   check_spawned(&r, 0, "");
-  SPAWN(&r, "bench", "solvers", scratch("runs/tiny"), "deq.evaluate.max_iter=1", "--seconds",
-        "0.001", "--json", scratch("solvers.json"));
+  SPAWN(&r, "bench", "solvers", scratch("runs/tiny"), "deq.evaluate.max_iter=1",
+        "evaluate.lengths=[4,20]", "evaluate.sequences=2", "--seconds", "0.001", "--json",
+        scratch("solvers.json"));
   check_spawned(&r, 0, "| broyden, 16 |");
   assert_non_null(strstr(r.output, "| solver, window | tiny 1e-02 | tiny 1e-06 |"));
-  assert_non_null(
-      strstr(r.output, "f64, length 256, 8 sequences, to a tolerance of every token: "));
+  assert_non_null(strstr(r.output, "f64, length 20, 2 sequences, to a tolerance of every token: "));
   assert_non_null(strstr(r.output, "| auto is | anderson, window"));
   assert_non_null(strstr(r.output, "| its time over the fastest's |"));
   json_t *root = load("solvers.json");
-  check_result(root, "solvers tiny f32 128 1e-02 picard, window 1", "ms");
-  check_result(root, "solvers tiny f64 256 1e-06 auto", "evaluations");
-  check_result(root, "solvers tiny f64 256 1e-06 auto", "serial");
+  check_result(root, "solvers tiny f32 4 1e-02 picard, window 1", "ms");
+  check_result(root, "solvers tiny f64 20 1e-06 auto", "evaluations");
+  check_result(root, "solvers tiny f64 20 1e-06 auto", "serial");
   json_decref(root);
   SPAWN(&r, "bench", "solvers", scratch("nowhere"));
   check_spawned(&r, 2, "is not a directory");

@@ -120,6 +120,7 @@ static void rounded_products(void **state)
   static void name(void **state)        \
   {                                     \
     (void)state;                        \
+    kernels_alone();                    \
     name##_f32(cpu.f32, gpu.f32, seed); \
     name##_f64(cpu.f64, gpu.f64, seed); \
   }
