@@ -340,13 +340,17 @@ uint16_t emulated_half(float x)
 
 float emulated_number(uint16_t half)
 {
-  enum { BITS = 10, LEAST = -24, EXPONENTS = 31 };
-  int exponent = half >> BITS & EXPONENTS, units = half & (1 << BITS) - 1;
-  float x = ldexpf((float)(exponent ? units + (1 << BITS) : units),
-                   (exponent ? exponent - 1 : 0) + LEAST);
+  enum { BITS = 10, EXPONENTS = 31, UNITS = (1 << BITS) - 1, BIAS = 127 - 15, FLOAT_BITS = 23 };
+  uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> BITS & EXPONENTS, bits;
+  float x = (float)(half & UNITS) * 0x1p-24f; /* what has no exponent */
   if (exponent == EXPONENTS)
-    x = units ? NAN : INFINITY;
-  return half & 0x8000 ? -x : x;
+    x = half & UNITS ? NAN : INFINITY;
+  memcpy(&bits, &x, sizeof bits);
+  if (exponent != 0 && exponent != EXPONENTS)
+    bits = exponent + BIAS << FLOAT_BITS | (uint32_t)(half & UNITS) << (FLOAT_BITS - BITS);
+  bits |= sign;
+  memcpy(&x, &bits, sizeof x);
+  return x;
 }
 
 void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
@@ -364,10 +368,12 @@ void emulated_mma(float (&d)[4], const float (&a)[4], float b0, float b1)
     }
 }
 
+enum { ROW = 8 }; /* words of an operand's row */
+
 /* Products of four warps that have been asked for: what the lane has of them, by batch. */
 struct pending_product {
   int n, batch;
-  float *d, a[2][8];
+  float *d, a[2][ROW];
   const float *left, *right;
   bool adds, halves;
 };
@@ -377,7 +383,7 @@ static struct {
 } pending[THREADS_MOST];
 
 /* Row r of eight words in shared memory: the 128-byte swizzle. */
-static void operand_row(const float *at, unsigned r, float (&row)[8])
+static void operand_row(const float *at, unsigned r, float (&row)[ROW])
 {
   enum { PANEL = 32, BYTES = 1024 };
   const float *first = (const float *)((uintptr_t)at & ~(uintptr_t)(BYTES - 1));
@@ -395,17 +401,20 @@ static void operand_row(const float *at, unsigned r, float (&row)[8])
   }
 }
 
-/* a b of a word: terms, or pairs of them in half precision */
-static float word_product(float a, float b, bool halves)
+/* A row's numbers: its words, as tf32 has them, or the two halves of each. */
+static int row_numbers(const float (&row)[ROW], bool halves, float (&to)[2 * ROW])
 {
-  if (!halves)
-    return tf32(a) * tf32(b);
-  uint32_t x, y;
-  memcpy(&x, &a, sizeof x), memcpy(&y, &b, sizeof y);
-  float sum = 0;
-  for (int shift = 0; shift < 32; shift += 16)
-    sum += emulated_number((uint16_t)(x >> shift)) * emulated_number((uint16_t)(y >> shift));
-  return sum;
+  for (int i = 0; i < ROW; i++) {
+    uint32_t word;
+    memcpy(&word, &row[i], sizeof word);
+    if (!halves) {
+      to[i] = tf32(row[i]);
+      continue;
+    }
+    to[2 * i] = emulated_number((uint16_t)word);
+    to[2 * i + 1] = emulated_number((uint16_t)(word >> 16));
+  }
+  return halves ? 2 * ROW : ROW;
 }
 
 void emulated_group_mma(int n, float *d, const float *a, const float *left, const float *right,
@@ -418,7 +427,7 @@ void emulated_group_mma(int n, float *d, const float *a, const float *left, cons
   ORDER(product(me, n, left, right, pending[me].batch, __builtin_return_address(0)));
   pass(own_warp(), false);
   for (unsigned half = 0; a && half < 2; half++)
-    for (unsigned k = 0; k < 8; k++)
+    for (unsigned k = 0; k < ROW; k++)
       p.a[half][k] = operands[turn][first + k % 4].a[half + k / 4 * 2];
   pending[me].products.push_back(p);
 }
@@ -427,17 +436,22 @@ static void run_product(const pending_product &p, unsigned thread)
 {
   enum { GROUP_LANES = 128 };
   unsigned row = thread % GROUP_LANES / 32 * 16 + thread % 32 / 4;
-  float a[2][8], b[8];
-  memcpy(a, p.a, sizeof a);
-  for (unsigned half = 0; p.left && half < 2; half++)
-    operand_row(p.left, row + 8 * half, a[half]);
+  float a[2][2 * ROW], b[2 * ROW], words[ROW];
+  int terms = 0;
+  for (unsigned half = 0; half < 2; half++) {
+    memcpy(words, p.a[half], sizeof words);
+    if (p.left)
+      operand_row(p.left, row + 8 * half, words);
+    terms = row_numbers(words, p.halves, a[half]);
+  }
   for (unsigned i = 0; i < (unsigned)p.n / 4; i++) {
     unsigned e = i % 2;
-    operand_row(p.right, i / 2 * 8 + thread % 4 * 2 + e, b);
+    operand_row(p.right, i / 2 * 8 + thread % 4 * 2 + e, words);
+    row_numbers(words, p.halves, b);
     for (unsigned half = 0; half < 2; half++) {
       float *d = p.d + i / 2 * 4 + 2 * half + e, sum = p.adds ? *d : 0;
-      for (unsigned k = 0; k < 8; k++)
-        sum += word_product(a[half][k], b[k], p.halves);
+      for (int k = 0; k < terms; k++)
+        sum += a[half][k] * b[k];
       *d = sum;
     }
   }
