@@ -105,19 +105,19 @@ const char *figure_title(const struct compared_group *g, const char *more, char 
 
 /* ---- all of them ---- */
 
-const struct compared_figure *const compared_figures[] = {&figure_accuracy,
-                                                          &figure_accuracy_simultaneous,
-                                                          &figure_loss_tokens,
-                                                          &figure_loss_flops,
-                                                          &figure_knob,
-                                                          &figure_accuracy_position,
-                                                          &figure_iterations,
-                                                          &figure_iterations_position,
-                                                          &figure_jacobian,
-                                                          &figure_residual,
-                                                          &figure_residual_simultaneous,
-                                                          &figure_residual_position};
-const int compared_figures_count = sizeof compared_figures / sizeof *compared_figures;
+const struct compared_figure *const compared_figures[COMPARED_FIGURES] = {
+    &figure_accuracy,
+    &figure_accuracy_simultaneous,
+    &figure_loss_tokens,
+    &figure_loss_flops,
+    &figure_knob,
+    &figure_accuracy_position,
+    &figure_iterations,
+    &figure_iterations_position,
+    &figure_jacobian,
+    &figure_residual,
+    &figure_residual_simultaneous,
+    &figure_residual_position};
 
 static enum status draw(const struct compared_figure *f, const struct compared_section *s,
                         const char *dir, const char *name, bool *drawn)
@@ -139,7 +139,7 @@ enum status compare_figures(const struct comparison *c, const char *dir, bool *d
   char name[FIGURE_NAME];
   *drawn = false;
   for (int64_t i = 0; i < c->sections; i++)
-    for (int k = 0; k < compared_figures_count; k++) {
+    for (int k = 0; k < COMPARED_FIGURES; k++) {
       const struct compared_figure *f = compared_figures[k];
       enum status status = OK;
       compared_figure_name(c, i, f, name);

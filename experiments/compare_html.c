@@ -167,7 +167,7 @@ static enum status figures_of(FILE *out, const struct comparison *c, int64_t sec
 {
   int figures = 0;
   char name[FIGURE_NAME];
-  for (int k = 0; k < compared_figures_count; k++) {
+  for (int k = 0; k < COMPARED_FIGURES; k++) {
     const struct compared_figure *f = compared_figures[k];
     compared_figure_name(c, section, f, name);
     if (f->applies(&c->section[section]))

@@ -44,8 +44,8 @@ struct compared_figure {
 void compared_html_tables(const struct compared_section *s, FILE *out);
 void compared_html_text(const char *text, FILE *out);
 
-extern const struct compared_figure *const compared_figures[];
-extern const int compared_figures_count;
+enum { COMPARED_FIGURES = 12 };
+extern const struct compared_figure *const compared_figures[COMPARED_FIGURES];
 /* "accuracy", or "SECTION-accuracy" where there are several sections. */
 enum { FIGURE_NAME = 96 };
 void compared_figure_name(const struct comparison *c, int64_t section,

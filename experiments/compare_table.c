@@ -359,7 +359,7 @@ static void figures(struct words *t, const struct comparison *c, int64_t section
 {
   char name[FIGURE_NAME], path[COMPARE_PATH + FIGURE_NAME];
   const char *slash = strrchr(file, '/');
-  for (int i = 0; i < compared_figures_count; i++) {
+  for (int i = 0; i < COMPARED_FIGURES; i++) {
     const struct compared_figure *f = compared_figures[i];
     compared_figure_name(c, section, f, name);
     (void)snprintf(path, sizeof path, "%.*sfigures/%s.png", slash ? (int)(slash - file) + 1 : 0,

@@ -1,5 +1,5 @@
 /* ssd_warpgroup_vjp_cuda.h: ssd_chunked_vjp in float32 on compute capability 9.0, where `matmul`
- * allows tf32; part of ssd_chunked.c.  What is computed is in ssd_tensor_cuda.h's head.
+ * allows tf32; part of ssd_chunked.c.  What is computed is in ssd_tensor_vjp_cuda.h's head.
  *
  * A block goes through chunks of groups, and through the heads of each.  Two warpgroups have half
  * of the states' columns n each, and go on without waiting for the third, which has pairs of tokens
@@ -22,6 +22,7 @@
  * those of yb'; those in shared memory that were computed, and B, were rounded when stored. */
 #ifndef KERNELS_SSD_WARPGROUP_VJP_CUDA_H
 #define KERNELS_SSD_WARPGROUP_VJP_CUDA_H
+#include "kernels/ssd_tensor_vjp_cuda.h"
 #include "kernels/ssd_warpgroup_cuda.h"
 
 enum {

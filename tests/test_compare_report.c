@@ -120,7 +120,7 @@ static void the_page_needs_nothing_but_itself(void **state)
   assert_non_null(strstr(text, "&lt;b&gt;&amp;&quot;&#39;`false` &lt;/p&gt; implicit"));
   assert_null(strstr(text, "<b>&"));
   for (int64_t i = 0; i < c.sections; i++)
-    for (int k = 0; k < compared_figures_count; k++) {
+    for (int k = 0; k < COMPARED_FIGURES; k++) {
       char name[FIGURE_NAME], id[FIGURE_NAME + 16];
       compared_figure_name(&c, i, compared_figures[k], name);
       (void)snprintf(id, sizeof id, "<figure id=\"%s\">", name);
@@ -170,7 +170,7 @@ static void figures_are_drawn_whatever_a_label_holds(void **state)
   bool drawn;
   sample_comparison_make(&c, 1, 2, evil);
   check_ok(compare_figures(&c, scratch("figures"), &drawn));
-  for (int k = 0; k < compared_figures_count; k++) {
+  for (int k = 0; k < COMPARED_FIGURES; k++) {
     char file[128], *text;
     size_t bytes;
     (void)snprintf(file, sizeof file, "figures/%s.svg", compared_figures[k]->name);
