@@ -234,7 +234,7 @@ bool path_is_same(const char *a, const char *b)
 struct shell_word shell_quoted(const char *word)
 {
   static const char quote[] = "'\\''";
-  struct shell_word w;
+  struct shell_word w = {""};
   char *to = w.text, *end = w.text + sizeof w.text - sizeof quote - 1;
   bool plain = *word;
   for (const char *p = word; *p; p++)
