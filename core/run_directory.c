@@ -1,6 +1,8 @@
 /* run_directory.c: see run_directory.h. */
 #include "core/run_directory.h"
 #include "core/files.h"
+#include "core/safetensors.h"
+#include "core/trainer_state.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -216,14 +218,35 @@ enum status checkpoint_find_latest(const char *run)
   return newest < 0 ? OK : link_replace(name, link);
 }
 
+static bool has_tensors(const char *checkpoint, const char *name)
+{
+  char path[RUN_PATH];
+  struct safetensors file;
+  if (path_join(path, sizeof path, checkpoint, name) != OK || safetensors_read(path, &file) != OK)
+    return false;
+  safetensors_free(&file);
+  return true;
+}
+
+/* Its tensors may still be another model's. */
+static bool is_whole(const char *checkpoint)
+{
+  char path[RUN_PATH];
+  struct trainer_state state;
+  return has_tensors(checkpoint, "model.safetensors") &&
+         has_tensors(checkpoint, "optimizer.safetensors") &&
+         path_join(path, sizeof path, checkpoint, "trainer.json") == OK &&
+         trainer_state_read(path, &state) == OK;
+}
+
 enum status checkpoint_unreadable(const char *run, enum status code)
 {
   char link[RUN_PATH], target[PATH_MAX], path[RUN_PATH], name[64], error[2048];
   int64_t *steps = NULL, before = -1;
   size_t count = 0;
   (void)snprintf(error, sizeof error, "%s", last_error());
-  if (path_join(link, sizeof link, run, "latest") == OK && realpath(link, target) &&
-      path_join(path, sizeof path, run, "checkpoints") == OK &&
+  if (path_join(link, sizeof link, run, "latest") == OK && !is_whole(link) &&
+      realpath(link, target) && path_join(path, sizeof path, run, "checkpoints") == OK &&
       list_checkpoints(path, &steps, &count) == OK)
     for (size_t i = 0; i < count && before < 0; i++)
       before = steps[i] < step_of(strrchr(target, '/') + 1) ? steps[i] : -1;
@@ -231,8 +254,8 @@ enum status checkpoint_unreadable(const char *run, enum status code)
   if (before < 0)
     FAIL(code, "%s", error);
   checkpoint_name(before, name);
-  FAIL(code, "%s; if it is damaged, go back to the checkpoint before it: ln -sfn %s %s", error,
-       name, shell_quoted(link).text);
+  FAIL(code, "%s; to go back to the checkpoint before it: ln -sfn %s %s", error, name,
+       shell_quoted(link).text);
 }
 
 static enum status remove_checkpoint(const char *run, int64_t step)

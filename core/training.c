@@ -133,7 +133,10 @@ static enum status check_steps(const struct config *c, const struct train_option
   TRY(path_join(path, sizeof path, o->directory, "latest/trainer.json"));
   if (!path_exists(path))
     return OK;
-  TRY(trainer_state_read(path, &made));
+  enum status read = trainer_state_read(path, &made);
+  if (read == ERR_DATA)
+    return checkpoint_unreadable(o->directory, read);
+  TRY(read);
   if (made.step > c->train.steps)
     FAIL(ERR_USAGE, "train.steps: %lld, but %s has made %lld steps", (long long)c->train.steps,
          o->directory, (long long)made.step);

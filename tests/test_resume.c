@@ -233,20 +233,26 @@ static void resuming_before_a_checkpoint_is_starting(void **state)
 static void a_damaged_checkpoint_names_the_one_before(void **state)
 {
   (void)state;
+  static const char *const files[] = {"a/latest/optimizer.safetensors", "a/latest/trainer.json"};
   struct spawned r;
   char command[600];
   put_config("a", STEPS);
-  SPAWN(&r, "train", scratch("a.yaml"), "train.keep=2");
-  check_spawned(&r, 0, "done");
-  assert_int_equal(truncate(scratch("a/latest/optimizer.safetensors"), 1000), 0);
-  SPAWN(&r, "train", "--resume", scratch("a"));
-  check_spawned(&r, 3, "optimizer.safetensors");
-  const char *hint = strstr(r.output, "ln -sfn checkpoints/step-");
-  assert_non_null(hint);
-  (void)snprintf(command, sizeof command, "%.*s", (int)strcspn(hint, "\n"), hint);
-  assert_int_equal(system(command), 0); /* as the user would */
-  SPAWN(&r, "train", "--resume", scratch("a"));
-  check_spawned(&r, 0, "done");
+  for (int i = 0; i < 2; i++) {
+    SPAWN(&r, "train", scratch("a.yaml"), "train.keep=2", "--overwrite");
+    check_spawned(&r, 0, "done");
+    SPAWN(&r, "train", "--resume", scratch("a"), "model.d_model=24");
+    check_spawned(&r, 3, "has shape"); /* nothing is damaged, and nothing to go back to */
+    assert_null(strstr(r.output, "ln -sfn"));
+    assert_int_equal(truncate(scratch(files[i]), 10), 0);
+    SPAWN(&r, "train", "--resume", scratch("a"));
+    check_spawned(&r, 3, files[i] + strlen("a/latest/"));
+    const char *hint = strstr(r.output, "ln -sfn checkpoints/step-");
+    assert_non_null(hint);
+    (void)snprintf(command, sizeof command, "%.*s", (int)strcspn(hint, "\n"), hint);
+    assert_int_equal(system(command), 0); /* as the user would */
+    SPAWN(&r, "train", "--resume", scratch("a"));
+    check_spawned(&r, 0, "done");
+  }
 }
 
 int main(void)
