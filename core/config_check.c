@@ -123,6 +123,16 @@ static enum status check_lengths(const struct layer *l)
   return OK;
 }
 
+static enum status check_jacobian(const struct layer *l)
+{
+  const struct jacobian_config *j = &l->c.jacobian;
+  if (j->transient >= j->tokens)
+    FAIL_FROM(BLAME(l, "jacobian.transient", "jacobian.tokens"),
+              "jacobian.transient %lld leaves none of jacobian.tokens %lld",
+              (long long)j->transient, (long long)j->tokens);
+  return OK;
+}
+
 /* The iterates that have a loss are those of whole sequences. */
 static enum status check_correction(const struct layer *l)
 {
@@ -146,6 +156,7 @@ enum status config_check(const struct layer *l)
   TRY(check_mamba2(l));
   TRY(check_lengths(l));
   TRY(check_correction(l));
+  TRY(check_jacobian(l));
   TRY(check_solve(l, &d->forward, "deq.forward"));
   TRY(check_solve(l, &d->backward, "deq.backward"));
   TRY(check_solve(l, &d->evaluate, "deq.evaluate"));

@@ -88,6 +88,13 @@ static enum status must_converge(const char *what, const char *section, int64_t 
   return OK;
 }
 
+static enum status must_be_finite(const char *what, double loss)
+{
+  if (!isfinite(loss))
+    FAIL(ERR_NUMERIC, "%s: the loss is not finite", what);
+  return OK;
+}
+
 /* path NULL: they are not written. */
 static enum status logits_of(const struct evaluator *e, const struct given_tokens *g,
                              const char *path)
@@ -121,6 +128,7 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
   if (t.samples)
     (void)printf(", %lld of %lld samples converged", (long long)t.converged, (long long)t.samples);
   (void)printf("\n");
+  TRY(must_be_finite(path ? path : "--tokens", t.loss));
   return must_converge(path ? path : "--tokens", "deq.evaluate", t.converged, t.samples);
 }
 
@@ -156,6 +164,7 @@ static enum status gradients_of(struct evaluator *e, const struct given_tokens *
     (void)printf(", %lld of %lld sequences without shine's inverse", (long long)r.fallbacks,
                  (long long)g->B);
   (void)printf("\n");
+  TRY(must_be_finite(path, r.loss_sum));
   if (!implicit || deq.gradient != GRADIENT_IFT) /* the others do not promise an exact gradient */
     return OK;
   TRY(must_converge(path, "deq.forward", r.forward.exits[FP_CONVERGED], r.forward.samples));
@@ -190,6 +199,8 @@ enum status evaluator_open(const struct config *c, const struct backend *be,
   if (s == OK) {
     struct named_set set = {"", &e->w.set[0]};
     s = weights_read(&e->w, path, &set, 1);
+    if (s == OK) /* nothing could be said of such a model */
+      s = weights_finite(&e->w, path, &set);
     if (s != OK)
       weights_close(&e->w);
   }

@@ -29,7 +29,9 @@ enum status given_tokens_read(const char *path, int64_t vocabulary, struct given
   const struct st_tensor *ids = safetensors_find(&file, "input_ids");
   const struct st_tensor *labels = safetensors_find(&file, "labels");
   enum status s = OK;
-  if (!ids || ids->rank != 2 || ids->count == 0)
+  if (!ids)
+    s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: no tensor input_ids", path);
+  else if (ids->rank != 2 || ids->count == 0)
     s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: input_ids (B,L), not empty, is needed", path);
   else if (labels && (labels->rank != 2 || labels->shape[0] != ids->shape[0] ||
                       labels->shape[1] != ids->shape[1]))

@@ -201,4 +201,23 @@ enum status weights_read(struct weights *w, const char *path, const struct named
   safetensors_free(&file);
   return s;
 }
+
+enum status weights_finite(const struct weights *w, const char *path, const struct named_set *set)
+{
+  const struct backend *be = w->m.be;
+  size_t bytes = (size_t)w->tensors.block * sizeof(real);
+  real *host = malloc(bytes);
+  if (!host)
+    FAIL(ERR_MEMORY, "%s: out of memory", path);
+  enum status s = be->download(be->st, bytes, set->p->block, host);
+  for (int64_t i = 0; s == OK && i < w->tensors.count; i++) {
+    const struct tensor_spec *t = &w->tensors.tensor[i];
+    for (int64_t k = 0; s == OK && k < t->count; k++)
+      if (!isfinite(re(host[t->offset + k])))
+        s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: tensor %s%s: element %lld is not finite",
+                    path, set->prefix, t->name, (long long)k);
+  }
+  free(host);
+  return s;
+}
 #endif

@@ -94,6 +94,19 @@ static enum status write_json(struct evaluation *e, const char *path)
   return json_file_write(x.at, JSON_REAL_PRECISION(9), path);
 }
 
+static enum status must_be_finite(const struct evaluation *e)
+{
+  for (int m = 0; m < MODES; m++)
+    for (int64_t i = 0; i < e->lengths_count; i++) {
+      const struct evaluation_row *r = &e->row[m][i];
+      bool solved = !r->solve.samples || !isnan(r->solve.residual_max);
+      if (!isfinite(r->loss) || !solved)
+        FAIL(ERR_NUMERIC, "%s, length %lld: the %s not finite", evaluate_mode_name(r->mode),
+             (long long)r->length, solved ? "loss is" : "solves were");
+    }
+  return OK;
+}
+
 static enum status table(struct config *c, const struct runtime *rt, const char *checkpoint,
                          const char *json)
 {
@@ -107,6 +120,8 @@ static enum status table(struct config *c, const struct runtime *rt, const char 
         (long long)c->evaluate.lengths[0], (long long)c->evaluate.spectral_radius,
         e.spectral_radius, e.spectral_radius_max);
   enum status s = json ? write_json(&e, json) : OK;
+  if (s == OK)
+    s = must_be_finite(&e);
   evaluation_free(&e);
   return s;
 }

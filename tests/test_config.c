@@ -221,6 +221,7 @@ static const struct {
     {"deq: {evaluate: {solver: gmres}}", "for deq.backward, not for deq.evaluate"},
     {"deq: {backward: {memory: 1025}}", "deq.backward.memory must be an integer in [0, 1024]"},
     {"deq: {backward: {kind: ugly}}", "deq.backward.kind must be auto, good or bad"},
+    {"jacobian: {tokens: 6, transient: 6}", "jacobian.transient 6 leaves none of"},
     {"deq: {forward: {damping: 0}}", "deq.forward.damping must be a number in (0, 1], not '0'"},
     {"deq: {forward: {damping: 1.1}}", "deq.forward.damping must be"},
     {"deq: {forward: {tol: .nan}}", "deq.forward.tol must be"},

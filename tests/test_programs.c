@@ -329,6 +329,45 @@ static void bad_tokens_are_refused(void **state)
   check_spawned(&r, 3, "/nowhere");
 }
 
+/* Fills a tensor of a run's latest checkpoint. */
+static void plant(const char *name, const char *tensor, float x)
+{
+  struct safetensors file;
+  check_ok(safetensors_read(scratch(name), &file));
+  const struct st_tensor *t = safetensors_find(&file, tensor);
+  assert_non_null(t);
+  assert_int_equal(t->dtype, ST_F32);
+  for (int64_t i = 0; i < t->count; i++)
+    ((float *)(uintptr_t)t->data)[i] = x;
+  check_ok(safetensors_write(scratch(name), file.tensor, file.tensors));
+  safetensors_free(&file);
+}
+
+/* A model with a NaN is none; one whose numbers overflow is evaluated, and that is told. */
+static void what_is_not_finite_is_told(void **state)
+{
+  static const char *const kinds[] = {"model.kind=explicit", "model.kind=implicit"};
+  (void)state;
+  put_config("bad");
+  put_tokens("in.safetensors", true);
+  for (int i = 0; i < 2; i++) {
+    struct spawned r;
+    SPAWN(&r, "train", scratch("bad.yaml"), kinds[i], "train.steps=2", "--overwrite");
+    check_spawned(&r, 0, "2 steps done");
+    plant("bad/latest/model.safetensors", "backbone.norm_f.weight", 3.4e38f);
+    SPAWN(&r, "evaluate", scratch("bad"), "evaluate.lengths=[8]", "evaluate.sequences=4");
+    check_spawned(&r, 1, "not finite");
+    SPAWN(&r, "evaluate", scratch("bad"), "--tokens", scratch("in.safetensors"), "--gradients",
+          scratch("g.safetensors"), "deq.gradient=jfb");
+    check_spawned(&r, 1, "not finite");
+    plant("bad/latest/model.safetensors", "backbone.norm_f.weight", NAN);
+    SPAWN(&r, "evaluate", scratch("bad"));
+    check_spawned(&r, 3, "tensor backbone.norm_f.weight: element 0 is not finite");
+    SPAWN(&r, "compare", scratch("bad"), "--output", scratch("compared"));
+    check_spawned(&r, 3, "skipped: ");
+  }
+}
+
 /* ---- determinism ---- */
 
 static const char *const deterministic[] = {"latest/model.safetensors",
@@ -468,6 +507,7 @@ int main(void)
       cmocka_unit_test(bad_tokens_are_refused),
       cmocka_unit_test(files_and_overrides),
       cmocka_unit_test(bound_threads_find_all_processors),
+      cmocka_unit_test(what_is_not_finite_is_told),
       cmocka_unit_test(same_seed_same_bytes_for_any_threads),
   };
   return cmocka_run_group_tests(tests, train_once, scratch_remove);
