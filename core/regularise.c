@@ -90,6 +90,9 @@ enum status regularise(struct network *net, const struct parameter_set *p, const
   if (!drawn(c, d))
     return OK;
   TRY(upload_counts(net, rows, &tokens));
+  r->jacobian = 0;
+  if (tokens == 0)
+    return OK;
   if (b->labels_total) /* of a step's batches together */
     share = (double)labels / (double)b->labels_total;
   share /= (double)(c->vectors * tokens * net->m->dims.D);

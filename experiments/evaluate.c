@@ -24,9 +24,9 @@ static const char usage[] =
     "writes\n"
     "d(mean cross-entropy)/d(parameter) under each parameter's name, as deq.gradient says; "
     "without\n"
-    "what training adds to the loss.  Exit 1 when a solve behind logits or ift's gradients did "
-    "not\n"
-    "converge (the files are written).";
+    "what training adds to the loss.  Exit 1 when a solve behind --tokens, logits or ift's "
+    "gradients\n"
+    "did not converge, or a loss or solve is not finite (files are written all the same).";
 
 /* ---- the table ---- */
 
@@ -126,6 +126,17 @@ static enum status table(struct config *c, const struct runtime *rt, const char 
   return s;
 }
 
+/* Says what overrides change of the model, or of the data it was trained for. */
+static enum status say_other_model(const char *file, const struct config *c)
+{
+  struct config before;
+  TRY(config_load(file, 0, NULL, &before));
+  TRY(config_resolve(&before));
+  say_changes(&before, c, "model.");
+  say_changes(&before, c, "data.");
+  return OK;
+}
+
 static enum status run(int argc, char **argv)
 {
   struct given_request o = {0};
@@ -158,6 +169,7 @@ static enum status run(int argc, char **argv)
   TRY(path_join(config, sizeof config, checkpoint, "config.yaml"));
   TRY(config_load(config, line.overrides, line.override, &c));
   TRY(config_resolve(&c));
+  TRY(say_other_model(config, &c));
   TRY(file_check(json));
   TRY(file_check(o.logits));
   TRY(file_check(o.gradients));

@@ -144,6 +144,17 @@ static enum status open_cuda(const struct config *c, struct runtime *rt)
   return OK;
 }
 
+void say_changes(const struct config *before, const struct config *c, const char *begin)
+{
+  for (int k = config_difference(before, c, 0); k >= 0; k = config_difference(before, c, k + 1)) {
+    char was[256], is[256];
+    if (!strncmp(config_key_path(k), begin, strlen(begin)))
+      (void)fprintf(stderr, "%s: %s, was %s\n", config_key_path(k),
+                    config_key_value(k, c, is, sizeof is),
+                    config_key_value(k, before, was, sizeof was));
+  }
+}
+
 enum status runtime_open(const struct config *c, struct runtime *rt)
 {
   if (c->device == DEVICE_CUDA)

@@ -46,19 +46,14 @@ static enum status run_of(const char *dir, char *out, size_t size)
 }
 
 /* Says what overrides change of a run that is gone on with. */
-static enum status say_changes(const char *file, const char *directory, const struct config *c)
+static enum status say_overrides(const char *file, const char *directory, const struct config *c)
 {
   struct config before;
   TRY(config_load(file, 0, NULL, &before));
   TRY(config_resolve(&before));
   if (strcmp(before.name, c->name) != 0 || strcmp(before.runs_dir, c->runs_dir) != 0)
     FAIL(ERR_USAGE, "--resume goes on in %s: name and runs_dir cannot be changed", directory);
-  for (int k = config_difference(&before, c, 0); k >= 0; k = config_difference(&before, c, k + 1)) {
-    char was[256], is[256];
-    (void)fprintf(stderr, "%s: %s, was %s\n", config_key_path(k),
-                  config_key_value(k, c, is, sizeof is),
-                  config_key_value(k, &before, was, sizeof was));
-  }
+  say_changes(&before, c, "");
   if (before.train.steps != c->train.steps && c->train.schedule != SCHEDULE_CONSTANT)
     (void)fprintf(stderr, "the learning rate goes on as in a schedule over %lld steps\n",
                   (long long)c->train.steps);
@@ -101,7 +96,7 @@ static enum status run(int argc, char **argv)
   if (!resume)
     TRY(run_directory(&c, directory, sizeof directory));
   else
-    TRY(say_changes(config, directory, &c));
+    TRY(say_overrides(config, directory, &c));
   o.directory = directory;
   TRY(runtime_open(&c, &rt));
   TRY(train_run(&c, &rt, &o));

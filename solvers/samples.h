@@ -3,7 +3,9 @@
  *
  * A sample is a row (window: all) or a block of a row (window: k).  Its unknowns lie together in
  * the packed arrays.  Sums over them are taken tile by tile, whose number depends on n alone, and
- * then in order: the result depends neither on the neighbours nor on the number of threads. */
+ * then in order: they depend neither on the neighbours nor on the number of threads.  (A product
+ * with the weights has as many rows as there are samples left, and a library may round it by that:
+ * what neighbours do changes a sample's last digits, no more.) */
 #ifndef SOLVERS_SAMPLES_H
 #define SOLVERS_SAMPLES_H
 #include "core/fixed_point.h"

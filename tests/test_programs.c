@@ -443,7 +443,10 @@ static void files_and_overrides(void **state)
   check_spawned(&r, 2, "name and runs_dir cannot be changed");
   SPAWN(&r, "train", "--resume", scratch("files"), "train.steps=3", "train.lr=1e-4");
   check_spawned(&r, 0, "train.lr: 0.0001, was 0.003");
+  SPAWN(&r, "evaluate", run, "model.mamba2.norm_before_gate=true", "evaluate.sequences=4");
+  assert_non_null(strstr(r.output, "model.mamba2.norm_before_gate: true, was false"));
   SPAWN(&r, "evaluate", run, "deq.evaluate.window=8", "evaluate.sequences=8");
+  assert_null(strstr(r.output, ", was "));
   check_spawned(&r, 0, "\nwindow 8 ");
 }
 
