@@ -165,6 +165,8 @@ static enum status run(int argc, char **argv)
   TRY(command_line_parse(argc - skip, argv + skip, usage, options, &line));
   if (!subject)
     FAIL(ERR_USAGE, "%s", usage);
+  if (line.target && strchr(line.target, '=') && subject->takes == TAKES_CONFIG)
+    command_line_without_target(&line);
   if (subject->takes != TAKES_CONFIG && line.target && a.q.directories == 0)
     FAIL(ERR_USAGE,
          subject->takes == TAKES_RUNS ? "bench %s: %s is not a directory"

@@ -54,10 +54,8 @@ static enum status read_config(struct command_line *line, const char *model, str
 {
   char path[2 * CONFIG_PATH];
   struct config trained;
-  if (line->target && strchr(line->target, '=')) { /* the words left are all overrides */
-    line->override[line->overrides++] = line->target;
-    line->target = NULL;
-  }
+  if (line->target && strchr(line->target, '='))
+    command_line_without_target(line);
   if (model)
     TRY(find_checkpoint(c, model, checkpoint, size));
   if (line->target)

@@ -144,6 +144,14 @@ static enum status open_cuda(const struct config *c, struct runtime *rt)
   return OK;
 }
 
+void command_line_without_target(struct command_line *c)
+{
+  c->override = c->word;
+  c->overrides += c->words;
+  c->words = 0;
+  c->target = NULL;
+}
+
 void say_changes(const struct config *before, const struct config *c, const char *begin)
 {
   for (int k = config_difference(before, c, 0); k >= 0; k = config_difference(before, c, k + 1)) {

@@ -26,6 +26,8 @@ MUST_USE enum status command_line_parse(int argc, char **argv, const char *usage
 MUST_USE enum status command_line_parse_words(int argc, char **argv, const char *usage,
                                               const struct option_spec *options,
                                               struct command_line *c);
+/* There is no target: all words are overrides. */
+void command_line_without_target(struct command_line *c);
 /* "KEY: VALUE, was VALUE" on stderr, of every key in which they differ and that begins so. */
 void say_changes(const struct config *before, const struct config *c, const char *begin);
 /* The device and the solvers that c asks for; says on stderr what was chosen. */

@@ -81,9 +81,8 @@ static enum status run(int argc, char **argv)
     config_print_keys(stdout);
     return OK;
   }
-  if (resume) { /* the words left are all overrides */
-    if (line.target)
-      line.override[line.overrides++] = line.target;
+  if (resume) {
+    command_line_without_target(&line);
     TRY(run_of(resume, directory, sizeof directory));
     TRY(path_join(config, sizeof config, directory, "config.yaml"));
     o.resume = true;

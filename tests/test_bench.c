@@ -149,6 +149,8 @@ static void faults_are_named(void **state)
   check_spawned(&r, 2, "usage: bench");
   SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--seconds", "0");
   check_spawned(&r, 2, "--seconds must be");
+  SPAWN(&r, "bench", "train", "model.kind=explicit", "train.batch_size=2");
+  check_spawned(&r, 2, "is explicit"); /* of the quickstart, wherever that is */
   SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "model.kind=explicit");
   check_spawned(&r, 2, "is explicit");
   SPAWN(&r, "bench", "train", scratch("tiny.yaml"), "--no-peer", "--seconds", "0.001", "--against",
