@@ -136,7 +136,8 @@ static void say_skipped(const char *dir)
 
 static enum status nothing_to_compare(void)
 {
-  FAIL(ERR_DATA, "there is nothing to compare: none of these is a run with a checkpoint");
+  FAIL(ERR_DATA,
+       "there is nothing to compare: none of these could be taken, for the reasons above");
 }
 
 /* Adds the run, unless it is none: then a warning says why. */
