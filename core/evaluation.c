@@ -171,12 +171,23 @@ static enum status gradients_of(struct evaluator *e, const struct given_tokens *
   return must_converge(path, "deq.backward", r.backward.exits[FP_CONVERGED], r.backward.samples);
 }
 
+static bool some_count(const struct given_tokens *g)
+{
+  bool some = false;
+  for (int64_t i = 0; g->labels && i < g->B * g->L && !some; i++)
+    some = g->labels[i] != IGNORED_LABEL;
+  return some;
+}
+
 static enum status evaluate_tokens(struct evaluator *e, const struct given_request *o)
 {
   struct given_tokens g = {0};
   enum status s = given_tokens_read(o->tokens, e->w.m.dims.V, &g);
   if (s == OK && o->gradients && !g.labels)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__, "%s: --gradients needs labels in it", o->tokens);
+  if (s == OK && o->gradients && !some_count(&g))
+    s = fail_at(ERR_USAGE, __FILE__, __LINE__,
+                "%s: --gradients needs a label that counts: all are -100", o->tokens);
   if (s == OK && !o->gradients && !o->logits && !g.labels)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__,
                 "%s: has no labels: nothing to tell without --logits FILE", o->tokens);

@@ -321,6 +321,13 @@ static void bad_tokens_are_refused(void **state)
   check_ok(safetensors_write(in, t, 2));
   SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out);
   check_spawned(&r, 3, "labels must have the shape of input_ids");
+  struct st_tensor ignored[] = {
+      t[0], {"labels", ST_I32, 2, {2, 2}, 4, (int32_t[]){-100, -100, -100, -100}}};
+  check_ok(safetensors_write(in, ignored, 2));
+  SPAWN(&r, "evaluate", run, "--tokens", in, "--gradients", out);
+  check_spawned(&r, 2, "all are -100");
+  SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out);
+  check_spawned(&r, 0, "2 x 2 tokens");
   SPAWN(&r, "evaluate", run, "--tokens", "/nowhere/x.safetensors", "--logits", out);
   check_spawned(&r, 3, "/nowhere/x.safetensors");
   SPAWN(&r, "evaluate", run, "--logits", out);
