@@ -117,6 +117,25 @@ enum status command_line_parse(int argc, char **argv, const char *usage,
   return OK;
 }
 
+void command_line_without_target(struct command_line *c)
+{
+  c->override = c->word;
+  c->overrides += c->words;
+  c->words = 0;
+  c->target = NULL;
+}
+
+void say_changes(const struct config *before, const struct config *c, const char *begin)
+{
+  for (int k = config_difference(before, c, 0); k >= 0; k = config_difference(before, c, k + 1)) {
+    char was[256], is[256];
+    if (!strncmp(config_key_path(k), begin, strlen(begin)))
+      (void)fprintf(stderr, "%s: %s, was %s\n", config_key_path(k),
+                    config_key_value(k, c, is, sizeof is),
+                    config_key_value(k, before, was, sizeof was));
+  }
+}
+
 static enum status open_cpu(const struct config *c, struct runtime *rt)
 {
   static char device[64];
@@ -142,25 +161,6 @@ static enum status open_cuda(const struct config *c, struct runtime *rt)
   *rt = (struct runtime){gpu.f32, gpu.f64, gpu.solver_f32, gpu.solver_f64, device};
   (void)fprintf(stderr, "device %s, matmul %s\n", device, name[c->matmul]);
   return OK;
-}
-
-void command_line_without_target(struct command_line *c)
-{
-  c->override = c->word;
-  c->overrides += c->words;
-  c->words = 0;
-  c->target = NULL;
-}
-
-void say_changes(const struct config *before, const struct config *c, const char *begin)
-{
-  for (int k = config_difference(before, c, 0); k >= 0; k = config_difference(before, c, k + 1)) {
-    char was[256], is[256];
-    if (!strncmp(config_key_path(k), begin, strlen(begin)))
-      (void)fprintf(stderr, "%s: %s, was %s\n", config_key_path(k),
-                    config_key_value(k, c, is, sizeof is),
-                    config_key_value(k, before, was, sizeof was));
-  }
 }
 
 enum status runtime_open(const struct config *c, struct runtime *rt)
