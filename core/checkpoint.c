@@ -37,9 +37,9 @@ enum status checkpoint_read(const char *directory, struct weights *w, struct tra
   struct named_set moments[] = {{"first.", &w->set[SET_MOMENT1]},
                                 {"second.", &w->set[SET_MOMENT2]}};
   TRY(path_join(path, sizeof path, directory, "model.safetensors"));
-  TRY(weights_read(w, path, &model, 1));
+  TRY(weights_read(w, path, &model, 1, false));
   TRY(path_join(path, sizeof path, directory, "optimizer.safetensors"));
-  TRY(weights_read(w, path, moments, 2));
+  TRY(weights_read(w, path, moments, 2, false));
   TRY(path_join(path, sizeof path, directory, "trainer.json"));
   return trainer_state_read(path, s);
 }

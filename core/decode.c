@@ -27,7 +27,7 @@ static enum status load(struct decoder *d)
   if (!d->t->checkpoint)
     return weights_initialise(&d->w, (uint64_t)d->c->seed);
   TRY(path_join(path, sizeof path, d->t->checkpoint, "model.safetensors"));
-  return weights_read(&d->w, path, &set, 1);
+  return weights_read(&d->w, path, &set, 1, true);
 }
 
 static enum status draw(struct decoder *d)

@@ -209,9 +209,7 @@ enum status evaluator_open(const struct config *c, const struct backend *be,
   enum status s = weights_open(&c->model, be, sets, &e->w);
   if (s == OK) {
     struct named_set set = {"", &e->w.set[0]};
-    s = weights_read(&e->w, path, &set, 1);
-    if (s == OK) /* nothing could be said of such a model */
-      s = weights_finite(&e->w, path, &set);
+    s = weights_read(&e->w, path, &set, 1, true);
     if (s != OK)
       weights_close(&e->w);
   }

@@ -108,7 +108,7 @@ enum status jacobian_load(const struct config *c, const struct tensor_list *list
     s = weights_open(&c->model, be, 1, &w);
   if (s == OK) {
     const struct named_set set = {"", &w.set[0]};
-    s = weights_read(&w, path, &set, 1);
+    s = weights_read(&w, path, &set, 1, false);
     if (s == OK)
       s = be->download(be->st, (size_t)list->block * sizeof *block, w.set[0].block, block);
     weights_close(&w);

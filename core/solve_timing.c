@@ -219,7 +219,7 @@ enum status NAME(model_timed)(const struct config *c, const struct backend *be,
     s = weights_open(&c->model, be, 1, &w);
   if (s == OK) {
     struct named_set set = {"", &w.set[0]};
-    s = weights_read(&w, path, &set, 1);
+    s = weights_read(&w, path, &set, 1, true);
     for (int64_t i = 0; s == OK && i < count; i++)
       s = time_model(c, &w, solver, &problem, &t[i]);
     weights_close(&w);

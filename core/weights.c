@@ -144,7 +144,7 @@ static enum status shape_differs(const char *path, const struct st_tensor *t,
 }
 
 static enum status read_tensor(const char *path, const struct st_tensor *t,
-                               const struct tensor_spec *want, real *to)
+                               const struct tensor_spec *want, bool finite, real *to)
 {
   bool same = t->rank == want->rank;
   for (int k = 0; same && k < t->rank; k++)
@@ -160,11 +160,14 @@ static enum status read_tensor(const char *path, const struct st_tensor *t,
   else
     FAIL(ERR_DATA, "%s: tensor %s is %s; F32 or F64 is needed", path, t->name,
          st_dtype_name(t->dtype));
+  for (int64_t i = 0; finite && i < t->count; i++)
+    if (!isfinite(re(to[i])))
+      FAIL(ERR_DATA, "%s: tensor %s: element %lld is not finite", path, t->name, (long long)i);
   return OK;
 }
 
 static enum status read_set(struct weights *w, const struct safetensors *file,
-                            const struct named_set *set, real *host)
+                            const struct named_set *set, bool finite, real *host)
 {
   memset(host, 0, (size_t)w->tensors.block * sizeof *host);
   for (int64_t i = 0; i < w->tensors.count; i++) {
@@ -173,7 +176,7 @@ static enum status read_set(struct weights *w, const struct safetensors *file,
     if (!name)
       FAIL(ERR_MEMORY, "out of memory");
     const struct st_tensor *found = safetensors_find(file, name);
-    enum status s = found ? read_tensor(file->path, found, t, host + t->offset)
+    enum status s = found ? read_tensor(file->path, found, t, finite, host + t->offset)
                           : fail_at(ERR_DATA, __FILE__, __LINE__,
                                     "%s: no tensor %s, which the model has", file->path, name);
     free(name);
@@ -182,7 +185,8 @@ static enum status read_set(struct weights *w, const struct safetensors *file,
   return w->m.be->upload(w->m.be->st, (size_t)w->tensors.block * sizeof *host, host, set->p->block);
 }
 
-enum status weights_read(struct weights *w, const char *path, const struct named_set *set, int sets)
+enum status weights_read(struct weights *w, const char *path, const struct named_set *set, int sets,
+                         bool finite)
 {
   struct safetensors file;
   TRY(safetensors_read(path, &file));
@@ -191,7 +195,7 @@ enum status weights_read(struct weights *w, const char *path, const struct named
   if (!host)
     s = fail_at(ERR_MEMORY, __FILE__, __LINE__, "%s: out of memory", path);
   for (int i = 0; s == OK && i < sets; i++)
-    s = read_set(w, &file, &set[i], host);
+    s = read_set(w, &file, &set[i], finite, host);
   if (s == OK && file.tensors != w->tensors.count * sets)
     s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: %lld tensors; the model has %lld", path,
                 (long long)file.tensors, (long long)(w->tensors.count * sets));
@@ -199,25 +203,6 @@ enum status weights_read(struct weights *w, const char *path, const struct named
     parameters_derive(&w->m, set[i].p);
   free(host);
   safetensors_free(&file);
-  return s;
-}
-
-enum status weights_finite(const struct weights *w, const char *path, const struct named_set *set)
-{
-  const struct backend *be = w->m.be;
-  size_t bytes = (size_t)w->tensors.block * sizeof(real);
-  real *host = malloc(bytes);
-  if (!host)
-    FAIL(ERR_MEMORY, "%s: out of memory", path);
-  enum status s = be->download(be->st, bytes, set->p->block, host);
-  for (int64_t i = 0; s == OK && i < w->tensors.count; i++) {
-    const struct tensor_spec *t = &w->tensors.tensor[i];
-    for (int64_t k = 0; s == OK && k < t->count; k++)
-      if (!isfinite(re(host[t->offset + k])))
-        s = fail_at(ERR_DATA, __FILE__, __LINE__, "%s: tensor %s%s: element %lld is not finite",
-                    path, set->prefix, t->name, (long long)k);
-  }
-  free(host);
   return s;
 }
 #endif

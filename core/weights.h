@@ -10,7 +10,6 @@
 #define weights_initialise NAME(weights_initialise)
 #define weights_write NAME(weights_write)
 #define weights_read NAME(weights_read)
-#define weights_finite NAME(weights_finite)
 #define parameters_write NAME(parameters_write)
 #define parameters_read NAME(parameters_read)
 
@@ -39,10 +38,9 @@ struct named_set {
 /* Writes sets in this precision; all or nothing. */
 MUST_USE enum status weights_write(const struct weights *w, const char *path,
                                    const struct named_set *set, int sets);
-/* Reads them: every tensor must be there with its shape, F32 or F64, and nothing else. ERR_DATA. */
+/* Reads them: every tensor must be there with its shape, F32 or F64, and nothing else; `finite`:
+ * and hold finite numbers in this precision (training and the Jacobian check look for themselves
+ * and say more).  ERR_DATA. */
 MUST_USE enum status weights_read(struct weights *w, const char *path, const struct named_set *set,
-                                  int sets);
-/* ERR_DATA, with the name of the first tensor of the set that is not finite, and that of `path`. */
-MUST_USE enum status weights_finite(const struct weights *w, const char *path,
-                                    const struct named_set *set);
+                                  int sets, bool finite);
 #endif
