@@ -5,6 +5,7 @@
 #include "experiments/bench.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { REPETITIONS = 5, TOKENS = 16384, LENGTH = 256, SHAPES = 5 };
 #define WITHIN 1.15 /* cost a token, of that at the shortest length */
@@ -84,26 +85,38 @@ static enum status report_memory(const struct bench_request *q, const struct con
   return OK;
 }
 
+/* Times the cost at the first shape, turn by turn: the machine's speed changes between turns. */
+static enum status report_ratio(const struct series *s, int i, const char *name,
+                                struct bench_results *r)
+{
+  char over[128];
+  double ratio[REPETITIONS];
+  for (int k = 0; k < REPETITIONS; k++)
+    ratio[k] = s->us[i][k] / s->us[0][k];
+  (void)snprintf(over, sizeof over, "%s over %lld", name, (long long)s->value[0]);
+  return bench_add(r, over, "times", REPETITIONS, ratio, WITHIN, (double)NAN);
+}
+
 /* Time and memory of every shape; what one more of what is varied costs, or (length) how much more
  * than at the first. */
-static enum status report(const struct bench_request *q, struct series *s, bool constant,
+static enum status report(const struct bench_request *q, const struct series *s, bool constant,
                           struct bench_results *r)
 {
-  double first = (double)NAN, before = (double)NAN;
+  double before = (double)NAN;
   for (int i = 0; i < s->count; i++) {
     char name[96];
+    double us[REPETITIONS]; /* bench_add sorts them */
+    memcpy(us, s->us[i], sizeof us);
     (void)snprintf(name, sizeof name, "scaling %.40s %s %lld", s->c[i].name, s->what,
                    (long long)s->value[i]);
-    TRY(bench_add(r, name, "us/token", REPETITIONS, s->us[i],
-                  constant ? WITHIN * first : (double)NAN, (double)NAN));
-    double us = s->us[i][REPETITIONS / 2]; /* bench_add has sorted them */
-    first = i == 0 ? us : first;
+    TRY(bench_add(r, name, "us/token", REPETITIONS, us, (double)NAN, (double)NAN));
+    double median = us[REPETITIONS / 2];
     if (constant && i > 0)
-      (void)printf("  %.3f of that at %s %lld\n", us / first, s->what, (long long)s->value[0]);
+      TRY(report_ratio(s, i, name, r));
     if (!constant && i > 0)
       (void)printf("  each %s from %lld on: %.4g us/token\n", s->what, (long long)s->value[i - 1],
-                   (us - before) / (double)(s->value[i] - s->value[i - 1]));
-    before = us;
+                   (median - before) / (double)(s->value[i] - s->value[i - 1]));
+    before = median;
     TRY(report_memory(q, &s->c[i], name, r));
   }
   return OK;

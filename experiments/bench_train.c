@@ -37,16 +37,33 @@ static int longest_first(const void *a, const void *b)
   return (x < y) - (x > y);
 }
 
+/* Whether an operation is a product with a weight, with what is fused with it (1 of 100 of its
+ * FLOPs in a model of D = 512). */
+static bool multiplies_by_weights(int operation)
+{
+  return operation == PROFILE_linear_fwd || operation == PROFILE_linear_vjp ||
+         operation == PROFILE_gated_linear_fwd || operation == PROFILE_gated_linear_vjp ||
+         operation == PROFILE_linear_conv_fwd;
+}
+
+static void print_share(const char *what, double flops, double seconds,
+                        const struct bench_limits *limits)
+{
+  (void)printf("  %s: %.1f GFLOP/s, %.1f%% of the sgemm limit\n", what, flops / seconds * 1e-9,
+               100 * flops / seconds / limits->flops_per_second);
+}
+
 static void print_profile(const struct profile *p, const struct train_timing *t,
                           const struct bench_limits *limits)
 {
   struct share share[PROFILE_OPERATIONS];
-  double all = 0, steps = (double)t->steps;
-  double products = p->row[PROFILE_linear_fwd].flops + p->row[PROFILE_gated_linear_fwd].flops +
-                    p->row[PROFILE_linear_conv_fwd].flops + p->row[PROFILE_linear_vjp].flops;
+  double all = 0, flops = 0, linear = 0, steps = (double)t->steps;
   for (int i = 0; i < PROFILE_OPERATIONS; i++) {
     share[i] = (struct share){i, p->row[i].seconds};
     all += p->row[i].seconds;
+    flops += p->row[i].flops;
+    if (multiplies_by_weights(i))
+      linear += p->row[i].flops;
   }
   qsort(share, PROFILE_OPERATIONS, sizeof *share, longest_first);
   (void)printf("  %-18s %10s %9s %8s %6s %8s %8s %7s %8s\n", "operation", "calls/step", "us/call",
@@ -63,9 +80,8 @@ static void print_profile(const struct profile *p, const struct train_timing *t,
   }
   (void)printf("  %-18s %10s %9s %8.3f %5.1f%%\n", "outside operations", "", "",
                (t->total_seconds - all) / steps * 1e3, 100 * (1 - all / t->total_seconds));
-  (void)printf("  the step's linear products alone: %.1f GFLOP/s, %.1f%% of the sgemm limit\n",
-               products / t->total_seconds * 1e-9,
-               100 * products / t->total_seconds / limits->flops_per_second);
+  print_share("the step", flops, t->total_seconds, limits);
+  print_share("the step, its products with the weights alone", linear, t->total_seconds, limits);
 }
 
 /* ---- the peer ---- */
