@@ -1,5 +1,6 @@
 /* config_check.c: what keys mean together. */
 #include "core/config_keys.h"
+#include "core/data.h"
 #include "core/group_name.h"
 #include <float.h>
 #include <string.h>
@@ -50,8 +51,15 @@ static enum status check_group(const struct layer *l)
 {
   if (l->c.data.task != TASK_WORD_PROBLEM)
     return OK;
+  int64_t elements;
   enum status s = group_name_check(l->c.data.group);
-  return s == OK ? OK : fail_from(BLAME(l, "data.group"), s);
+  if (s != OK)
+    return fail_from(BLAME(l, "data.group"), s);
+  TRY(data_vocabulary(&l->c.data, &elements));
+  if (elements < 2)
+    FAIL_FROM(BLAME(l, "data.group", "data.monoid"),
+              "data.group %s has one element: there is nothing to learn", l->c.data.group);
+  return OK;
 }
 
 static enum status check_ordered(const struct layer *l, double lo, double hi, const char *key,

@@ -169,8 +169,19 @@ static void log_shine(struct trainer *t)
                  fp_describe(&o, what));
 }
 
+/* A text that is too short for evaluate.lengths is known before it has been trained on. */
+static void log_lengths(struct trainer *t)
+{
+  for (int64_t i = 0; i < t->c->evaluate.lengths_count; i++)
+    if (data_require(&t->data, STREAM_EVALUATE, t->c->evaluate.lengths[i], "evaluate.lengths")) {
+      progress_log(&t->progress, "evaluate will refuse this run: %s", last_error());
+      return;
+    }
+}
+
 void trainer_say_choices(struct trainer *t)
 {
+  log_lengths(t);
   log_choice(t, "deq.forward", &t->c->deq.forward);
   log_choice(t, "deq.backward", &t->c->deq.backward);
   log_shine(t);

@@ -443,6 +443,7 @@ static void overrides_that_fail(void **state)
               "command line: model.d_model=40: model.mamba2.headdim 32 does not divide");
   check_error(override("data.group=S9", &c), ERR_USAGE,
               "command line: data.group=S9: data.group: \"S9\" cannot be read");
+  check_error(override("data.group=A2*Z1", &c), ERR_USAGE, "data.group A2*Z1 has one element");
 }
 
 static void includes_merge_in_order(void **state)

@@ -253,7 +253,7 @@ static void faults_name_their_place(void **state)
   put_text("corpus", 50); /* 5 to evaluate on */
   TRAIN(2, "the validation part of", NULL);
   TRAIN(2, "has 5 bytes; train.evaluate_every at data.length of 16 needs at least 17", NULL);
-  TRAIN(0, "6 steps done", "train.evaluate_every=0");
+  TRAIN(0, "evaluate will refuse this run:", "train.evaluate_every=0");
   struct spawned r;
   SPAWN(&r, "evaluate", scratch("runs/run"));
   check_spawned(&r, 2, "evaluate.lengths of 8 needs at least 9");
