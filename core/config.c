@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <sys/stat.h>
 
 /* A file that is being read, and those that led to it. */
@@ -169,6 +170,8 @@ enum status config_load(const char *path, int overrides, const char *const *over
     status = finish(&l, c);
   for (int i = 0; i < in.count; i++)
     free(in.path[i]);
+  if (status == ERR_IO && strchr(path, '=') && access(path, F_OK))
+    FAIL(ERR_USAGE, "%s: a configuration (FILE.yaml) comes before its overrides", path);
   return status;
 }
 
@@ -179,6 +182,9 @@ enum status config_parse_with(const char *name, const char *yaml, size_t bytes, 
   TRY(layer_init(&l, name));
   TRY(yaml_read_file(name, yaml, bytes, &own, NULL));
   merge(&l, &own);
+  for (int i = 0; i < overrides; i++)
+    if (config_is_file(override[i]))
+      FAIL(ERR_USAGE, "%s: a configuration comes before overrides", override[i]);
   TRY(merge_overrides(overrides, override, &l));
   return finish(&l, c);
 }

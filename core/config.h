@@ -131,7 +131,7 @@ bool config_is_file(const char *override);
 /* The same from memory; `name` stands for the file in messages; no includes. */
 MUST_USE enum status config_parse(const char *name, const char *yaml, size_t bytes,
                                   struct config *c);
-/* The same, then overrides, as config_load does. */
+/* The same, then "key.path=value"; ERR_USAGE for a file among them. */
 MUST_USE enum status config_parse_with(const char *name, const char *yaml, size_t bytes,
                                        int overrides, const char *const *override,
                                        struct config *c);

@@ -40,7 +40,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".solver", KEY_WORD, AT(to.solver), NULL, solvers, "picard",                               \
    "method; auto: also window, memory and damping, by length; gmres: backward only"},              \
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
-   "evaluations of f of a sample, in a window also behind others; one more to replay its best"},   \
+   "evaluations of f a sample may take, waiting in a window too; then one of its best iterate"},   \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
    "evaluations of f that a sample must take"},                                                    \
   {path ".tol", KEY_REAL, AT(to.tol), "[0, inf)", NULL, tol_,                                      \
@@ -55,13 +55,13 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".worst_token", KEY_BOOL, AT(to.worst_token), NULL, NULL, "false",                         \
    "window all: test every token of a sequence, not their common norm"},                           \
   {path ".stop_together", KEY_BOOL, AT(to.stop_together), NULL, NULL, "false",                     \
-   "all samples go on until the worst has converged"},                                             \
+   "all samples go on until the worst has converged; window all only"},                                             \
   {path ".return", KEY_FLAG, AT(to.return_last), NULL, returns, "best",                            \
    "iterate that a sample which has not converged returns"},                                       \
   {path ".poll_every", KEY_INT, AT(to.poll_every), "[1, 1000000]", NULL, "1",                      \
    "iterations between looks at who has finished, where a GPU waits; a CPU gains nothing by it"},  \
   {path ".kind", KEY_WORD, AT(to.kind), NULL, kinds, "auto",                                       \
-   "good: Broyden's first, Anderson's type I; bad: second, type II; auto: good for broyden only"}, \
+   "good: Broyden's first, Anderson's type I; bad: second, type II; auto: good, anderson: bad"}, \
   {path ".memory", KEY_INT, AT(to.memory), "[0, 1024]", NULL, "5",                                 \
    "anderson: differences kept; 0: Picard"},                                                       \
   {path ".rank", KEY_INT, AT(to.rank), "[0, 1024]", NULL, "20",                                    \
@@ -75,7 +75,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".restart", KEY_INT, AT(to.restart), "[0, 1000000000]", NULL, "0",                         \
    "anderson, broyden: steps after which the history is dropped; 0: never"},                       \
   {path ".start", KEY_REAL, AT(to.start), "[0, inf]", NULL, "0",                                   \
-   "anderson, broyden: accelerate at residuals of at most this; 0: at all"},                       \
+   "anderson, broyden: accelerate at residuals of at most this; 0: from the first"},                       \
   {path ".ridge", KEY_REAL, AT(to.ridge), "[0, inf)", NULL, "0",                                   \
    "anderson: added to the normal matrix, relative to the columns' norms"},                        \
   {path ".condition", KEY_REAL, AT(to.condition), "[0, inf)", NULL, "0",                           \
@@ -87,7 +87,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".line_search", KEY_BOOL, AT(to.line_search), NULL, NULL, "false",                         \
    "broyden: a sample's step is halved until its residual falls"},                                 \
   {path ".divergence", KEY_REAL, AT(to.divergence), "[0, inf)", NULL, "1.0e8",                     \
-   "diverged: |f(z)-z| is so many times what it was at first; 0: never"},                          \
+   "diverged: |f(z)-z| is so many times what it or |f(z)| was at first; 0: never"},                          \
   {path ".patience", KEY_INT, AT(to.patience), "[0, 1000000000]", NULL, "0",                       \
    "stagnated: evaluations without a new best residual; 0: at the rounding floor only"}
 #define WINDOW "tokens solved together, sliding over the sequence"
@@ -98,7 +98,7 @@ const struct key keys[] = {
   {"name", KEY_TEXT, AT(name), NULL, NULL, NULL, "of the run: its directory in runs_dir"},
   {"runs_dir", KEY_TEXT, AT(runs_dir), NULL, NULL, "runs", "directory of the runs"},
   {"seed", KEY_INT, AT(seed), "[0, inf)", NULL, "0", "of initialisation, data and dropout"},
-  {"device", KEY_WORD, AT(device), NULL, devices, "auto", "auto: cuda where there is a GPU"},
+  {"device", KEY_WORD, AT(device), NULL, devices, "auto", "auto: cuda where there are a GPU, its driver and the plug-in"},
   {"matmul", KEY_WORD, AT(matmul), NULL, matmuls, "ieee",
    "GPU, f32: what matrix products round their inputs to; sums are f32; the CPU does ieee"},
   {"dtype", KEY_WORD, AT(dtype), NULL, dtypes, "f32", "precision of parameters and activations"},
@@ -115,7 +115,7 @@ const struct key keys[] = {
   {"model.norm_eps", KEY_REAL, AT(model.norm_eps), "[1.0e-30, 1]", NULL, "1.0e-5",
    "added to the mean square in every norm"},
   {"model.dropout", KEY_REAL, AT(model.dropout), "[0, 1)", NULL, "0.0",
-   "probability; one mask a step, the same in every iteration"},
+   "probability; a mask a sequence and branch, new in every step, the same in all iterations"},
   {"model.weight_norm", KEY_BOOL, AT(model.weight_norm), NULL, NULL, "false",
    "weights as direction and length by row"},
   {"model.residual", KEY_REAL, AT(model.residual), "(0, 1]", NULL, "1.0",
@@ -198,7 +198,7 @@ const struct key keys[] = {
   {"data.group", KEY_TEXT, AT(data.group), NULL, NULL, "S3",
    "Zn, Sn, An (n <= 6 for S, A) or a product as in A5*Z2"},
   {"data.monoid", KEY_WORD, AT(data.monoid), NULL, monoids, "trivial",
-   "factor that cannot be undone"},
+   "a factor without inverses, {E,A,B,X}; alive: drawn so that few products are the zero X"},
   {"data.identity_probability", KEY_REAL, AT(data.identity_probability), "[0, 1]", NULL, "0.0",
    "of a token whose group part is the identity; otherwise uniform"},
   {"data.length", KEY_INT, AT(data.length), "[1, 16777216]", NULL, "16",
@@ -245,7 +245,7 @@ const struct key keys[] = {
   {"train.keep", KEY_INT, AT(train.keep), "[1, 1000000000]", all, "all",
    "checkpoints that are kept, the newest ones, beside the best"},
   {"train.report.spectral_radius", KEY_INT, AT(train.report_spectral_radius), "[0, 1000000000]",
-   NULL, "0", "steps between reports of df/dz's spectral radius at z*, token by token; 0: none"},
+   NULL, "0", "steps between reports of df/dz's spectral radius, of a token a sequence; 0: none"},
   {"train.report.gradient_cosine", KEY_INT, AT(train.report_gradient_cosine), "[0, 1000000000]",
    NULL, "0", "steps between reports of the gradient's cosine with the exact one; 0: none"},
   {"train.log_timing", KEY_BOOL, AT(train.log_timing), NULL, NULL, "true",
@@ -258,7 +258,7 @@ const struct key keys[] = {
   {"evaluate.sequences", KEY_INT, AT(evaluate.sequences), "[1, 1048576]", NULL, "256",
    "sequences of each length"},
   {"evaluate.spectral_radius", KEY_INT, AT(evaluate.spectral_radius), "[0, 65536]", NULL, "0",
-   "sequences of the first length for a token of which df/dz's spectral radius is told; 0: none"},
+   "sequences (of the first length) of which a token's spectral radius of df/dz is told"},
 
   {"jacobian.parameters", KEY_WORD, AT(jacobian.parameters), NULL, parameters, "random",
    "jacobian_check: drawn, or those of the run that name and runs_dir say"},

@@ -25,10 +25,11 @@ struct dense_lu {
   int64_t n;
   double *factors; /* (n,n) */
   int *pivots;     /* (n) */
-  bool singular;   /* a pivot is 0: solving gives infinities */
+  bool singular;   /* a pivot is 0 or not a number: solving gives no numbers */
   const struct dense_library *library;
 };
-/* Factorises A = I - B, B given by its columns: row j of `transposed` (n,n) is column j of B. */
+/* Factorises A = I - B, B given by its columns: row j of `transposed` (n,n) is column j of B.
+ * ERR_MEMORY; ERR_DEVICE of an accelerator's, here and below. */
 MUST_USE enum status dense_lu_of_identity_minus(const struct dense_library *library, int64_t n,
                                                 const double *transposed, struct dense_lu *f);
 void dense_lu_free(struct dense_lu *f);
@@ -51,7 +52,8 @@ MUST_USE enum status dense_multiply(const struct dense_library *library, int64_t
                                     int64_t k, const double *A, const double *B, double beta,
                                     double *C);
 void dense_transpose(int64_t n, double *A); /* (n,n), in place */
-/* Q (n,k), k <= n, becomes orthonormal, r (k) the absolute diagonal of R.  ERR_MEMORY. */
+/* Q (n,k), k <= n, becomes orthonormal, r (k) the absolute diagonal of R.  ERR_MEMORY,
+ * ERR_NUMERIC. */
 MUST_USE enum status dense_orthonormalise(const struct dense_library *library, int64_t n, int64_t k,
                                           double *Q, double *r);
 

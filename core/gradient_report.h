@@ -31,14 +31,16 @@ void gradient_report_close(struct gradient_report *e);
 void gradient_report_begin(struct gradient_report *e, int64_t length, bool gradient);
 MUST_USE enum status gradient_report_add(struct gradient_report *e, const struct parameter_set *p,
                                          const struct batch *b);
-/* Cosine of g with the exact gradient, and the exact one's norm. */
+/* Cosine of g with the exact gradient, which is overwritten, and the exact one's norm.  NaN where
+ * either is 0 or not finite. */
 MUST_USE enum status gradient_report_cosine(struct gradient_report *e,
                                             const struct parameter_set *g, double *cosine,
                                             double *norm);
 
 /* Mean and largest, over the sequences of the last batch that network_learn solved by ift or shine,
  * of the spectral radius of df_t/dz_t: of one token each, places spread over the sequences.  The
- * sequence's own is the largest of its tokens', as df/dz is block triangular in time. */
+ * sequence's own is the largest of its tokens', as df/dz is block triangular in time.  By at most 64
+ * vectors of Arnoldi's: exact up to d_model 64, an estimate beyond. */
 MUST_USE enum status network_spectral_radius(struct network *net, const struct parameter_set *p,
                                              int64_t rows, double *mean, double *largest);
 #endif

@@ -46,7 +46,8 @@ struct fp_options {
   bool line_search;  /* broyden: a sample's step is halved until its residual falls */
 
   /* every solver */
-  double divergence; /* diverged: |f(z)-z| above this times its first value or |f(z)|; 0: never */
+  double divergence; /* diverged: |f(z)-z| above this times the larger of |f(z)-z| and |f(z)| of the
+                        first evaluation; 0: never */
   int64_t patience;  /* stagnated: evaluations without a new best; 0: at the rounding floor only */
   bool trace;        /* keep every residual: plans samples*max_iter doubles */
 };

@@ -24,8 +24,9 @@ struct train_options {
 };
 
 /* Trains as c says and writes the run directory (README: Files).  c->model.vocab_size is resolved.
- * ERR_USAGE for an existing run, ERR_INTERRUPTED after Ctrl-C with a checkpoint written,
- * ERR_NUMERIC when the loss or a gradient is not finite. */
+ * ERR_USAGE for an existing run, one that another process trains, a text that has changed, steps
+ * that are made already; ERR_DATA and ERR_IO for its files; ERR_INTERRUPTED after Ctrl-C with a
+ * checkpoint written; ERR_NUMERIC when a loss, a gradient or a solve is not finite. */
 MUST_USE enum status train_run(const struct config *c, const struct runtime *rt,
                                const struct train_options *o);
 

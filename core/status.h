@@ -15,7 +15,7 @@ enum status {
   ERR_MEMORY,      /* memory ran out */
   ERR_DEVICE,      /* the accelerator or its driver */
   ERR_NUMERIC,     /* a loss, gradient or solve that is not finite */
-  ERR_INTERRUPTED, /* the user asked to stop; everything is saved */
+  ERR_INTERRUPTED, /* the user asked to stop; a training run is saved */
 };
 
 #define MUST_USE __attribute__((warn_unused_result))

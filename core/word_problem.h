@@ -3,7 +3,8 @@
  * Tokens are group * |monoid| + monoid element; target y_0 = x_0, y_t = y_{t-1} x_t in the product.
  * `group`: Zn, Sn (n <= 6), An (n <= 6), products as in A5*Z2.  Sn's elements are in lexicographic
  * order of their images, the identity first, An the even ones in that order; (x y)(i) = x(y(i)).
- * `aperiodic` is {E,A,B,X} with rows E: EABX, A: AXXX, B: BABX, X: XXXX. */
+ * `aperiodic` is {E,A,B,X} with rows E: EABX, A: AXXX, B: BABX, X: XXXX, drawn uniformly;
+ * `aperiodic_alive` the same, drawn so that products are rarely X. */
 #ifndef CORE_WORD_PROBLEM_H
 #define CORE_WORD_PROBLEM_H
 #include "core/config.h"

@@ -10,9 +10,10 @@
 #include <stdlib.h>
 
 static const char usage[] =
-    "usage: bench WHAT [CONFIG.yaml|DIR] [key.path=value ...] [--json FILE] [--against FILE] "
-    "...\n"
-    "       bench solvers [DIR ...] [key.path=value ...] ...\n\n"
+    "usage: bench train|scaling|kernels [CONFIG.yaml] [key.path=value ...] [options]\n"
+    "       bench decode [CONFIG.yaml|DIR] [key.path=value ...] [options]\n"
+    "       bench solvers [DIR ... [key.path=value ...]] [options]\n"
+    "       bench jacobian [options]\n\n"
     "Measures and prints the median and the extremes of several runs.\n"
     "  train     tokens/s of training's two phases, unroll and phantom, every solve taking\n"
     "            deq.forward.max_iter iterations; beside PyTorch's where python has torch\n"
@@ -33,7 +34,7 @@ static const char usage[] =
     "            with DIRs (runs, checkpoints): on their models, by solver and window, at "
     "evaluate.lengths\n"
     "            ([128,256] unless given) with evaluate.sequences (8)\n"
-    "CONFIG is configs/quickstart_implicit.yaml unless given; overrides follow CONFIG.";
+    "CONFIG is configs/quickstart_implicit.yaml unless given.";
 static const char quickstart[] = "configs/quickstart_implicit.yaml";
 static const char no_config[] =
     "name: bench\nmodel: {kind: implicit}\ndata: {task: word_problem}\n";

@@ -15,8 +15,10 @@ static int64_t shards_of(const struct config *c, double copy, int64_t *together)
 {
   int64_t B = c->train.batch_size, L = c->data.length, most = (int64_t)(268435456 / copy);
   *together = L < 64 ? 64 / L : 1;
+  *together = *together > 32 ? 32 : *together;
   int64_t parts = (B + *together - 1) / *together;
-  if (parts >= 2 && most >= 2)
+  bool one = c->deq.forward.stop_together || c->deq.backward.stop_together;
+  if (parts >= 2 && most >= 2 && !(one && c->model.kind == MODEL_IMPLICIT))
     return parts < 16 && parts < most ? parts : most < 16 ? most : 16;
   *together = B;
   return 1;

@@ -46,8 +46,9 @@ static void print_help(const char *usage, const struct option_spec *options)
   }
   (void)printf("  %-22s %s\n\n", "--help", "this text");
   (void)printf(
-      "exit status: 0 done; 1 the check failed, a solve did not converge or the loss is not "
-      "finite;\n2 usage or configuration; 3 files, memory or device; 130 interrupted.\n");
+      "exit status: 0 done; 1 a check or a listed run failed, the solve of an answer did not\n"
+      "converge, or a loss is not finite; 2 usage or configuration; 3 files, memory or device;\n"
+      "130 interrupted.\n");
 }
 
 /* Takes options[*i], which begins with --; moves *i over its value. */
