@@ -20,8 +20,9 @@ struct outputs {
 
 /* Over all batches. */
 struct tally {
-  int64_t labels, correct, samples, converged;
+  int64_t labels, correct;
   double loss;
+  struct fp_result solve; /* totals */
 };
 
 static enum status answer_given(const struct evaluator *e, const struct given_tokens *g,
@@ -54,8 +55,7 @@ static enum status answer_given(const struct evaluator *e, const struct given_to
     t->loss += r.loss_sum;
     t->labels += r.labels;
     t->correct += r.correct;
-    t->samples += r.forward.samples;
-    t->converged += r.forward.exits[FP_CONVERGED];
+    fp_result_add(&t->solve, &r.forward);
   }
   network_close(&net);
   return s;
@@ -79,12 +79,12 @@ static enum status write_outputs(const struct evaluator *e, const struct given_t
 }
 
 /* A solve whose answer is handed out as a fixed point's. */
-static enum status must_converge(const char *what, const char *section, int64_t converged,
-                                 int64_t samples)
+static enum status must_converge(const char *what, const char *section, const struct fp_result *r)
 {
-  if (converged < samples)
-    FAIL(ERR_NUMERIC, "%s: %lld of %lld samples of the solve did not converge (%s)", what,
-         (long long)(samples - converged), (long long)samples, section);
+  int64_t others = r->samples - r->exits[FP_CONVERGED];
+  if (others > 0)
+    FAIL(ERR_NUMERIC, "%s: %lld of %lld samples of the solve did not converge (%s: %s)", what,
+         (long long)others, (long long)r->samples, section, fp_failure_name(r));
   return OK;
 }
 
@@ -125,11 +125,12 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
   if (t.labels)
     (void)printf(", loss %.6f, accuracy %.4f", t.loss / (double)t.labels,
                  (double)t.correct / (double)t.labels);
-  if (t.samples)
-    (void)printf(", %lld of %lld samples converged", (long long)t.converged, (long long)t.samples);
+  if (t.solve.samples)
+    (void)printf(", %lld of %lld samples converged", (long long)t.solve.exits[FP_CONVERGED],
+                 (long long)t.solve.samples);
   (void)printf("\n");
   TRY(must_be_finite(path ? path : "--tokens", t.loss));
-  return must_converge(path ? path : "--tokens", "deq.evaluate", t.converged, t.samples);
+  return must_converge(path ? path : "--tokens", "deq.evaluate", &t.solve);
 }
 
 static void say_solve(const char *section, const struct fp_result *r)
@@ -167,8 +168,8 @@ static enum status gradients_of(struct evaluator *e, const struct given_tokens *
   TRY(must_be_finite(path, r.loss_sum));
   if (!implicit || deq.gradient != GRADIENT_IFT) /* the others do not promise an exact gradient */
     return OK;
-  TRY(must_converge(path, "deq.forward", r.forward.exits[FP_CONVERGED], r.forward.samples));
-  return must_converge(path, "deq.backward", r.backward.exits[FP_CONVERGED], r.backward.samples);
+  TRY(must_converge(path, "deq.forward", &r.forward));
+  return must_converge(path, "deq.backward", &r.backward);
 }
 
 static bool some_count(const struct given_tokens *g)

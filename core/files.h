@@ -29,8 +29,8 @@ MUST_USE enum status file_begin(const char *path, struct file_writer *w);
 MUST_USE enum status file_write(struct file_writer *w, const void *data, size_t bytes);
 MUST_USE enum status file_commit(struct file_writer *w);
 void file_abandon(struct file_writer *w);
-/* Fails where file_begin is sure to, and leaves nothing: before long work whose result goes to `path`
- * (NULL, a pipe, a terminal: OK). */
+/* Fails where file_begin is sure to, and leaves nothing: before long work whose result goes to
+ * `path` (NULL, a pipe, a terminal: OK). */
 MUST_USE enum status file_check(const char *path);
 
 /* dir/name into `out` (size bytes), or name alone when it is absolute or dir is empty; ERR_USAGE

@@ -39,8 +39,8 @@ MUST_USE enum status gradient_report_cosine(struct gradient_report *e,
 
 /* Mean and largest, over the sequences of the last batch that network_learn solved by ift or shine,
  * of the spectral radius of df_t/dz_t: of one token each, places spread over the sequences.  The
- * sequence's own is the largest of its tokens', as df/dz is block triangular in time.  By at most 64
- * vectors of Arnoldi's: exact up to d_model 64, an estimate beyond. */
+ * sequence's own is the largest of its tokens', as df/dz is block triangular in time.  By at most
+ * 64 vectors of Arnoldi's: exact up to d_model 64, an estimate beyond. */
 MUST_USE enum status network_spectral_radius(struct network *net, const struct parameter_set *p,
                                              int64_t rows, double *mean, double *largest);
 #endif

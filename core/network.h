@@ -103,7 +103,8 @@ void network_set_length(struct network *net, int64_t length);
 
 /* r->forward.exit is the network's own, until the next call.
  * The loss of the output that `gradient` names (README: Gradients) into r: the sum over tokens and
- * the mean with what regularises it; and with g the mean's derivative by every parameter, added. Explicit models: gradient is ignored. */
+ * the mean with what regularises it; and with g the mean's derivative by every parameter, added.
+ * Explicit models: gradient is ignored. */
 MUST_USE enum status network_learn(struct network *net, const struct parameter_set *p,
                                    enum gradient_kind gradient, const struct batch *b,
                                    const struct parameter_set *g, struct network_result *r);

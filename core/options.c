@@ -11,6 +11,15 @@ const char *fp_exit_name(enum fp_exit e)
   return names[e];
 }
 
+const char *fp_failure_name(const struct fp_result *r)
+{
+  enum fp_exit most = FP_CONVERGED;
+  for (int i = 0; i < FP_EXITS; i++)
+    if (i != FP_CONVERGED && r->exits[i] > (most == FP_CONVERGED ? 0 : r->exits[most]))
+      most = (enum fp_exit)i;
+  return fp_exit_name(most);
+}
+
 double worse_of(double a, double b) { return b > a || b != b ? b : a; }
 
 void fp_result_add(struct fp_result *sum, const struct fp_result *r)

@@ -107,6 +107,8 @@ double worse_of(double a, double b);
 void fp_result_add(struct fp_result *sum, const struct fp_result *r);
 
 const char *fp_exit_name(enum fp_exit e);
+/* How most of the samples that have not converged ended; "converged" where all have. */
+const char *fp_failure_name(const struct fp_result *r);
 const char *fp_solver_name(enum fp_solver s);
 #ifdef __cplusplus
 }

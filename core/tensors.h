@@ -76,7 +76,8 @@ static inline int64_t tensor_rows(const struct tensor_spec *t) { return t->shape
 static inline int64_t tensor_columns(const struct tensor_spec *t) { return t->count / t->shape[0]; }
 
 /* Draws the initial values of every tensor into block (list->block doubles; padding is 0):
- * float64 arithmetic whatever the run's dtype. Philox stream INITIALISE, counter (tensor, element). */
+ * float64 arithmetic whatever the run's dtype. Philox stream INITIALISE, counter (tensor, element).
+ */
 void parameters_initialise(const struct model_config *c, const struct tensor_list *list,
                            uint64_t seed, double *block);
 #endif

@@ -96,7 +96,8 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
   if (r->forward.exits[FP_CONVERGED] < r->forward.samples) {
     double share = (double)r->forward.exits[FP_CONVERGED] / (double)r->forward.samples;
     size_t used = strlen(solve);
-    (void)snprintf(solve + used, sizeof solve - used, "  converged %.1f %%", 100 * share);
+    (void)snprintf(solve + used, sizeof solve - used, "  converged %.1f %% (%s)", 100 * share,
+                   fp_failure_name(&r->forward));
   }
   if (r->evaluated)
     (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
@@ -122,7 +123,7 @@ static void warn_of_solver(struct trainer *t, const struct step_report *r)
   progress_log(
       &t->progress,
       "step %lld: no sequence's solve converges, the worst residual is %.1e: deq.forward "
-      "(%s) may be of no use to this model; try more damping, more iterations, a window, or "
+      "(%s) may be of no use to this model; try a smaller damping, more iterations, a window, or "
       "another solver",
       (long long)t->state.step, r->forward.worst_residual, fp_describe(&o, what));
 }
@@ -179,8 +180,22 @@ static void log_lengths(struct trainer *t)
     }
 }
 
+/* Training that ends before the gradient that was asked for begins. */
+static void log_gradient(struct trainer *t)
+{
+  const struct config *c = t->c;
+  if (c->model.kind == MODEL_IMPLICIT && c->deq.gradient != GRADIENT_UNROLL &&
+      c->train.unroll_steps >= c->train.steps)
+    progress_log(&t->progress,
+                 "deq.gradient: %s begins behind train.unroll_steps %lld, which these %lld steps "
+                 "do not reach",
+                 gradient_name(c->deq.gradient), (long long)c->train.unroll_steps,
+                 (long long)c->train.steps);
+}
+
 void trainer_say_choices(struct trainer *t)
 {
+  log_gradient(t);
   log_lengths(t);
   log_choice(t, "deq.forward", &t->c->deq.forward);
   log_choice(t, "deq.backward", &t->c->deq.backward);

@@ -83,7 +83,8 @@ static bool matters(int key)
                                        "train.checkpoint_every",
                                        "train.keep",
                                        "train.tensorboard",
-                                       "train.evaluate_every"};
+                                       "train.evaluate_every",
+                                       "train.report."};
   for (size_t i = 0; i < sizeof others / sizeof *others; i++)
     if (strncmp(config_key_path(key), others[i], strlen(others[i])) == 0)
       return false;

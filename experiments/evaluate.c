@@ -11,22 +11,23 @@
 #include <string.h>
 
 static const char usage[] =
-    "usage: evaluate DIR [key.path=value ...] [--json FILE]\n"
-    "       evaluate DIR [key.path=value ...] --tokens FILE [--logits FILE] [--gradients FILE]\n\n"
+    "usage: evaluate DIR [FILE.yaml ...] [key.path=value ...] [--json FILE]\n"
+    "       evaluate DIR ... --tokens FILE [--logits FILE] [--gradients FILE]\n"
+    "\n"
     "DIR is a run (then its latest checkpoint) or a checkpoint.  Without --tokens: fresh sequences "
     "of\n"
     "every length of evaluate.lengths, in sequential and simultaneous mode (deq.evaluate says "
     "how).\n"
     "--tokens FILE: safetensors with int32 or int64 input_ids (B,L) and optional labels (B,L), "
     "-100\n"
-    "ignored; prints loss and accuracy.  --logits writes logits (B,L,V), hidden (z*), residual, "
-    "iterations; --gradients "
-    "writes\n"
-    "d(mean cross-entropy)/d(parameter) under each parameter's name, as deq.gradient says; "
-    "without\n"
-    "what training adds to the loss.  Exit 1 when a solve behind --tokens, logits or ift's "
-    "gradients\n"
-    "did not converge, or a loss or solve is not finite (files are written all the same).";
+    "ignored; prints loss and accuracy.  --logits writes logits (B,L,V), hidden (z*), residual,\n"
+    "iterations; --gradients writes d(mean cross-entropy)/d(parameter) under each parameter's "
+    "name, as\n"
+    "deq.gradient says (configs/deq/ift.yaml: exactly); without what training adds to the loss.  "
+    "Exit 1\n"
+    "when a solve behind --tokens, logits or ift's gradients did not converge, or a loss or solve "
+    "is not\n"
+    "finite (files are written all the same).";
 
 /* ---- the table ---- */
 

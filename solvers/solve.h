@@ -9,9 +9,10 @@
  * retire: the map takes them into its carried state, and new blocks enter behind, from the guess,
  * at most `admit` of a row behind an evaluation, once damped steps have taken the last one more
  * than half of its way: blocks that enter behind one that is still at its guess go astray, and need
- * longer from there than from the guess (admit: all, they enter at once).  A block that leads and must leave unconverged is
- * evaluated once more at its best iterate, so that the state that is carried is that of the iterate
- * that is returned.  stop_together and worst_token mean something in window: all only.
+ * longer from there than from the guess (admit: all, they enter at once).  A block that leads and
+ * must leave unconverged is evaluated once more at its best iterate, so that the state that is
+ * carried is that of the iterate that is returned.  stop_together and worst_token mean something in
+ * window: all only.
  *
  * Exits: converged; max_iter; not finite (f(z) or a norm is not); stagnated (no new best for
  * `patience` evaluations, or for 8 at the floor that rounding leaves); diverged; breakdown (the

@@ -270,20 +270,33 @@ static void unconverged_answers_are_told(void **state)
   SPAWN(&r, "evaluate", run, "--tokens", in, "--json", scratch("j.json"));
   check_spawned(&r, 2, "--json writes the table");
   SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out, "deq.evaluate.max_iter=2");
-  check_spawned(&r, 1, "did not converge (deq.evaluate)");
+  check_spawned(&r, 1, "did not converge (deq.evaluate: max_iter)");
   assert_true(path_exists(out));
   SPAWN(&r, "evaluate", run, "--tokens", in, "--gradients", out, "deq.gradient=ift",
         "deq.forward.max_iter=2");
-  check_spawned(&r, 1, "did not converge (deq.forward)");
+  check_spawned(&r, 1, "did not converge (deq.forward: max_iter)");
   SPAWN(&r, "evaluate", run, "--tokens", in, "--gradients", out, "deq.gradient=ift",
         "deq.forward.window=8", "deq.forward.max_iter=2000", "deq.forward.damping=0.6",
         "deq.backward.max_iter=1");
-  check_spawned(&r, 1, "did not converge (deq.backward)");
+  check_spawned(&r, 1, "did not converge (deq.backward: max_iter)");
   SPAWN(&r, "evaluate", run, "--tokens", in, "--gradients", out, "deq.gradient=shine");
   check_spawned(&r, 0, "sequences without shine's inverse");
   SPAWN(&r, "train", scratch("s3.yaml"), "name=useless", "train.steps=3", "train.unroll_steps=0",
         "deq.forward.max_iter=1");
   check_spawned(&r, 0, "no sequence's solve converges");
+  check_spawned(&r, 0, "converged 0.0 % (max_iter)");
+  SPAWN(&r, "train", scratch("s3.yaml"), "name=unrolled", "train.steps=3", "deq.gradient=ift");
+  check_spawned(&r, 0, "deq.gradient: ift begins behind train.unroll_steps");
+}
+
+static void configurations_come_first(void **state)
+{
+  (void)state;
+  struct spawned r;
+  SPAWN(&r, "jacobian_check", "seed=1", scratch("s3.yaml"));
+  check_spawned(&r, 2, "s3.yaml: a configuration comes before overrides");
+  SPAWN(&r, "train", "seed=1", scratch("s3.yaml"));
+  check_spawned(&r, 2, "seed=1: a configuration (FILE.yaml) comes before its overrides");
 }
 
 /* The gradient is that of the mean cross-entropy, whatever training adds to it. */
