@@ -526,6 +526,7 @@ int main(void)
       cmocka_unit_test(shine_without_an_inverse_is_named),
       cmocka_unit_test(gradients_have_the_parameters_names),
       cmocka_unit_test(unconverged_answers_are_told),
+      cmocka_unit_test(configurations_come_first),
       cmocka_unit_test(gradients_are_those_of_the_loss),
       cmocka_unit_test(bad_tokens_are_refused),
       cmocka_unit_test(files_and_overrides),
