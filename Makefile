@@ -39,6 +39,8 @@ endif
 WERROR ?= -Werror
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wdouble-promotion -Wmissing-prototypes \
             -Wvla -Wundef -Wcast-qual $(WERROR)
+# -O2 with the same vectoriser compiles in two thirds of the time, but the paper's step then takes
+# 1.3 times as long
 OPTIMISE ?= -O3
 SANITIZE ?=
 LANGUAGE := -std=c17 -D_GNU_SOURCE $(if $(filter cpu_v3,$(ISAS)),-DISA_LEVELS) -I. $(BLAS_CFLAGS)
