@@ -55,13 +55,13 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".worst_token", KEY_BOOL, AT(to.worst_token), NULL, NULL, "false",                         \
    "window all: test every token of a sequence, not their common norm"},                           \
   {path ".stop_together", KEY_BOOL, AT(to.stop_together), NULL, NULL, "false",                     \
-   "all samples go on until the worst has converged; window all only"},                                             \
+   "all samples go on until the worst has converged; window all only"},                            \
   {path ".return", KEY_FLAG, AT(to.return_last), NULL, returns, "best",                            \
    "iterate that a sample which has not converged returns"},                                       \
   {path ".poll_every", KEY_INT, AT(to.poll_every), "[1, 1000000]", NULL, "1",                      \
    "iterations between looks at who has finished, where a GPU waits; a CPU gains nothing by it"},  \
   {path ".kind", KEY_WORD, AT(to.kind), NULL, kinds, "auto",                                       \
-   "good: Broyden's first, Anderson's type I; bad: second, type II; auto: good, anderson: bad"}, \
+   "good: Broyden's first, Anderson's type I; bad: second, type II; auto: good, anderson: bad"},   \
   {path ".memory", KEY_INT, AT(to.memory), "[0, 1024]", NULL, "5",                                 \
    "anderson: differences kept; 0: Picard"},                                                       \
   {path ".rank", KEY_INT, AT(to.rank), "[0, 1024]", NULL, "20",                                    \
@@ -75,7 +75,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".restart", KEY_INT, AT(to.restart), "[0, 1000000000]", NULL, "0",                         \
    "anderson, broyden: steps after which the history is dropped; 0: never"},                       \
   {path ".start", KEY_REAL, AT(to.start), "[0, inf]", NULL, "0",                                   \
-   "anderson, broyden: accelerate at residuals of at most this; 0: from the first"},                       \
+   "anderson, broyden: accelerate at residuals of at most this; 0: from the first"},               \
   {path ".ridge", KEY_REAL, AT(to.ridge), "[0, inf)", NULL, "0",                                   \
    "anderson: added to the normal matrix, relative to the columns' norms"},                        \
   {path ".condition", KEY_REAL, AT(to.condition), "[0, inf)", NULL, "0",                           \
@@ -87,7 +87,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".line_search", KEY_BOOL, AT(to.line_search), NULL, NULL, "false",                         \
    "broyden: a sample's step is halved until its residual falls"},                                 \
   {path ".divergence", KEY_REAL, AT(to.divergence), "[0, inf)", NULL, "1.0e8",                     \
-   "diverged: |f(z)-z| is so many times what it or |f(z)| was at first; 0: never"},                          \
+   "diverged: |f(z)-z| is so many times what it or |f(z)| was at first; 0: never"},                \
   {path ".patience", KEY_INT, AT(to.patience), "[0, 1000000000]", NULL, "0",                       \
    "stagnated: evaluations without a new best residual; 0: at the rounding floor only"}
 #define WINDOW "tokens solved together, sliding over the sequence"
@@ -98,7 +98,8 @@ const struct key keys[] = {
   {"name", KEY_TEXT, AT(name), NULL, NULL, NULL, "of the run: its directory in runs_dir"},
   {"runs_dir", KEY_TEXT, AT(runs_dir), NULL, NULL, "runs", "directory of the runs"},
   {"seed", KEY_INT, AT(seed), "[0, inf)", NULL, "0", "of initialisation, data and dropout"},
-  {"device", KEY_WORD, AT(device), NULL, devices, "auto", "auto: cuda where there are a GPU, its driver and the plug-in"},
+  {"device", KEY_WORD, AT(device), NULL, devices, "auto",
+   "auto: cuda where there are a GPU, its driver and the plug-in"},
   {"matmul", KEY_WORD, AT(matmul), NULL, matmuls, "ieee",
    "GPU, f32: what matrix products round their inputs to; sums are f32; the CPU does ieee"},
   {"dtype", KEY_WORD, AT(dtype), NULL, dtypes, "f32", "precision of parameters and activations"},
@@ -258,7 +259,7 @@ const struct key keys[] = {
   {"evaluate.sequences", KEY_INT, AT(evaluate.sequences), "[1, 1048576]", NULL, "256",
    "sequences of each length"},
   {"evaluate.spectral_radius", KEY_INT, AT(evaluate.spectral_radius), "[0, 65536]", NULL, "0",
-   "sequences (of the first length) of which a token's spectral radius of df/dz is told"},
+   "sequences (of the first length) whose df/dz's spectral radius, at a token, is told; 0: none"},
 
   {"jacobian.parameters", KEY_WORD, AT(jacobian.parameters), NULL, parameters, "random",
    "jacobian_check: drawn, or those of the run that name and runs_dir say"},
