@@ -1,6 +1,5 @@
 /* config_check.c: what keys mean together. */
 #include "core/config_keys.h"
-#include "core/data.h"
 #include "core/group_name.h"
 #include <float.h>
 #include <string.h>
@@ -51,12 +50,11 @@ static enum status check_group(const struct layer *l)
 {
   if (l->c.data.task != TASK_WORD_PROBLEM)
     return OK;
-  int64_t elements;
-  enum status s = group_name_check(l->c.data.group);
+  int64_t order;
+  enum status s = group_name_order(l->c.data.group, &order);
   if (s != OK)
     return fail_from(BLAME(l, "data.group"), s);
-  TRY(data_vocabulary(&l->c.data, &elements));
-  if (elements < 2)
+  if (order == 1 && l->c.data.monoid == MONOID_TRIVIAL)
     FAIL_FROM(BLAME(l, "data.group", "data.monoid"),
               "data.group %s has one element: there is nothing to learn", l->c.data.group);
   return OK;

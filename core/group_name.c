@@ -20,20 +20,20 @@ int64_t group_factor(const char *text, long *n, char **end)
   return order;
 }
 
-enum status group_name_check(const char *name)
+enum status group_name_order(const char *name, int64_t *order)
 {
   static const char allowed[] =
       "allowed: Zn, Sn and An (n <= 6), and products as in A5*Z2, of order at most 4096";
-  int64_t order = 1;
+  *order = 1;
   for (const char *at = name;; at++) {
     char *end;
     long n;
     int64_t factor = group_factor(at, &n, &end);
     if (!factor)
       FAIL(ERR_USAGE, "data.group: \"%s\" cannot be read at \"%s\"; %s", name, at, allowed);
-    if (factor > MAX_ORDER / order)
+    if (factor > MAX_ORDER / *order)
       FAIL(ERR_USAGE, "data.group: \"%s\" is too large; %s", name, allowed);
-    order *= factor;
+    *order *= factor;
     at = end;
     if (!*at)
       return OK;

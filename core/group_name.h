@@ -9,6 +9,7 @@ enum { GROUP_DEGREE = 6 }; /* n of Sn and An, at most */
 /* The order of the factor that `text` begins with, 0 when there is none; *n: of Zn, Sn or An, *end:
  * what follows it. */
 int64_t group_factor(const char *text, long *n, char **end);
-/* ERR_USAGE for what is no name of a group of at most 4096 elements; the message says where. */
-MUST_USE enum status group_name_check(const char *name);
+/* The group's elements.  ERR_USAGE for what is no name of a group of at most 4096; the message says
+ * where. */
+MUST_USE enum status group_name_order(const char *name, int64_t *order);
 #endif

@@ -122,7 +122,8 @@ static enum status direct_product(struct group *g, const struct group *h)
 
 static enum status group_read(const char *name, struct group *g)
 {
-  TRY(group_name_check(name));
+  int64_t order;
+  TRY(group_name_order(name, &order));
   TRY(cyclic(1, g));
   for (const char *at = name;; at++) {
     struct group factor = {0};
