@@ -600,24 +600,33 @@ static void nearly_singular_adjoint(void **state)
   assert_true(solved >= 4);
 }
 
+static void check_no_solution(const struct affine *c, enum fp_solver solver)
+{
+  struct fp_options o = solver_options(solver, 400, 1e-10);
+  double z[MOST] = {0};
+  static struct affine map; /* notes where f was evaluated */
+  map = *c;
+  o.stop = FP_ABS; /* relative to f(z), a z far enough away satisfies any tolerance */
+  struct fp_result r = solve(affine_map, &map, c->n, &o, z);
+  assert_int_equal(r.exits[FP_CONVERGED], 0);
+  assert_int_equal(r.samples, 1);
+  if (solver == FP_GMRES)
+    assert_int_equal(r.exits[FP_BREAKDOWN], 1);
+  for (int i = 0; i < c->n; i++)
+    assert_true(isfinite(z[i]));
+}
+
 /* Where there is no solution, no solver claims one. */
 static void singular_adjoint_is_a_status(void **state)
 {
   (void)state;
-  enum { SIZE = 12 };
-  static struct affine c;
+  static struct affine rank_11, none = {.n = 4}; /* none: f(z) = z + 1, I - df/dz exactly 0 */
+  make_nearly_singular(12, 0, &rank_11);
+  for (int i = 0; i < none.n; i++)
+    none.A[i * none.n + i] = none.b[i] = 1;
   for (int solver = FP_PICARD; solver < FP_AUTO; solver++) {
-    struct fp_options o = solver_options((enum fp_solver)solver, 400, 1e-10);
-    double z[SIZE] = {0};
-    make_nearly_singular(SIZE, 0, &c);
-    o.stop = FP_ABS; /* relative to f(z), a z far enough away satisfies any tolerance */
-    struct fp_result r = solve(affine_map, &c, SIZE, &o, z);
-    assert_int_equal(r.exits[FP_CONVERGED], 0);
-    assert_int_equal(r.samples, 1);
-    if (solver == FP_GMRES)
-      assert_int_equal(r.exits[FP_BREAKDOWN], 1);
-    for (int i = 0; i < SIZE; i++)
-      assert_true(isfinite(z[i]));
+    check_no_solution(&rank_11, (enum fp_solver)solver);
+    check_no_solution(&none, (enum fp_solver)solver);
   }
 }
 
