@@ -261,11 +261,15 @@ plugin_objects = $(CUDA_PLAIN:%.c=$(1)/plain/%.o) $(CUDA_HOST:%.c=$(1)/host/%.o)
                  $(CUDA_SOURCES:%.c=$(1)/f32/%.o) $(CUDA_SOURCES:%.c=$(1)/f64/%.o)
 $(BUILD)/cuda/f32/%.o: CUDA_BITS := 32
 $(BUILD)/cuda/f64/%.o: CUDA_BITS := 64
-# of what sm_100 has and sm_80 has not nothing is used: both are made of the same intermediate code
-NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden \
-             $(foreach a,$(NVCC_ARCHS:sm_90=sm_90a),-gencode arch=$(patsubst sm_%,compute_%,$(a:sm_100=sm_80)),code=$(a))
+# Of what newer architectures have and sm_80 has not only Hopper's warpgroups are used, by WARPGROUPED
+# (kernels/warpgroup_cuda.h refuses others); else all are made of the same intermediate code.
+WARPGROUPED := $(patsubst %,$(BUILD)/cuda/f32/kernels/%.o,ssd_chunked gated_linear gated_linear_vjp linear linear_conv)
+NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden
+NVCC_CODE = $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_80,code=$(a))
+$(WARPGROUPED): NVCC_CODE = -DWARPGROUPED \
+  $(foreach a,$(NVCC_ARCHS),-gencode $(if $(filter sm_90,$(a)),arch=compute_90a$(,)code=sm_90a,arch=compute_80$(,)code=$(a)))
 NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
-  $(NVCC) -x cu $(NVCC_FLAGS) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
+  $(NVCC) -x cu $(NVCC_FLAGS) $(NVCC_CODE) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
 define plugin_rules
 $(BUILD)/cuda/$(1)/%.o: %.c
 	$$(NVCC_COMPILE)
@@ -283,7 +287,7 @@ $(foreach d,$(BUILD)/cuda $(BUILD)/obj/emulated,$(eval $(call plugin_host_rule,$
 CUDA_LIB = $(firstword $(wildcard $(addprefix $(dir $(NVCC))../,lib64 lib targets/x86_64-linux/lib)))
 $(BUILD)/libdeqmamba_cuda.so: $(call plugin_objects,$(BUILD)/cuda)
 	@echo "  link $@"
-	@$(NVCC) -shared $(filter-out -MMD -MP,$(NVCC_FLAGS)) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcublasLt -lcusolver \
+	@$(NVCC) -shared $(filter-out -MMD -MP,$(NVCC_FLAGS)) $(NVCC_CODE) -o $@.tmp $^ -L$(CUDA_LIB) -lcublas -lcublasLt -lcusolver \
 	  -Xlinker -z,defs,-rpath,'$$ORIGIN',-rpath,$(abspath $(CUDA_LIB)) && mv $@.tmp $@
 .PHONY: cuda
 ifneq ($(NVCC),)

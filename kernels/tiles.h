@@ -43,13 +43,15 @@ ELEMENTARY void tile_zero(real acc[ROWS][LANES])
 ELEMENTARY void tile_accumulate(int rows, int lanes, int64_t K, const real *a, int64_t ar,
                                 int64_t ak, const real *b, int64_t ldb, real acc[ROWS][LANES])
 {
-  for (int64_t k = 0; k < K; k++)
+  for (int64_t k = 0; k < K; k++) {
+    const real *row = b + k * ldb;
     for (int r = 0; r < rows; r++) {
-      real factor = a[r * ar + k * ak];
+      real factor = a[r * ar + k * ak], *to = acc[r];
       SIMD
       for (int l = 0; l < lanes; l++)
-        acc[r][l] = add_product(acc[r][l], factor, b[k * ldb + l]);
+        to[l] = add_product(to[l], factor, row[l]);
     }
+  }
 }
 
 ELEMENTARY void tile_multiply_full(int64_t K, const real *a, int64_t ar, int64_t ak, const real *b,

@@ -25,6 +25,9 @@
 
 enum { PANEL = 32, GROUP_LANES = 128 };
 
+#if defined(__NVCC__) && !defined(WARPGROUPED)
+#error "the Makefile does not name this source in WARPGROUPED"
+#endif
 /* Whether this compilation has the instructions: elsewhere such kernels are empty, and are not
  * started (device.warpgroups). */
 #if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)

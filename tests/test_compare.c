@@ -537,7 +537,7 @@ static void a_killed_list_goes_on(void **state)
   put_list("whole.yaml", "whole");
   put_list("killed.yaml", "killed");
   assert_int_equal(spawn_wait(start_list("whole.yaml", "whole.log")), 0);
-  for (int pause = 40;; pause += 60) {
+  for (int pause = 40;; pause += pause / 3) {
     pid_t pid = start_list("killed.yaml", "killed.log");
     wait_milliseconds(pause);
     (void)kill(pid, SIGKILL);
