@@ -132,8 +132,9 @@ extern "C" void launch_check(stream st, const void *function, const char *kernel
 #define FOR_EACH_COST(i, n, cost)                              \
   PRAGMA(omp parallel for if((n) > 1 && (n) * (cost) > 65536)) \
   for (int64_t i = 0; i < (n); i++)
-#define FOR_EACH_SIMD(i, n)                               \
-  PRAGMA(omp parallel for simd if(parallel : (n) > 8192)) \
+/* Of few operations an index: a thread that sleeps takes longer to begin than 65536 of them do. */
+#define FOR_EACH_SIMD(i, n)                                \
+  PRAGMA(omp parallel for simd if(parallel : (n) > 65536)) \
   for (int64_t i = 0; i < (n); i++)
 #define BLOCK_KERNEL KERNEL
 #define FOR_EACH_BLOCK(i, n, cost) FOR_EACH_COST (i, n, cost)

@@ -10,6 +10,9 @@
  * threads, one part after the other has all the threads in its loops.  Either way what f computes
  * is the same where loops do not depend on their number of threads. */
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);
+/* The same for i in 0..count+more-1, begun in this order: a part may wait for those before it.  How
+ * many threads there are follows from `count`. */
+void parallel_run_and(int64_t count, int64_t more, void (*f)(void *ctx, int64_t i), void *ctx);
 
 /* Work beside this thread's.  {0}: none. */
 struct background {

@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <time.h>
 
 struct relay {
   int64_t part;
@@ -19,10 +20,15 @@ static inline bool relay_passed(const struct relay *r, int64_t place)
   return __atomic_load_n(&r->passed[place], __ATOMIC_ACQUIRE) >= r->part;
 }
 
+/* Who waits for long lets others have the processor. */
 static inline void relay_await(const struct relay *r, int64_t place)
 {
-  for (int spins = 0; r && !relay_passed(r, place); spins++)
-    if (spins > 100)
+  enum { SPINS = 100, YIELDS = 2000 };
+  const struct timespec nap = {0, 50000};
+  for (int times = 0; r && !relay_passed(r, place); times++)
+    if (times > SPINS + YIELDS)
+      (void)nanosleep(&nap, NULL);
+    else if (times > SPINS)
       (void)sched_yield();
 }
 

@@ -1,6 +1,7 @@
 /* shards.c: a batch in shards that threads work on side by side; see shards.h. */
 #include "core/shards.h"
 #include "core/parallel.h"
+#include "core/relay.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -149,6 +150,10 @@ void shards_set_length(struct shard_set *l, int64_t length)
 
 /* ---- a batch's work ---- */
 
+/* The shards' gradients are added some at a time, so that g is read and written less, in slices of
+ * g that threads share. */
+enum { ADDED_AT_ONCE = 3, SLICES = 8 };
+
 /* What the shards of one call work on. */
 struct errand {
   struct shard_set *l;
@@ -157,6 +162,8 @@ struct errand {
   const struct batch *b;
   const struct fp_result *forward; /* evaluating: the caller's arrays */
   int64_t labels_total;
+  int64_t ended[SHARDS_MOST]; /* 1: the shard has */
+  int64_t added[SLICES];      /* how many times gradients were, to each slice of g */
 };
 
 /* Sequences first.. of the batch; `draw` is what the batch points to. */
@@ -257,17 +264,46 @@ static enum status work_on_shard(const struct errand *c, struct shard *s)
   return OK;
 }
 
-/* Part i of parallel_run: what went wrong is its thread's, and kept for the caller's. */
+/* g += the gradients of some shards, in a slice: whoever has no shard left to do begins with those
+ * that have ended. */
+static void add_slice(struct errand *c, int64_t adding, int64_t slice)
+{
+  struct shard_set *l = c->l;
+  const struct backend *be = l->m->be;
+  struct relay before = {.part = adding, .passed = c->added};
+  const DEVICE real *a[ADDED_AT_ONCE] = {NULL};
+  int64_t block = l->m->tensors->block, first = block * slice / SLICES;
+  int64_t n = block * (slice + 1) / SLICES - first;
+  int found = 0;
+  for (int64_t i = adding * ADDED_AT_ONCE; i < l->count && i < (adding + 1) * ADDED_AT_ONCE; i++) {
+    struct relay ended = {.part = 1, .passed = c->ended};
+    relay_await(&ended, i);
+    if (l->shard[i].first < l->shard[i].end)
+      a[found++] = l->shard[i].gradient.block + first;
+  }
+  relay_await(&before, slice);
+  if (found > 0 && n > 0)
+    be->accumulate(be->st, 1, n, n, a[0], a[1], a[2], c->g->block + first);
+  relay_pass(&before, slice);
+}
+
+/* Part i of parallel_run_and: what went wrong is its thread's, and kept for the caller's. */
 static void run_shard(void *errand, int64_t i)
 {
-  const struct errand *c = errand;
+  struct errand *c = errand;
+  if (i >= c->l->count) {
+    add_slice(c, (i - c->l->count) / SLICES, (i - c->l->count) % SLICES);
+    return;
+  }
   struct shard *s = &c->l->shard[i];
+  struct relay ended = {.passed = c->ended};
   s->status = work_on_shard(c, s);
   if (s->status != OK)
     (void)snprintf(s->error, sizeof s->error, "%s", last_error());
+  relay_pass(&ended, i);
 }
 
-/* All shards side by side, their results one after the other.  The serial depth of the solves is
+/* All shards side by side, what they give one after the other.  The serial depth of the solves is
  * that of the deepest. */
 static enum status run(struct errand *c, struct network_result *r)
 {
@@ -275,7 +311,8 @@ static enum status run(struct errand *c, struct network_result *r)
   int64_t deepest = 0;
   CHECK(c->b->rows > 0 && c->b->rows <= l->rows);
   share_out(l, c->b->rows);
-  parallel_run(l->count, run_shard, c);
+  int64_t addings = c->g && has_gradients(l) ? (l->count + ADDED_AT_ONCE - 1) / ADDED_AT_ONCE : 0;
+  parallel_run_and(l->count, addings * SLICES, run_shard, c);
   for (int64_t i = 0; i < l->count; i++) {
     const struct shard *s = &l->shard[i];
     if (s->status != OK)
@@ -291,36 +328,17 @@ static enum status run(struct errand *c, struct network_result *r)
   return OK;
 }
 
-/* g += the shards' gradients in their order, some at a time: g is read and written less. */
-static void add_gradients(struct shard_set *l, const struct parameter_set *g)
-{
-  enum { AT_ONCE = 3 };
-  const struct backend *be = l->m->be;
-  int64_t n = l->m->tensors->block;
-  for (int64_t i = 0; i < l->count;) {
-    const DEVICE real *a[AT_ONCE] = {NULL};
-    int found = 0;
-    for (; found < AT_ONCE && i < l->count; i++)
-      if (l->shard[i].first < l->shard[i].end)
-        a[found++] = l->shard[i].gradient.block;
-    if (found > 0)
-      be->accumulate(be->st, 1, n, n, a[0], a[1], a[2], g->block);
-  }
-}
-
 enum status shards_learn(struct shard_set *l, const struct parameter_set *p,
                          enum gradient_kind gradient, const struct batch *b,
                          const struct parameter_set *g, struct network_result *r)
 {
-  struct errand c = {l, p, g, gradient, b, NULL, b->labels_total};
+  struct errand c = {l, p, g, gradient, b, NULL, b->labels_total, {0}, {0}};
   CHECK(!l->evaluate && b->labels);
   if (!c.labels_total)
     c.labels_total = labels_that_count(b, b->rows * l->length);
   *r = (struct network_result){.jacobian = -1, .bad = -1};
   TRY(run(&c, r));
   r->forward.exit = l->exit;
-  if (g && has_gradients(l))
-    add_gradients(l, g);
   if (g)
     gradients_derive(l->m, p, g);
   return OK;
@@ -330,7 +348,7 @@ enum status shards_evaluate(struct shard_set *l, const struct parameter_set *p,
                             const struct batch *b, struct network_result *r)
 {
   struct fp_result arrays = r->forward;
-  struct errand c = {l, p, NULL, GRADIENT_UNROLL, b, &arrays, 0};
+  struct errand c = {l, p, NULL, GRADIENT_UNROLL, b, &arrays, 0, {0}, {0}};
   CHECK(l->evaluate);
   *r = (struct network_result){.jacobian = -1, .bad = -1};
   r->forward.iterations = arrays.iterations, r->forward.residual = arrays.residual;

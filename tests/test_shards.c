@@ -4,6 +4,7 @@
 #include "tests/model_gradient.h"
 #include <math.h>
 #include <omp.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -254,6 +255,34 @@ static void every_part_once(void **state)
   omp_set_num_threads(before);
 }
 
+/* Parts of which the last ones wait for all others, which others may have begun. */
+struct waiting {
+  atomic_int done;
+  int count;
+};
+
+static void wait_for_all(void *ctx, int64_t i)
+{
+  struct waiting *w = ctx;
+  while (i >= w->count && atomic_load(&w->done) < w->count)
+    (void)sched_yield();
+  atomic_fetch_add(&w->done, 1);
+}
+
+static void later_parts_may_wait(void **state)
+{
+  (void)state;
+  int before = omp_get_max_threads();
+  for (int threads = 1; threads < 6; threads++)
+    for (int count = 1; count < 10; count++) {
+      struct waiting w = {.count = count};
+      omp_set_num_threads(threads);
+      parallel_run_and(count, 7, wait_for_all, &w);
+      assert_int_equal(atomic_load(&w.done), count + 7);
+    }
+  omp_set_num_threads(before);
+}
+
 /* ---- the whole batch as one shard; failures ---- */
 
 static void a_batch_that_stops_together_stays_together(void **state)
@@ -287,6 +316,7 @@ int main(void)
       cmocka_unit_test(every_sample_is_told_the_same),
       cmocka_unit_test(threads_change_no_bit),
       cmocka_unit_test(every_part_once),
+      cmocka_unit_test(later_parts_may_wait),
       cmocka_unit_test(a_batch_that_stops_together_stays_together),
       cmocka_unit_test(a_shard_that_fails_is_the_batchs_failure),
   };
