@@ -25,20 +25,29 @@ struct work {
   pthread_cond_t done; /* the last of them is */
 };
 
-static _Thread_local int width = 1;
+static _Thread_local int width = 1, worker;
 
 int parallel_width(void) { return width; }
 
+int parallel_worker(void) { return worker; }
+
+int parallel_workers(int64_t count)
+{
+  int threads = parallel_threads();
+  threads = threads < THREADS_MOST ? threads : THREADS_MOST;
+  return 2 * count <= threads ? 1 : count < threads ? (int)count : threads;
+}
+
 int parallel_threads(void) { return width > 1 ? 1 : omp_get_max_threads(); }
 
-static void take_parts(struct work *w)
+static void take_parts(struct work *w, int as)
 {
   int own = omp_get_max_threads();
   omp_set_num_threads(1); /* of this thread only */
-  width = w->width;
+  width = w->width, worker = as;
   for (int64_t i; (i = __atomic_fetch_add(&w->next, 1, __ATOMIC_RELAXED)) < w->count;)
     w->f(w->ctx, i);
-  width = 1;
+  width = 1, worker = 0;
   omp_set_num_threads(own);
 }
 
@@ -102,6 +111,7 @@ static void choose_place(int i, pthread_attr_t *attributes)
 /* A thread that waits for work, or is at it. */
 struct helper {
   struct work *work;
+  int worker; /* which of those at this work */
   pthread_cond_t called;
   struct helper *next; /* that is idle too */
 };
@@ -118,7 +128,7 @@ static void *help(void *helper)
       (void)pthread_cond_wait(&h->called, &calling);
     struct work *w = h->work;
     (void)pthread_mutex_unlock(&calling);
-    take_parts(w);
+    take_parts(w, h->worker);
     (void)pthread_mutex_lock(&calling);
     h->work = NULL;
     h->next = idle;
@@ -129,7 +139,7 @@ static void *help(void *helper)
   return NULL;
 }
 
-/* The i-th helper of a call at least; false: no more threads can be had. */
+/* The i-th worker of a call; false: no more threads can be had. */
 static bool start(int i, struct work *w)
 {
   pthread_attr_t attributes;
@@ -139,7 +149,7 @@ static bool start(int i, struct work *w)
     free(h);
     return false;
   }
-  h->work = w;
+  h->work = w, h->worker = i;
   choose_place(i, &attributes);
   (void)pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
   bool started = pthread_create(&thread, &attributes, help, h) == 0;
@@ -153,13 +163,13 @@ static bool start(int i, struct work *w)
 static void call_helpers(int wanted, struct work *w)
 {
   (void)pthread_mutex_lock(&calling);
-  for (int i = 0; i < wanted; i++) {
+  for (int i = 1; i <= wanted; i++) {
     struct helper *h = idle;
     if (h) {
       idle = h->next;
-      h->work = w;
+      h->work = w, h->worker = i;
       (void)pthread_cond_signal(&h->called);
-    } else if (!start(i + 1, w)) {
+    } else if (!start(i, w)) {
       break;
     }
     w->helpers++;
@@ -179,25 +189,26 @@ static void await_helpers(struct work *w)
   (void)pthread_mutex_unlock(&calling);
 }
 
-void parallel_run_and(int64_t count, int64_t more, void (*f)(void *ctx, int64_t i), void *ctx)
+void parallel_run_and(int64_t count, int64_t more, int most, void (*f)(void *ctx, int64_t i),
+                      void *ctx)
 {
-  int threads = omp_get_max_threads();
-  threads = threads < THREADS_MOST ? threads : THREADS_MOST;
-  if (2 * count <= threads || threads == 1) {
+  int workers = parallel_workers(count);
+  workers = workers < most ? workers : most;
+  if (workers == 1) {
     for (int64_t i = 0; i < count + more; i++)
       f(ctx, i);
     return;
   }
-  struct work w = {.f = f, .ctx = ctx, .count = count + more, .done = PTHREAD_COND_INITIALIZER};
-  w.width = count < threads ? (int)count : threads;
+  struct work w = {.f = f, .ctx = ctx, .count = count + more, .width = workers};
+  w.done = (pthread_cond_t)PTHREAD_COND_INITIALIZER;
   call_helpers(w.width - 1, &w);
-  take_parts(&w);
+  take_parts(&w, 0);
   await_helpers(&w);
 }
 
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx)
 {
-  parallel_run_and(count, 0, f, ctx);
+  parallel_run_and(count, 0, THREADS_MOST, f, ctx);
 }
 
 static void *run_background(void *background)

@@ -11,8 +11,15 @@
  * is the same where loops do not depend on their number of threads. */
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);
 /* The same for i in 0..count+more-1, begun in this order: a part may wait for those before it.  How
- * many threads there are follows from `count`. */
-void parallel_run_and(int64_t count, int64_t more, void (*f)(void *ctx, int64_t i), void *ctx);
+ * many threads there are follows from `count`; there are at most `most`. */
+void parallel_run_and(int64_t count, int64_t more, int most, void (*f)(void *ctx, int64_t i),
+                      void *ctx);
+
+/* How many threads would share so many parts, if they were begun now. */
+int parallel_workers(int64_t count);
+
+/* Which of them this thread is, from 0; outside of parallel_run: 0. */
+int parallel_worker(void);
 
 /* Work beside this thread's.  {0}: none. */
 struct background {

@@ -30,7 +30,7 @@ static int64_t tokens_at_work(const struct shard_set *l)
   return o.window != FP_WINDOW_ALL && o.window < l->length ? o.window : l->length;
 }
 
-/* Sets count and together. */
+/* Sets count, together and workers. */
 static void split(struct shard_set *l, const struct deq_config *deq)
 {
   int64_t copy = l->evaluate ? 1 : l->m->tensors->block * (int64_t)sizeof(real);
@@ -41,6 +41,7 @@ static void split(struct shard_set *l, const struct deq_config *deq)
   bool whole = !l->m->be->concurrent || stops_together(l, deq) || parts < 2 || most < 2;
   l->count = whole ? 1 : parts < most ? parts : most;
   l->together = whole ? l->rows : together;
+  l->workers = parallel_workers(l->count);
 }
 
 /* Gives each shard its sequences of a batch of `rows`, in whole runs of `together`. */
@@ -63,6 +64,7 @@ static enum status carve(struct shard_set *l)
 {
   int64_t M = l->rows * l->length;
   TRY(CARVE(&l->host, l->count, &l->shard));
+  TRY(CARVE(&l->host, l->workers, &l->net));
   TRY(CARVE(&l->host, M, &l->best));
   TRY(CARVE(&l->host, M, &l->exit));
   for (int64_t i = 0; i < l->count; i++) {
@@ -72,6 +74,8 @@ static enum status carve(struct shard_set *l)
     if (l->host.base)
       l->shard[i] = (struct shard){.gradient = gradient};
   }
+  for (int i = 0; l->host.base && i < l->workers; i++)
+    l->net[i] = (struct network){0};
   return OK;
 }
 
@@ -87,7 +91,7 @@ static enum status plan(const struct sequence_model *m, const struct deq_config 
   l->host = arena_measure(host);
   enum status s = carve(l);
   l->device = l->host = (struct arena){0};
-  l->shard = NULL; /* pointers of a measuring arena lead nowhere */
+  l->shard = NULL, l->net = NULL; /* pointers of a measuring arena lead nowhere */
   return s;
 }
 
@@ -99,7 +103,7 @@ enum status shards_measure(const struct sequence_model *m, const struct deq_conf
   size_t device, host, net_device, net_host;
   TRY(plan(m, deq, evaluate, rows, length, &l, &device, &host));
   TRY(network_measure(m, deq, solver, l.together, length, !evaluate, &net_device, &net_host));
-  *bytes = device + host + (size_t)l.count * (net_device + net_host);
+  *bytes = device + host + (size_t)l.workers * (net_device + net_host);
   return OK;
 }
 
@@ -113,8 +117,8 @@ static enum status take(struct shard_set *l, const struct deq_config *deq,
     l->device = arena_over(block, device);
   }
   TRY(carve(l));
-  for (int64_t i = 0; i < l->count; i++)
-    TRY(network_open(l->m, deq, solver, l->together, l->length, !l->evaluate, &l->shard[i].net));
+  for (int i = 0; i < l->workers; i++)
+    TRY(network_open(l->m, deq, solver, l->together, l->length, !l->evaluate, &l->net[i]));
   return OK;
 }
 
@@ -132,9 +136,9 @@ enum status shards_open(const struct sequence_model *m, const struct deq_config 
 
 void shards_close(struct shard_set *l)
 {
-  for (int64_t i = 0; l->shard && i < l->count; i++)
-    if (l->shard[i].net.m)
-      network_close(&l->shard[i].net);
+  for (int i = 0; l->net && i < l->workers; i++)
+    if (l->net[i].m)
+      network_close(&l->net[i]);
   if (l->device.base)
     l->m->be->memory_free(l->device.base);
   arena_free(&l->host);
@@ -144,8 +148,8 @@ void shards_close(struct shard_set *l)
 void shards_set_length(struct shard_set *l, int64_t length)
 {
   l->length = length;
-  for (int64_t i = 0; i < l->count; i++)
-    network_set_length(&l->shard[i].net, length);
+  for (int i = 0; i < l->workers; i++)
+    network_set_length(&l->net[i], length);
 }
 
 /* ---- a batch's work ---- */
@@ -210,28 +214,29 @@ static enum status learn_piece(const struct errand *c, struct shard *s, const st
                                int64_t first, struct network_result *r)
 {
   struct shard_set *l = c->l;
-  int64_t samples = samples_of(l, s->net.deq);
+  struct network *net = &l->net[parallel_worker()];
+  int64_t samples = samples_of(l, net->deq);
   const struct parameter_set *g = c->g && has_gradients(l) ? &s->gradient : c->g;
-  TRY(network_learn_part(&s->net, c->p, c->gradient, piece, g, r));
+  TRY(network_learn_part(net, c->p, c->gradient, piece, g, r));
   r->bad += r->bad < 0 ? 0 : first;
   if (r->forward.samples)
     memcpy(l->exit + first * samples, r->forward.exit, (size_t)(piece->rows * samples));
   return OK;
 }
 
-static enum status evaluate_piece(const struct errand *c, struct shard *s,
-                                  const struct batch *piece, int64_t first,
+static enum status evaluate_piece(const struct errand *c, const struct batch *piece, int64_t first,
                                   struct network_result *r)
 {
+  struct network *net = &c->l->net[parallel_worker()];
   const struct fp_result *all = c->forward;
-  int64_t at = first * samples_of(c->l, s->net.deq);
+  int64_t at = first * samples_of(c->l, net->deq);
   struct fp_result *own = &r->forward;
   *r = (struct network_result){.jacobian = -1, .bad = -1};
   own->iterations = all->iterations ? all->iterations + at : NULL;
   own->residual = all->residual ? all->residual + at : NULL;
   own->exit = all->exit ? all->exit + at : NULL;
   own->trace = all->trace ? all->trace + at * c->l->evaluate->max_iter : NULL;
-  return network_evaluate(&s->net, c->p, c->l->evaluate, piece, r);
+  return network_evaluate(net, c->p, c->l->evaluate, piece, r);
 }
 
 static enum status work_on_piece(const struct errand *c, struct shard *s, int64_t first,
@@ -243,7 +248,7 @@ static enum status work_on_piece(const struct errand *c, struct shard *s, int64_
   struct batch piece = piece_of(c, first, rows, &draw);
   size_t M = (size_t)(rows * l->length);
   if (l->evaluate)
-    TRY(evaluate_piece(c, s, &piece, first, &r));
+    TRY(evaluate_piece(c, &piece, first, &r));
   else
     TRY(learn_piece(c, s, &piece, first, &r));
   if (r.best)
@@ -312,7 +317,7 @@ static enum status run(struct errand *c, struct network_result *r)
   CHECK(c->b->rows > 0 && c->b->rows <= l->rows);
   share_out(l, c->b->rows);
   int64_t addings = c->g && has_gradients(l) ? (l->count + ADDED_AT_ONCE - 1) / ADDED_AT_ONCE : 0;
-  parallel_run_and(l->count, addings * SLICES, run_shard, c);
+  parallel_run_and(l->count, addings * SLICES, l->workers, run_shard, c);
   for (int64_t i = 0; i < l->count; i++) {
     const struct shard *s = &l->shard[i];
     if (s->status != OK)

@@ -1,11 +1,12 @@
 /* shards.h: a batch worked out in shards, for learning and for evaluating.
  *
- * A shard is a run of the batch's sequences with a network, and where it learns a gradient, of its
- * own, which one thread takes from the first evaluation of f to the last VJP, a few sequences at a
- * time: as many as a core's cache holds the activations of.  (64 tokens of the quickstart's model
- * at a time instead of 1024 halved the time of a step on one core, and cores need not wait for each
- * other between operations.)  Shards and their sizes depend on the batch's shape alone, and their
- * gradients are added in order: the result does not depend on the number of threads.
+ * A shard is a run of the batch's sequences, with a gradient of its own where it learns, which one
+ * thread takes from the first evaluation of f to the last VJP, in a network of the thread's, a few
+ * sequences at a time: as many as a core's cache holds the activations of.  (64 tokens of the
+ * quickstart's model at a time instead of 1024 halved the time of a step on one core, and cores
+ * need not wait for each other between operations.)  Shards and their sizes depend on the batch's
+ * shape alone, and their gradients are added in order: the result does not depend on the number of
+ * threads.
  *
  * On a GPU, with `stop_together`, and where a copy of the gradient is too large, the whole batch is
  * one shard. */
@@ -23,7 +24,6 @@
 #define shards_evaluate NAME(shards_evaluate)
 
 struct shard {
-  struct network net;
   struct parameter_set gradient; /* of the shard; only where several learn */
   int64_t first, end;            /* its sequences of the batch */
   struct network_result result;
@@ -38,6 +38,8 @@ struct shard_set {
   int64_t count;                     /* shards */
   int64_t together;                  /* sequences that a shard works on at a time */
   struct shard *shard;               /* (count) */
+  int workers;                       /* threads at most */
+  struct network *net;               /* (workers) */
   int32_t *best;                     /* (rows,length) of the batch, as in struct network_result */
   uint8_t *exit;                     /* (rows,length) */
   struct arena device, host;

@@ -19,7 +19,8 @@ static bool reports(const struct config *c)
 
 static int64_t batch_tokens(const struct config *c)
 {
-  int64_t sequences = c->train.batch_size * c->train.accumulate, rows = trainer_evaluated_rows(c);
+  int64_t sequences = c->train.batch_size * c->train.accumulate;
+  int64_t rows = c->train.evaluate_every ? trainer_evaluated_rows(c) : 0;
   return (sequences > rows ? sequences : rows) * c->data.length;
 }
 

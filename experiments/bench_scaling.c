@@ -1,5 +1,6 @@
 /* bench_scaling.c: how time and memory of a training step grow with length, layers and iterations.
  */
+#include "core/parallel.h"
 #include "core/profile.h"
 #include "core/tensors.h"
 #include "experiments/bench.h"
@@ -10,7 +11,7 @@
 enum { REPETITIONS = 5, TOKENS = 16384, LENGTH = 256, SHAPES = 5 };
 #define WITHIN 1.15 /* cost a token, of that at the shortest length */
 
-/* Sequences that shards have memory for, `together` each. */
+/* The shards of a batch, and the sequences that are worked on `together`. */
 static int64_t shards_of(const struct config *c, double copy, int64_t *together)
 {
   int64_t B = c->train.batch_size, L = c->data.length, most = (int64_t)(268435456 / copy);
@@ -49,7 +50,7 @@ double bench_memory_formula(const struct config *c)
   /* one of transposes; one that has segments has sums of its own, of 512 tokens or more each */
   double copies = shards > 1 ? (double)shards : together == 1 ? fmin(floor(L / 512), 4) - 1 : 0;
   double parameters = (5 + fmax(copies, 0)) * block;
-  double T = (double)(shards * together) * L;
+  double T = (double)(parallel_workers(shards) * together) * L;
   double two = 2 * (double)d.chunk * ceil(256 / (double)d.chunk), whole = two > 4 * N ? two : 4 * N;
   double R = together == 1 && whole < L ? whole : L; /* segments of a sequence share scratch */
   return w * (parameters + T * token + T / L * (R * scratch + sequence)) + 90 * T + 21 * M;

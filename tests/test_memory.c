@@ -4,6 +4,7 @@
 #include "experiments/program.h"
 #include "tests/check.h"
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -54,11 +55,18 @@ static void formula_holds(void **state)
       "data.length=1 train.batch_size=1024",                /* sequences together, at most */
       "deq.forward.stop_together=true train.batch_size=64", /* one shard */
   };
-  for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-    double formula, got = (double)measured(shapes[i], &formula);
-    if (!(fabs(formula / got - 1) <= 0.05))
-      fail_msg("\"%s\": %g bytes, the formula says %g", shapes[i], got, formula);
+  static const int threads[] = {1, 2, 7, 40};
+  int before = omp_get_max_threads();
+  for (size_t k = 0; k < sizeof threads / sizeof *threads; k++) {
+    omp_set_num_threads(threads[k]);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+      double formula, got = (double)measured(shapes[i], &formula);
+      if (!(fabs(formula / got - 1) <= 0.05))
+        fail_msg("\"%s\", %d threads: %g bytes, the formula says %g", shapes[i], threads[k], got,
+                 formula);
+    }
   }
+  omp_set_num_threads(before);
 }
 
 /* Iterations cost time only. */

@@ -277,7 +277,7 @@ static void later_parts_may_wait(void **state)
     for (int count = 1; count < 10; count++) {
       struct waiting w = {.count = count};
       omp_set_num_threads(threads);
-      parallel_run_and(count, 7, wait_for_all, &w);
+      parallel_run_and(count, 7, threads, wait_for_all, &w);
       assert_int_equal(atomic_load(&w.done), count + 7);
     }
   omp_set_num_threads(before);
