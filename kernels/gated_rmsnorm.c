@@ -54,11 +54,6 @@ ELEMENTARY wide group_squares(bool norm_first, struct group s, const real *y, co
   return squares;
 }
 
-INLINE real norm_scale(wide squares, int64_t K, real eps)
-{
-  return (real)(1 / sqrt(squares / (wide)K + (wide)eps));
-}
-
 ELEMENTARY void scale_group(bool norm_first, struct group s, real scale, const real *y,
                             const real *z, const real *w, real *out)
 {
@@ -68,20 +63,12 @@ ELEMENTARY void scale_group(bool norm_first, struct group s, real scale, const r
     out[j] = w[j] * (p[j] * scale) * after(norm_first, z[j]);
 }
 
-/* Groups whose scales the CPU makes together: the sum, the root and the division behind a group of
- * 128 channels took a tenth of its time where the next one waited for them. */
-#ifdef __CUDACC__
-enum { TOGETHER = 1 };
-#else
-enum { TOGETHER = 8 };
-#endif
-
 ELEMENTARY void fwd_groups(bool norm_first, struct gated_rmsnorm_shape d, real eps, int64_t first,
                            int count, const real *y, const real *z, const real *w, real *r,
                            real *out)
 {
-  wide squares[TOGETHER] = {0};
-  real scale[TOGETHER];
+  wide squares[NORMED_TOGETHER] = {0};
+  real scale[NORMED_TOGETHER];
   for (int g = 0; g < count; g++) {
     struct group s = group_of(d, first + g);
     squares[g] = group_squares(norm_first, s, y + s.at, z + s.z_at, out + s.at);
@@ -101,9 +88,10 @@ KERNEL fwd(struct gated_rmsnorm_shape d, real eps, const real *y, const real *z,
            real *r, real *out)
 {
   int64_t groups = d.rows * d.G;
-  FOR_EACH_ROW (i, (groups + TOGETHER - 1) / TOGETHER, TOGETHER * 16 * d.E / d.G) {
-    int64_t first = i * TOGETHER;
-    int count = groups - first < TOGETHER ? (int)(groups - first) : TOGETHER;
+  FOR_EACH_ROW (i, (groups + NORMED_TOGETHER - 1) / NORMED_TOGETHER,
+                NORMED_TOGETHER * 16 * d.E / d.G) {
+    int64_t first = i * NORMED_TOGETHER;
+    int count = groups - first < NORMED_TOGETHER ? (int)(groups - first) : NORMED_TOGETHER;
     if (d.norm_before_gate)
       fwd_groups(true, d, eps, first, count, y, z, w, r, out);
     else

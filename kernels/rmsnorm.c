@@ -66,32 +66,54 @@ INLINE void put_squares(int64_t D, const real *z, const real *f, int64_t m, stru
     n.square[m] = square, n.reference[m] = reference;
 }
 
-/* Where nobody wants h, y holds it. */
-KERNEL fwd(int64_t D, real eps, const real *out, struct branch_norm n)
+/* The sum of row m's h^2; where nobody wants h, y holds it. */
+INLINE wide row_squares(int64_t D, const real *out, int64_t m, struct branch_norm n)
 {
-  FOR_EACH_ROW (m, n.B * n.T, D) {
-    real *y = n.y + m * D, *sum = n.h ? n.h + m * D : y;
-    struct shape d = {n.B, n.T, D};
-    if (out)
-      add_branch(D, n.x ? n.x + m * D : NULL, mask_row(d, n.row, n.mask, m), out + m * D, sum);
-    const real *h = out ? sum : n.x + m * D, *w = n.w;
-    wide squares = 0;
-    ADD_ROW_SUM(squares, D, j, h[j] * h[j]);
-    real scale = (real)(1 / sqrt(squares / (wide)D + (wide)eps));
-    if (OWNS_COLUMN(0))
-      n.r[m] = scale;
+  real *sum = n.h ? n.h + m * D : n.y + m * D;
+  struct shape d = {n.B, n.T, D};
+  wide squares = 0;
+  if (out)
+    add_branch(D, n.x ? n.x + m * D : NULL, mask_row(d, n.row, n.mask, m), out + m * D, sum);
+  const real *h = out ? sum : n.x + m * D;
+  ADD_ROW_SUM(squares, D, j, h[j] * h[j]);
+  return squares;
+}
+
+INLINE void put_row(int64_t D, const real *out, int64_t m, real scale, struct branch_norm n)
+{
+  real *y = n.y + m * D;
+  const real *h = !out ? n.x + m * D : n.h ? n.h + m * D : y, *w = n.w;
+  SIMD
+  FOR_COLUMNS (j, 0, D)
+    y[j] = w[j] * (h[j] * scale);
+  if (n.square)
+    put_squares(D, n.z + m * D, y, m, n);
+  if (n.damping != 1) {
+    const real *z = n.z + m * D;
+    real damping = (real)n.damping;
     SIMD
     FOR_COLUMNS (j, 0, D)
-      y[j] = w[j] * (h[j] * scale);
-    if (n.square)
-      put_squares(D, n.z + m * D, y, m, n);
-    if (n.damping != 1) {
-      const real *z = n.z + m * D;
-      real damping = (real)n.damping;
-      SIMD
-      FOR_COLUMNS (j, 0, D)
-        y[j] = z[j] + damping * (y[j] - z[j]);
+      y[j] = z[j] + damping * (y[j] - z[j]);
+  }
+}
+
+KERNEL fwd(int64_t D, real eps, const real *out, struct branch_norm n)
+{
+  int64_t rows = n.B * n.T;
+  FOR_EACH_ROW (i, (rows + NORMED_TOGETHER - 1) / NORMED_TOGETHER, NORMED_TOGETHER * D) {
+    int64_t m = i * NORMED_TOGETHER;
+    int count = rows - m < NORMED_TOGETHER ? (int)(rows - m) : NORMED_TOGETHER;
+    wide squares[NORMED_TOGETHER] = {0};
+    real scale[NORMED_TOGETHER];
+    for (int k = 0; k < count; k++)
+      squares[k] = row_squares(D, out, m + k, n);
+    for (int k = 0; k < count; k++) {
+      scale[k] = norm_scale(squares[k], D, eps);
+      if (OWNS_COLUMN(0))
+        n.r[m + k] = scale[k];
     }
+    for (int k = 0; k < count; k++)
+      put_row(D, out, m + k, scale[k], n);
   }
 }
 

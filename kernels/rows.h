@@ -248,4 +248,18 @@ enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
       (out)[first_ + q_] += (real)sums_[q_];                                          \
   } while (0)
 #endif
+
+/* Of n squares, the factor of an RMS norm. */
+INLINE real norm_scale(wide squares, int64_t n, real eps)
+{
+  return (real)(1 / sqrt(squares / (wide)n + (wide)eps));
+}
+
+/* Rows whose scales the CPU makes together: the sum, the root and the division behind a row of 128
+ * channels took a tenth of its time where the next one waited for them. */
+#ifdef __CUDACC__
+enum { NORMED_TOGETHER = 1 };
+#else
+enum { NORMED_TOGETHER = 8 };
+#endif
 #endif
