@@ -159,14 +159,26 @@ static bool start(int i, struct work *w)
   return started;
 }
 
+/* Best is who was that worker before: its caches have what the worker works on. */
+static struct helper *take_idle(int as)
+{
+  struct helper **best = &idle;
+  for (struct helper **at = &idle; *at; at = &(*at)->next)
+    if ((*at)->worker == as)
+      best = at;
+  struct helper *h = *best;
+  if (h)
+    *best = h->next;
+  return h;
+}
+
 /* Sets so many helpers to work, or fewer. */
 static void call_helpers(int wanted, struct work *w)
 {
   (void)pthread_mutex_lock(&calling);
   for (int i = 1; i <= wanted; i++) {
-    struct helper *h = idle;
+    struct helper *h = take_idle(i);
     if (h) {
-      idle = h->next;
       h->work = w, h->worker = i;
       (void)pthread_cond_signal(&h->called);
     } else if (!start(i, w)) {
