@@ -1,6 +1,8 @@
 /* relay.h: parts of a sequence side by side, each a thread's, that hand states on from one to the
  * next, at one place after the other: a layer has two (model.h).
  *
+ * Shards, too, tell by it that they have ended, and who has added gradients (shards.c).
+ *
  * Part i may read what is handed on at a place when part i-1 has passed it.  Parts are begun in
  * their order, so the first of those at work never waits for one that has not begun. */
 #ifndef CORE_RELAY_H
