@@ -249,10 +249,11 @@ enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
   } while (0)
 #endif
 
-/* Of n squares, the factor of an RMS norm. */
+/* Of n squares, the factor of an RMS norm; NaN where they overflowed: 0, which is what infinity
+ * would give, hides it. */
 INLINE real norm_scale(wide squares, int64_t n, real eps)
 {
-  return (real)(1 / sqrt(squares / (wide)n + (wide)eps));
+  return (real)((1 + (squares - squares)) / sqrt(squares / (wide)n + (wide)eps));
 }
 
 /* Rows whose scales the CPU makes together: the sum, the root and the division behind a row of 128

@@ -375,6 +375,27 @@ void norms_match(const void *table)
   }
 }
 
+/* Rows whose squares overflow: NaN, and none of the others. */
+#define norms_show_overflow NAME(norms_show_overflow)
+void norms_show_overflow(const void *table)
+{
+  const struct backend *be = table;
+  enum { M = 11, D = 33, ROW = 9 };
+  struct gated_rmsnorm_shape d = {M, D, 1, D, true};
+  real *x = reals(M * D, 0), *z = reals(M * D, 1), *w = reals(D, 2), r[M];
+  real *y = items(M * D, sizeof *y), *gated = items(M * D, sizeof *gated);
+  const struct branch_norm plain = {.B = M, .T = 1, .x = x, .w = w, .damping = 1, .r = r, .y = y};
+  x[ROW * D + 5] = (real)(sizeof *x == sizeof(float) ? 1e30 : 1e200);
+  be->rmsnorm_fwd(be->st, D, (real)1e-5, NULL, plain);
+  be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, x, z, w, r, gated);
+  for (int i = 0; i < M * D; i++) {
+    bool overflowed = i / D == ROW;
+    assert_int_equal(isnan(re(y[i])) != 0, overflowed);
+    assert_int_equal(isnan(re(gated[i])) != 0, overflowed);
+  }
+  free(x), free(z), free(w), free(y), free(gated);
+}
+
 /* yb and zb = beta what was there + what beta = 1 adds to zeros; NaN is there for beta = 0. */
 static void check_accumulation(const struct backend *be, struct gated_rmsnorm_shape d, real beta,
                                bool want_y, bool want_z)

@@ -14,6 +14,7 @@ typedef void plain_test(const void *be);
   TEST(linear_matches)                 \
   TEST(linear_rows_alone)              \
   TEST(norms_match)                    \
+  TEST(norms_show_overflow)            \
   TEST(norms_accumulate)               \
   TEST(branches_match)                 \
   TEST(branches_accumulate)            \
