@@ -142,9 +142,11 @@ enum status compare_figures(const struct comparison *c, const char *dir, bool *d
     for (int k = 0; k < COMPARED_FIGURES; k++) {
       const struct compared_figure *f = compared_figures[k];
       enum status status = OK;
+      bool now = false;
       compared_figure_name(c, i, f, name);
       if (f->applies(&c->section[i]))
-        status = draw(f, &c->section[i], dir, name, drawn);
+        status = draw(f, &c->section[i], dir, name, &now);
+      *drawn = *drawn || now;
       if (status == ERR_DATA) /* gnuplot would not; the others are worth having */
         (void)fprintf(stderr, "%s\n", last_error());
       else

@@ -237,9 +237,16 @@ static bool has_iterations(const struct compared_section *s)
   return has_positions(s, positions_iterations);
 }
 
+/* One that a logarithmic axis can show. */
 static bool has_residuals(const struct compared_section *s)
 {
-  return has_positions(s, positions_residual);
+  for (int64_t r = 0; r < s->runs; r++) {
+    const struct evaluation_detail *d = detail_of(&s->run[r]);
+    for (int64_t i = 0; d->residual && i < d->length; i++)
+      if (d->residual[i] > 0)
+        return true;
+  }
+  return false;
 }
 
 static bool has_accuracies(const struct compared_section *s)

@@ -2,6 +2,7 @@
 #include "experiments/plot.h"
 #include "core/files.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <spawn.h>
 #include <stdarg.h>
@@ -151,8 +152,9 @@ static enum status write_script(const struct plot *p, const char *file)
   return file_commit(&w);
 }
 
-/* *status: what gnuplot left, or -1 when it cannot be started. */
-static enum status run_gnuplot(const char *dir, char *script, int *status)
+/* *status: what gnuplot left, or -1 when it cannot be started.  What it says goes to the file `log`
+ * of the directory. */
+static enum status run_gnuplot(const char *dir, char *script, const char *log, int *status)
 {
   posix_spawn_file_actions_t in;
   char program[] = "gnuplot", *arguments[] = {program, script, NULL};
@@ -160,6 +162,9 @@ static enum status run_gnuplot(const char *dir, char *script, int *status)
   if (posix_spawn_file_actions_init(&in))
     FAIL(ERR_MEMORY, "out of memory");
   int failed = posix_spawn_file_actions_addchdir_np(&in, dir);
+  if (!failed)
+    failed = posix_spawn_file_actions_addopen(&in, STDERR_FILENO, log, O_WRONLY | O_CREAT | O_TRUNC,
+                                              0666);
   if (!failed)
     failed = posix_spawnp(&child, program, &in, NULL, arguments, environ);
   posix_spawn_file_actions_destroy(&in);
@@ -174,7 +179,7 @@ static enum status run_gnuplot(const char *dir, char *script, int *status)
   return OK;
 }
 
-static enum status remove_image(const struct plot *p, const char *kind)
+static enum status remove_file(const struct plot *p, const char *kind)
 {
   char file[160], path[2048];
   (void)snprintf(file, sizeof file, "%s.%s", p->name, kind);
@@ -186,7 +191,7 @@ static enum status remove_image(const struct plot *p, const char *kind)
 
 enum status plot_end(struct plot *p, bool *drawn)
 {
-  char script[128];
+  char script[128], log[128];
   int status = -1;
   *drawn = false;
   if (p->out_of_memory) {
@@ -194,18 +199,18 @@ enum status plot_end(struct plot *p, bool *drawn)
     FAIL(ERR_MEMORY, "%s/%s: out of memory", p->dir, p->name);
   }
   (void)snprintf(script, sizeof script, "%s.gp", p->name);
+  (void)snprintf(log, sizeof log, "%s.log", p->name);
   enum status s = write_script(p, script);
   plot_abandon(p);
   TRY(s);
-  TRY(remove_image(p, "png")); /* what an earlier call drew is not this figure */
-  TRY(remove_image(p, "svg"));
-  TRY(run_gnuplot(p->dir, script, &status));
-  if (status == -1 || (WIFEXITED(status) && WEXITSTATUS(status) == 127))
-    return OK;
-  if (!WIFEXITED(status) || WEXITSTATUS(status))
-    FAIL(ERR_DATA, "%s/%s: gnuplot failed", p->dir, script);
-  *drawn = true;
-  return OK;
+  TRY(remove_file(p, "png")); /* what an earlier call drew is not this figure */
+  TRY(remove_file(p, "svg"));
+  TRY(run_gnuplot(p->dir, script, log, &status));
+  bool absent = status == -1 || (WIFEXITED(status) && WEXITSTATUS(status) == 127);
+  *drawn = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  if (!absent && !*drawn)
+    FAIL(ERR_DATA, "%s/%s: gnuplot failed; %s holds what it said", p->dir, script, log);
+  return remove_file(p, "log"); /* warnings */
 }
 
 void plot_abandon(struct plot *p)

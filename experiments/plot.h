@@ -43,7 +43,7 @@ const char *plot_quote(const char *text, char out[PLOT_QUOTE]);
 /* Adds a line to the script. */
 void plot_line(struct plot *p, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Writes the script and draws; *drawn false: there is no gnuplot.  Empties p.  ERR_IO, ERR_MEMORY,
- * ERR_DATA when gnuplot fails. */
+ * ERR_DATA when gnuplot fails, and then NAME.log holds what it said. */
 MUST_USE enum status plot_end(struct plot *p, bool *drawn);
 void plot_abandon(struct plot *p);
 /* What to do where nothing was drawn, for the user. */

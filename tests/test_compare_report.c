@@ -1,5 +1,6 @@
 /* test_compare_report.c: the figures, the words and the page of a comparison. */
 #include "core/files.h"
+#include "experiments/compare_figures.h"
 #include "experiments/compare_report.h"
 #include "tests/sample_comparison.h"
 #include "tests/scratch.h"
@@ -271,6 +272,23 @@ static void a_figure_shows_medians_intervals_and_seeds(void **state)
   sample_comparison_free(&c);
 }
 
+/* A logarithmic axis has nowhere to put them: gnuplot would fail. */
+static void residuals_that_are_all_zero_are_not_drawn(void **state)
+{
+  (void)state;
+  struct comparison c;
+  sample_comparison_make(&c, 1, 1, "implicit");
+  const struct compared_section *s = &c.section[0];
+  assert_true(figure_residual_position.applies(s));
+  for (int64_t r = 0; r < s->runs; r++) {
+    const struct evaluation_detail *d = &s->run[r].evaluation.detail[MODE_SEQUENTIAL];
+    for (int64_t i = 0; d->residual && i < d->length; i++)
+      d->residual[i] = 0;
+  }
+  assert_false(figure_residual_position.applies(s));
+  sample_comparison_free(&c);
+}
+
 /* What was drawn before is not taken for what is compared now. */
 static void figures_that_do_not_apply_are_not_shown(void **state)
 {
@@ -407,6 +425,7 @@ int main(void)
       TEST(what_was_not_measured_is_left_out),
       TEST(a_figure_shows_medians_intervals_and_seeds),
       TEST(figures_that_do_not_apply_are_not_shown),
+      TEST(residuals_that_are_all_zero_are_not_drawn),
       TEST(the_words_follow_the_numbers),
       TEST(what_did_not_converge_is_said),
       TEST(a_seed_that_differs_is_mentioned),
