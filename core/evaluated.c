@@ -39,6 +39,19 @@ void evaluation_free(struct evaluation *e)
   }
 }
 
+enum status evaluation_check_finite(const struct evaluation *e)
+{
+  for (int m = 0; m < MODES; m++)
+    for (int64_t i = 0; i < e->lengths_count; i++) {
+      const struct evaluation_row *r = &e->row[m][i];
+      bool solved = !r->solve.samples || !isnan(r->solve.residual_max);
+      if (!isfinite(r->loss) || !solved)
+        FAIL(ERR_NUMERIC, "%s, length %lld: the %s not finite", evaluate_mode_name(r->mode),
+             (long long)r->length, solved ? "loss is" : "solves were");
+    }
+  return OK;
+}
+
 /* ---- solves ---- */
 
 /* Which samples: all, those at a position, or those of a type. */
@@ -241,6 +254,6 @@ double evaluated_agreement(const struct evaluated *a, const struct evaluated *b)
   int64_t n = a->sequences * a->length, equal = 0;
   CHECK(b->sequences == a->sequences && b->length == a->length);
   for (int64_t i = 0; i < n; i++)
-    equal += a->got[i] == b->got[i];
+    equal += a->got[i] == b->got[i] && a->got[i] >= 0;
   return share(equal, n);
 }

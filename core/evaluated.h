@@ -10,11 +10,11 @@ struct evaluated {
   int64_t sequences, length;
   int32_t monoid;                 /* tokens are group * monoid + element; 0: no word problem */
   bool solved, by_token;          /* there were solves; a sample is a token, not a sequence */
-  int32_t *tokens, *labels, *got; /* got: the largest logit's */
+  int32_t *tokens, *labels, *got; /* got: the largest logit's; -1: none, its solve is not finite */
   int32_t *iterations;            /* of sample i; i < sequences unless by_token */
   double *residual;
   uint8_t *exit; /* enum fp_exit */
-  double loss;   /* summed */
+  double loss;   /* summed; NaN where a solve is not finite */
   int64_t block_evaluations, serial_iterations;
   double seconds;
 };

@@ -180,6 +180,23 @@ static bool some_count(const struct given_tokens *g)
   return some;
 }
 
+/* What is asked for, all of it: a solve that did not converge keeps nothing from being written. */
+static enum status answer(struct evaluator *e, const struct given_tokens *g,
+                          const struct given_request *o)
+{
+  char first[1024];
+  enum status logits = o->logits || !o->gradients ? logits_of(e, g, o->logits) : OK;
+  if (!o->gradients || (logits != OK && logits != ERR_NUMERIC))
+    return logits;
+  (void)snprintf(first, sizeof first, "%s", logits == OK ? "" : last_error());
+  enum status gradients = gradients_of(e, g, o->gradients);
+  if (logits == OK)
+    return gradients;
+  if (gradients == OK)
+    FAIL(logits, "%s", first);
+  return fail_within(gradients, "%s; and", first);
+}
+
 static enum status evaluate_tokens(struct evaluator *e, const struct given_request *o)
 {
   struct given_tokens g = {0};
@@ -192,10 +209,8 @@ static enum status evaluate_tokens(struct evaluator *e, const struct given_reque
   if (s == OK && !o->gradients && !o->logits && !g.labels)
     s = fail_at(ERR_USAGE, __FILE__, __LINE__,
                 "%s: has no labels: nothing to tell without --logits FILE", o->tokens);
-  if (s == OK && (o->logits || !o->gradients))
-    s = logits_of(e, &g, o->logits);
-  if (s == OK && o->gradients)
-    s = gradients_of(e, &g, o->gradients);
+  if (s == OK)
+    s = answer(e, &g, o);
   given_tokens_free(&g);
   return s;
 }

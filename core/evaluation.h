@@ -79,6 +79,8 @@ struct evaluation {
   double decode_tokens_per_second; /* one sequence, sequential mode; NaN: not measured */
 };
 void evaluation_free(struct evaluation *e);
+/* ERR_NUMERIC names the first length at which a loss or a solve is not finite. */
+MUST_USE enum status evaluation_check_finite(const struct evaluation *e);
 
 /* What is measured beside the table of lengths and modes. */
 struct evaluation_request {

@@ -224,11 +224,31 @@ bool path_exists(const char *path)
   return !stat(path, &st);
 }
 
+static bool is_one(const struct stat *a, const struct stat *b)
+{
+  return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* false: there is no such directory. */
+static bool parent_of(const char *path, struct stat *parent, const char **name)
+{
+  const char *slash = strrchr(path, '/');
+  *name = slash ? slash + 1 : path;
+  char *directory = slash ? strndup(path, (size_t)(slash + 1 - path)) : strdup(".");
+  bool found = directory && !stat(directory, parent);
+  free(directory);
+  return found;
+}
+
 bool path_is_same(const char *a, const char *b)
 {
   struct stat one, other;
-  return !stat(a, &one) && !stat(b, &other) && one.st_dev == other.st_dev &&
-         one.st_ino == other.st_ino;
+  const char *name, *other_name;
+  bool is = !stat(a, &one), other_is = !stat(b, &other);
+  if (is || other_is)
+    return is && other_is && is_one(&one, &other);
+  return parent_of(a, &one, &name) && parent_of(b, &other, &other_name) && is_one(&one, &other) &&
+         strcmp(name, other_name) == 0;
 }
 
 struct shell_word shell_quoted(const char *word)

@@ -54,5 +54,6 @@ struct shell_word {
   char text[2048];
 };
 struct shell_word shell_quoted(const char *word);
-bool path_is_same(const char *a, const char *b); /* by links too; false where there is neither */
+/* Also by links; of files that are not there yet, by their names in a directory that is. */
+bool path_is_same(const char *a, const char *b);
 #endif

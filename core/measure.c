@@ -29,6 +29,20 @@ struct measurement {
   struct task_data data;
 };
 
+/* Of `rows` sequences from `first` on, `per` samples each: a solve that is not finite answers none
+ * of its tokens, and there is no loss. */
+static void strike_not_finite(struct evaluated *to, int64_t first, int64_t rows, int64_t per)
+{
+  int64_t tokens = to->length / per;
+  for (int64_t i = first * per; i < (first + rows) * per; i++) {
+    if (to->exit[i] != FP_NOT_FINITE)
+      continue;
+    to->loss = (double)NAN;
+    for (int64_t t = 0; t < tokens; t++)
+      to->got[i * tokens + t] = -1;
+  }
+}
+
 static enum status run_batch(const struct measurement *e, struct shard_set *l,
                              const struct fp_options *o, int64_t first, double *trace,
                              struct evaluated *to)
@@ -47,6 +61,7 @@ static enum status run_batch(const struct measurement *e, struct shard_set *l,
   TRY(shards_evaluate(l, &e->e.w.set[0], &b, &r));
   memcpy(to->got + at, r.best, (size_t)(b.rows * L) * sizeof *to->got);
   to->loss += r.loss_sum;
+  strike_not_finite(to, first, b.rows, per);
   to->solved = r.forward.samples > 0;
   to->by_token = per > 1 || L == 1;
   to->block_evaluations += r.forward.block_evaluations;

@@ -234,7 +234,8 @@ static enum status keep_lines(const char *path, char *text, size_t bytes, int64_
       continue;
     }
     if (broken) /* only the end of a file is torn by a power loss */
-      FAIL(ERR_DATA, "%s:%lld: not a JSON object", path, (long long)broken);
+      FAIL(ERR_DATA, "%s:%lld: not a JSON object; without this line the run can go on", path,
+           (long long)broken);
     if (kind == LINE_KEEP) {
       memmove(text + used, at, length);
       used += length;

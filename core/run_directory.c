@@ -269,13 +269,18 @@ static enum status remove_checkpoint(const char *run, int64_t step)
   return directory_remove(away);
 }
 
+/* best 0: there is none. */
 static enum status point_to_best(const char *run, int64_t best)
 {
   char name[64], path[RUN_PATH], link[RUN_PATH];
   checkpoint_name(best, name);
   TRY(path_join(path, sizeof path, run, name));
   TRY(path_join(link, sizeof link, run, "best"));
-  return path_is_directory(path) ? link_replace(name, link) : OK;
+  if (best > 0 && path_is_directory(path))
+    return link_replace(name, link);
+  if (unlink(link) && errno != ENOENT)
+    FAIL_IO(link, "remove");
+  return OK;
 }
 
 enum status checkpoints_prune(const char *run, int64_t step, int64_t keep, int64_t best)
@@ -283,8 +288,7 @@ enum status checkpoints_prune(const char *run, int64_t step, int64_t keep, int64
   char path[RUN_PATH];
   int64_t *steps, kept = 0;
   size_t count;
-  if (best > 0)
-    TRY(point_to_best(run, best));
+  TRY(point_to_best(run, best));
   TRY(path_join(path, sizeof path, run, "checkpoints"));
   enum status s = list_checkpoints(path, &steps, &count);
   for (size_t i = 0; s == OK && i < count; i++) {

@@ -101,7 +101,7 @@ static void show_progress(struct trainer *t, const struct step_report *r, double
   }
   if (r->evaluated)
     (void)snprintf(evaluated, sizeof evaluated, "  evaluated: loss %.4f accuracy %.3f",
-                   shown(r->eval_loss), r->eval_accuracy);
+                   shown(r->eval_loss), shown(r->eval_accuracy));
   t->tenth = tenth;
   void (*say)(struct progress *, const char *, ...) __attribute__((format(printf, 2, 3))) =
       plain || r->evaluated || t->state.step == c->train.steps ? progress_log : progress_show;

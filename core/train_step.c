@@ -19,7 +19,7 @@ double learning_rate(const struct train_config *t, int64_t step)
   double lr = t->lr;
   if (step < t->lr_warmup)
     return lr * (double)(step + 1) / (double)t->lr_warmup;
-  double decay = t->decay_fraction * (double)t->steps;
+  double decay = fmin(t->decay_fraction * (double)t->steps, (double)(t->steps - t->lr_warmup));
   double left = ((double)(t->steps - step)) / (decay > 0 ? decay : 1);
   if (t->schedule == SCHEDULE_CONSTANT || decay <= 0 || left >= 1)
     return lr;
@@ -87,6 +87,30 @@ static enum status stop_not_finite(struct trainer *t, const struct step_report *
        : gradient ? gradient
                   : "none",
        checkpoint);
+}
+
+enum status trainer_check_finite(struct trainer *t)
+{
+  static const struct {
+    int set;
+    const char *what;
+  } sets[] = {{SET_PARAMETERS, "parameter"},
+              {SET_MOMENT1, "first moment of"},
+              {SET_MOMENT2, "second moment of"}};
+  char checkpoint[RUN_PATH];
+  const char *name;
+  for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+    TRY(first_not_finite(t, sets[i].set, &name));
+    if (!name)
+      continue;
+    last_checkpoint(t, checkpoint, sizeof checkpoint);
+    FAIL(ERR_NUMERIC,
+         "step %lld: not finite after its update (lr %g): %s %s; no checkpoint of it is written; "
+         "the last good checkpoint: %s",
+         (long long)t->state.step, learning_rate(&t->c->train, t->state.step - 1), sets[i].what,
+         name, checkpoint);
+  }
+  return OK;
 }
 
 /* A step that is not finite ends the run, or is skipped where that can help. */
@@ -313,6 +337,7 @@ enum status trainer_evaluate(struct trainer *t, struct step_report *r)
 {
   const struct config *c = t->c;
   int64_t length = c->data.length, sequences = c->evaluate.sequences, labels = 0, correct = 0;
+  int64_t broken = 0, solves = 0;
   double loss = 0;
   for (int64_t first = 0; first < sequences; first += t->evaluation.rows) {
     struct network_result result = {0};
@@ -324,10 +349,19 @@ enum status trainer_evaluate(struct trainer *t, struct step_report *r)
     loss += result.loss_sum;
     labels += result.labels;
     correct += result.correct;
+    broken += result.forward.exits[FP_NOT_FINITE];
+    solves += result.forward.samples;
   }
   r->evaluated = true;
   r->eval_loss = loss / (double)labels;
   r->eval_accuracy = (double)correct / (double)labels;
+  if (broken == 0)
+    return OK;
+  r->eval_loss = r->eval_accuracy = (double)NAN;
+  progress_log(&t->progress,
+               "step %lld: %lld of %lld solves of its evaluation were not finite: it has no loss "
+               "and no accuracy",
+               (long long)t->state.step, (long long)broken, (long long)solves);
   return OK;
 }
 #endif

@@ -18,6 +18,7 @@
 #define trainer_batch_bytes NAME(trainer_batch_bytes)
 #define trainer_evaluated_rows NAME(trainer_evaluated_rows)
 #define trainer_step NAME(trainer_step)
+#define trainer_check_finite NAME(trainer_check_finite)
 #define trainer_evaluate NAME(trainer_evaluate)
 #define trainer_report NAME(trainer_report)
 #define trainer_say_choices NAME(trainer_say_choices)
@@ -81,7 +82,10 @@ int64_t trainer_evaluated_rows(const struct config *c);
 
 /* Batch, gradient, clipping, AdamW.  ERR_NUMERIC: not finite, and not to be skipped. */
 MUST_USE enum status trainer_step(struct trainer *t, struct step_report *r);
-/* On the first sequences of the stream that `evaluate` uses, at the training length. */
+/* ERR_NUMERIC names what is not finite of what a checkpoint holds. */
+MUST_USE enum status trainer_check_finite(struct trainer *t);
+/* On the first sequences of the stream that `evaluate` uses, at the training length.  NaN where a
+ * solve was not finite. */
 MUST_USE enum status trainer_evaluate(struct trainer *t, struct step_report *r);
 
 /* ---- train_log.c ---- */

@@ -38,7 +38,9 @@ static enum status begin_or_resume(struct trainer *t, bool finished)
   if (resumes && ready == ERR_DATA)
     ready = checkpoint_unreadable(t->o->directory, ready);
   TRY(ready);
-  TRY(check_data(t)); /* the last that may be refused: until here the run is as it was */
+  TRY(check_data(t));
+  TRY(metrics_truncate_after(metrics, s->step)); /* the last that may be refused: until here the
+                                                    run is as it was */
   if (resumes) {
     TRY(checkpoints_prune(t->o->directory, s->step, t->c->train.keep, s->best_step));
     progress_log(&t->progress, "going on from %s, step %lld", latest, (long long)s->step);
@@ -46,7 +48,6 @@ static enum status begin_or_resume(struct trainer *t, bool finished)
   if (!finished)
     TRY(config_write_file(t->c, t->o->directory));
   trainer_say_choices(t);
-  TRY(metrics_truncate_after(metrics, s->step));
   TRY(metrics_open(metrics, &t->metrics));
   return t->c->train.tensorboard ? tensorboard_open(t->o->directory, s->step, &t->tensorboard) : OK;
 }
@@ -71,6 +72,7 @@ static void look_at_the_clock(struct trainer *t)
 
 static enum status save(struct trainer *t, int64_t *saved)
 {
+  TRY(trainer_check_finite(t)); /* before older ones make room */
   look_at_the_clock(t);
   TRY(metrics_flush(&t->metrics));
   TRY(checkpoint_write(t->c, &t->w, &t->state, t->o->directory));

@@ -41,6 +41,7 @@ MUST_USE enum status decode_timed_f64(const struct config *c, const struct backe
                                       struct decode_timing *t);
 
 /* Learning rate of step `step` (from 0): warm-up over lr_warmup steps, then constant, then decay
- * over the last decay_fraction of the steps: to 0 along a line or half a cosine. */
+ * over the last decay_fraction of the steps, or what warm-up leaves of them: to 0 along a line or
+ * half a cosine. */
 double learning_rate(const struct train_config *t, int64_t step);
 #endif

@@ -96,23 +96,24 @@ struct request {
   struct bench_request q;
 };
 
-static enum status measure(const struct bench_subject *subject, struct request *a)
+/* earlier: what --against names, or NULL. */
+static enum status measure(const struct bench_subject *subject, struct request *a,
+                           const json_t *earlier)
 {
   struct bench_results results = {0};
   struct runtime rt;
-  enum status s;
   TRY(runtime_open(&a->config, &rt));
   struct jacobian_runtime jacobian = jacobian_runtime(&rt);
   a->q.rt = &rt;
   a->q.jacobian = &jacobian;
   a->q.config = &a->config;
-  s = subject->run == bench_kernels || a->q.profile
-          ? bench_measure_limits(&a->q, &results, &a->q.limits)
-          : OK;
+  enum status s = subject->run == bench_kernels || a->q.profile
+                      ? bench_measure_limits(&a->q, &results, &a->q.limits)
+                      : OK;
   if (s == OK)
     s = subject->run(&a->q, &results);
-  if (s == OK && a->against)
-    s = bench_against(&results, a->against);
+  if (s == OK && earlier)
+    bench_against(&results, a->against, earlier);
   if (s == OK && a->json)
     s = write_json(&results, rt.device, a->json);
   free(results.result);
@@ -182,7 +183,12 @@ static enum status run(int argc, char **argv)
     TRY(load(subject, &line, &a));
   else
     TRY(config_parse("bench", no_config, sizeof no_config - 1, &a.config));
-  return measure(subject, &a);
+  json_t *earlier = NULL;
+  if (a.against) /* before minutes are spent */
+    TRY(bench_earlier(a.against, &earlier));
+  enum status s = measure(subject, &a, earlier);
+  json_decref(earlier);
+  return s;
 }
 
 int main(int argc, char **argv)

@@ -2,6 +2,7 @@
 #ifndef EXPERIMENTS_BENCH_H
 #define EXPERIMENTS_BENCH_H
 #include "core/run.h"
+#include <jansson.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -43,8 +44,10 @@ bool bench_on_gpu(const struct bench_request *q);
  * or package that is missing leaves `answer` alone, with a reason printed (bench_peer.c). */
 MUST_USE enum status bench_peer(const char *script, const char *arguments, const char *unit,
                                 int measures, const char *const *name, double *answer);
-/* Prints how results relate to those of the same name in an earlier file (bench_against.c). */
-MUST_USE enum status bench_against(const struct bench_results *r, const char *path);
+/* What --json wrote earlier, the caller's to release (bench_against.c).  ERR_IO, ERR_DATA. */
+MUST_USE enum status bench_earlier(const char *path, json_t **earlier);
+/* Prints how results relate to those of the same name in what the file `path` held. */
+void bench_against(const struct bench_results *r, const char *path, const json_t *earlier);
 
 /* The model as peers are told it: "V=6 D=64 ..."; false for a model, or options of a model, that
  * they do not have, which bench_peer_lacks() puts into words. */

@@ -4,7 +4,6 @@
 #include "experiments/compare_list.h"
 #include "experiments/compare_parts.h"
 #include "experiments/plot.h"
-#include "experiments/plot.h"
 #include "experiments/program.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,6 +116,24 @@ static enum status write_all(const struct comparison *c, struct places to, const
   return write_report(c, dir);
 }
 
+/* ERR_NUMERIC where a run's answers are not finite, after what is written. */
+static enum status check_finite(const struct comparison *c)
+{
+  int64_t broken = 0, runs = 0;
+  for (int64_t i = 0; i < c->sections; i++)
+    for (int64_t k = 0; k < c->section[i].runs; k++, runs++) {
+      const struct compared_run *r = &c->section[i].run[k];
+      if (evaluation_check_finite(&r->evaluation) == OK)
+        continue;
+      (void)fprintf(stderr, "%s: %s\n", r->directory, last_error());
+      broken++;
+    }
+  if (broken)
+    FAIL(ERR_NUMERIC, "%lld of %lld runs: answers that are not finite count as wrong",
+         (long long)broken, (long long)runs);
+  return OK;
+}
+
 /* ---- runs that the user named ---- */
 
 /* Whether a checkpoint is that of one of the runs, perhaps by another path. */
@@ -227,7 +244,8 @@ static enum status compare_runs(const struct command_line *line, struct comparis
   TRY(s);
   TRY(comparison_group(c));
   describe(c, "Comparison");
-  return write_all(c, to, "compare");
+  TRY(write_all(c, to, "compare"));
+  return check_finite(c);
 }
 
 /* Measures one run and keeps that: what a list's processes do. */
@@ -294,7 +312,7 @@ static enum status compare_listed(const struct compare_list *l, struct list_run 
   if (failed)
     FAIL(ERR_NUMERIC, "%lld of %lld runs failed and are left out: see %s/*.log", (long long)failed,
          (long long)count, l->runs_dir);
-  return OK;
+  return check_finite(c);
 }
 
 static enum status compare_list(const struct command_line *line, struct comparison *c,

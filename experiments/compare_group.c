@@ -26,24 +26,32 @@ static enum status section_of(struct comparison *c, const char *name,
   return OK;
 }
 
+enum status compared_same_data(const char *run, const struct config *c, const char *first,
+                               const struct config *other)
+{
+  char data[COMPARE_LABEL], other_data[COMPARE_LABEL];
+  data_describe(&c->data, sizeof data, data);
+  data_describe(&other->data, sizeof other_data, other_data);
+  if (strcmp(data, other_data) != 0)
+    FAIL(ERR_USAGE,
+         "%s: its data, %s, is not that of %s, %s: such runs cannot be compared (a list has "
+         "`section` for them)",
+         run, data, first, other_data);
+  if (c->model.vocab_size != other->model.vocab_size)
+    FAIL(ERR_USAGE,
+         "%s: its vocabulary has %lld tokens, that of %s %lld: such runs cannot be compared", run,
+         (long long)c->model.vocab_size, first, (long long)other->model.vocab_size);
+  return OK;
+}
+
 static enum status same_data(const struct compared_section *s, const struct compared_run *run)
 {
-  char data[COMPARE_LABEL];
   if (s->runs == 0)
     return OK;
-  data_describe(&run->config.data, sizeof data, data);
-  if (strcmp(data, s->data) != 0)
-    FAIL(ERR_USAGE, "%s: its data, %s, is not that of %s, %s: such runs cannot be compared",
-         run->directory, data, s->run[0].directory, s->data);
+  TRY(compared_same_data(run->directory, &run->config, s->run[0].directory, &s->run[0].config));
   if (run->text && s->run[0].text && run->text != s->run[0].text)
     FAIL(ERR_USAGE, "%s: %s has changed since %s was trained on it: such runs cannot be compared",
          run->directory, run->config.data.path, s->run[0].directory);
-  if (run->config.model.vocab_size != s->run[0].config.model.vocab_size)
-    FAIL(ERR_USAGE,
-         "%s: its vocabulary has %lld tokens, that of %s %lld: such runs cannot be "
-         "compared",
-         run->directory, (long long)run->config.model.vocab_size, s->run[0].directory,
-         (long long)s->run[0].config.model.vocab_size);
   return OK;
 }
 

@@ -127,6 +127,11 @@ static enum status read_seeds(struct yaml_events *r, struct compare_list *l)
   return OK;
 }
 
+/* What a list says of its runs by keys of its own. */
+static const struct {
+  const char *override, *by;
+} owned[] = {{"seed=", "`seeds`"}, {"runs_dir=", "`runs_dir`"}, {"name=", "the `label`"}};
+
 static enum status read_words(struct yaml_events *r, const char *key, struct word_list *w)
 {
   bool more;
@@ -139,6 +144,9 @@ static enum status read_words(struct yaml_events *r, const char *key, struct wor
     TRY(expect_scalar(r, key, &s));
     if (!strchr(s.text, '='))
       FAIL_FROM(events_here(r), "%s: '%s' is not of the form key.path=value", key, s.text);
+    for (size_t i = 0; i < sizeof owned / sizeof *owned; i++)
+      if (strncmp(s.text, owned[i].override, strlen(owned[i].override)) == 0)
+        FAIL_FROM(events_here(r), "%s: '%s': %s of the list says that", key, s.text, owned[i].by);
     enum status status = word_list_add(w, "%s", s.text);
     if (status != OK)
       return fail_from(events_here(r), status);
@@ -210,6 +218,7 @@ static enum status read_entry(struct yaml_events *r, const char *list, struct li
       TRY(relative_path(r, list, name, e->config));
     } else if (key == 1) {
       TRY(read_text(r, names[key], e->label, sizeof e->label));
+      e->labelled = true;
     } else if (key == 2) {
       TRY(read_text(r, names[key], e->section, sizeof e->section));
     } else {
@@ -353,15 +362,25 @@ static enum status blame(const struct compare_list *l, const struct list_entry *
   return fail_from(at, status);
 }
 
-/* A name that is a directory's. */
+/* Bytes of its first characters, 50 at most. */
+static int front_of(const char *text)
+{
+  size_t n = strnlen(text, 50);
+  while (n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80)
+    n--;
+  return (int)n;
+}
+
+/* A name that is a directory's: only what is ASCII may have to change. */
 static void name_run(const struct list_run *run, const char *label, int64_t seed,
                      char out[CONFIG_WORD])
 {
   const char *section = run->entry->section;
-  (void)snprintf(out, CONFIG_WORD, "%.50s%s%.50s-s%lld", section, *section ? "-" : "", label,
-                 (long long)seed);
+  (void)snprintf(out, CONFIG_WORD, "%.*s%s%.*s-s%lld", front_of(section), section,
+                 *section ? "-" : "", front_of(label), label, (long long)seed);
   for (char *c = out; *c; c++)
-    if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", *c))
+    if (!((unsigned char)*c & 0x80) &&
+        !strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", *c))
       *c = '-';
 }
 
@@ -402,6 +421,15 @@ static enum status make_run(const struct compare_list *l, struct list_entry *e, 
   return OK;
 }
 
+/* A section's runs are on the data of its first. */
+static enum status check_section(const struct list_run *runs, const struct list_run *run)
+{
+  const struct list_run *first = runs;
+  while (strcmp(first->entry->section, run->entry->section) != 0)
+    first++;
+  return compared_same_data(run->directory, &run->config, first->directory, &first->config);
+}
+
 enum status list_runs_make(const struct compare_list *l, struct list_run **runs, int64_t *count)
 {
   enum status s = OK;
@@ -416,8 +444,10 @@ enum status list_runs_make(const struct compare_list *l, struct list_run **runs,
     for (int64_t k = 0; s == OK && k < i; k++)
       if (strcmp((*runs)[k].directory, run->directory) == 0)
         s = fail_at(ERR_USAGE, __FILE__, __LINE__,
-                    "its runs are called as those of another configuration (%s): give it a label",
-                    run->directory);
+                    "its runs are called as those of another configuration (%s): give it %s label",
+                    run->directory, e->labelled ? "another" : "a");
+    if (s == OK)
+      s = check_section(*runs, run);
     if (s != OK)
       s = blame(l, e, s);
   }

@@ -14,7 +14,8 @@
  *         section: S3                  # runs on the same data; default: one section
  *         set: ["model.n_layer=2"]
  *
- * The run of a configuration and a seed is called SECTION-LABEL-sSEED. */
+ * The run of a configuration and a seed is called SECTION-LABEL-sSEED.  name, runs_dir and seed are
+ * the list's to say: no override may. */
 #ifndef EXPERIMENTS_COMPARE_LIST_H
 #define EXPERIMENTS_COMPARE_LIST_H
 #include "core/yaml_events.h"
@@ -32,6 +33,7 @@ struct list_entry {
   size_t line, column; /* of its `config` in the list's file */
   char config[COMPARE_PATH];
   char label[COMPARE_LABEL], section[CONFIG_WORD];
+  bool labelled; /* in the file */
   struct word_list set;
 };
 

@@ -38,6 +38,10 @@ MUST_USE enum status compared_jacobian_take(const struct config *c, const struct
  * one kind of data: ERR_USAGE with the reason. */
 MUST_USE enum status comparison_add(struct comparison *c, const char *section,
                                     struct compared_run *run);
+/* ERR_USAGE where the runs of two configurations, c of `run` and other of `first`, are not on the
+ * same kind of data. */
+MUST_USE enum status compared_same_data(const char *run, const struct config *c, const char *first,
+                                        const struct config *other);
 /* The next key from number `from` in which two configurations differ and that says what a run is,
  * not its name, seed or place or how it is looked at; -1: none. */
 int compared_difference(const struct config *a, const struct config *b, int from);

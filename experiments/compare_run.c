@@ -13,7 +13,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { MEASURED_VERSION = 1 }; /* of what is measured and how */
+enum { MEASURED_VERSION = 2 }; /* of what is measured and how */
 
 /* ---- finding ---- */
 

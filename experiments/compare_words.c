@@ -25,6 +25,10 @@ static void say_value(FILE *out, const struct compared_group *g, const struct co
   double low = compared_median(g, m->low, at), high = compared_median(g, m->high, at);
   struct interval seeds = seeds_of(g, m, at);
   bool interval = isfinite(low) && isfinite(high), several = g->count > 1;
+  if (!isfinite(compared_median(g, m->value, at))) {
+    (void)fprintf(out, "none, as it is not finite");
+    return;
+  }
   (void)fprintf(out, "%.4f", compared_median(g, m->value, at));
   if (interval)
     (void)fprintf(out, " (95 %% interval %.3f to %.3f", low, high);
@@ -176,6 +180,22 @@ static void say_unconverged(FILE *out, const struct compared_group *g, enum eval
     (void)fprintf(out, " %.3g %% of the %s did not converge.", 100 * (1 - converged), what);
 }
 
+/* Nothing where all were. */
+static void say_not_finite(FILE *out, const struct compared_section *s,
+                           const struct compared_group *g, const char **lead)
+{
+  bool broken = false;
+  for (int64_t i = 0; i < g->count * MODES * s->lengths_count; i++) {
+    const struct compared_run *r = g->run[i / (MODES * s->lengths_count)];
+    int64_t mode = i / s->lengths_count % MODES, length = i % s->lengths_count;
+    int64_t at = compared_at((enum evaluate_mode)mode, length);
+    broken = broken || (row_of(r, at)->solve.samples && isnan(of_residual(r, at)));
+  }
+  if (broken)
+    (void)fprintf(out, "%sSome of its solves were not finite: their tokens count as wrong.", *lead);
+  *lead = broken ? " " : *lead;
+}
+
 static void say_solver(FILE *out, const struct compared_section *s, const struct compared_group *g)
 {
   int64_t last = s->lengths_count - 1, at = compared_at(MODE_SEQUENTIAL, last);
@@ -183,6 +203,7 @@ static void say_solver(FILE *out, const struct compared_section *s, const struct
   double p95 = compared_median(g, of_p95, at), same = compared_median(g, of_agreement, last);
   double off = compared_median(g, within_layers, 0);
   const char *lead = "\nHow it solves: ";
+  say_not_finite(out, s, g, &lead);
   if (isfinite(mean)) {
     (void)fprintf(out,
                   "%sA token takes %.1f evaluations of the layers on average, 95 of 100 tokens at "

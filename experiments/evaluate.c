@@ -75,8 +75,8 @@ static void print_row(void *to, const struct evaluation_row *r)
   (void)fflush(stdout);
   if (r->solve.samples && isnan(r->solve.residual_max))
     (void)fprintf(stderr,
-                  "%s, length %lld: solves were not finite; their tokens' loss and accuracy "
-                  "say nothing\n",
+                  "%s, length %lld: solves were not finite: there is no loss, and their tokens "
+                  "count as wrong\n",
                   mode, (long long)r->length);
 }
 
@@ -95,19 +95,6 @@ static enum status write_json(struct evaluation *e, const char *path)
   return json_file_write(x.at, JSON_REAL_PRECISION(9), path);
 }
 
-static enum status must_be_finite(const struct evaluation *e)
-{
-  for (int m = 0; m < MODES; m++)
-    for (int64_t i = 0; i < e->lengths_count; i++) {
-      const struct evaluation_row *r = &e->row[m][i];
-      bool solved = !r->solve.samples || !isnan(r->solve.residual_max);
-      if (!isfinite(r->loss) || !solved)
-        FAIL(ERR_NUMERIC, "%s, length %lld: the %s not finite", evaluate_mode_name(r->mode),
-             (long long)r->length, solved ? "loss is" : "solves were");
-    }
-  return OK;
-}
-
 static enum status table(struct config *c, const struct runtime *rt, const char *checkpoint,
                          const char *json)
 {
@@ -122,7 +109,7 @@ static enum status table(struct config *c, const struct runtime *rt, const char 
         e.spectral_radius, e.spectral_radius_max);
   enum status s = json ? write_json(&e, json) : OK;
   if (s == OK)
-    s = must_be_finite(&e);
+    s = evaluation_check_finite(&e);
   evaluation_free(&e);
   return s;
 }
@@ -162,7 +149,7 @@ static enum status run(int argc, char **argv)
   if ((o.logits && path_is_same(o.logits, o.tokens)) ||
       (o.gradients && path_is_same(o.gradients, o.tokens)))
     FAIL(ERR_USAGE, "%s: would be written over; it holds the tokens", o.tokens);
-  if (o.logits && o.gradients && !strcmp(o.logits, o.gradients))
+  if (o.logits && o.gradients && path_is_same(o.logits, o.gradients))
     FAIL(ERR_USAGE, "%s: --logits and --gradients need a file each", o.logits);
   if (o.tokens && json)
     FAIL(ERR_USAGE, "--json writes the table; with --tokens there is none");

@@ -122,6 +122,8 @@ static enum status run(int argc, char **argv)
       {"save", "FILE", "write parameters, point and matrices as safetensors", &r.save, NULL},
       {0}};
   TRY(command_line_parse(argc, argv, usage, options, &line));
+  if (r.json && r.save && path_is_same(r.json, r.save))
+    FAIL(ERR_USAGE, "%s: --json and --save need a file each", r.json);
   TRY(read_config(&line, r.model, &c, checkpoint, sizeof checkpoint));
   TRY(file_check(r.json));
   TRY(file_check(r.save));

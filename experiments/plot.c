@@ -208,8 +208,11 @@ enum status plot_end(struct plot *p, bool *drawn)
   TRY(run_gnuplot(p->dir, script, log, &status));
   bool absent = status == -1 || (WIFEXITED(status) && WEXITSTATUS(status) == 127);
   *drawn = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-  if (!absent && !*drawn)
+  if (!absent && !*drawn) {
+    TRY(remove_file(p, "png")); /* what it began */
+    TRY(remove_file(p, "svg"));
     FAIL(ERR_DATA, "%s/%s: gnuplot failed; %s holds what it said", p->dir, script, log);
+  }
   return remove_file(p, "log"); /* warnings */
 }
 

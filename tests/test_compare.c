@@ -490,7 +490,7 @@ static void put_list(const char *name, const char *runs_dir)
                    "  set: [train.log_timing=false]\n"
                    "  evaluate: [evaluate.sequences=5]\n"
                    "  configs:\n"
-                   "    - {config: im.yaml, label: implicit, section: S3}\n"
+                   "    - {config: im.yaml, label: implizit-é, section: S3}\n"
                    "    - {config: ex.yaml, section: S3, set: [model.n_layer=2]}\n"
                    "    - {config: z2.yaml, section: Z2}\n",
                    scratch(runs_dir));
@@ -500,8 +500,8 @@ static void put_list(const char *name, const char *runs_dir)
   put_config("z2", "explicit", "Z2");
 }
 
-static const char *const listed[] = {"S3-implicit-s3", "S3-implicit-s4", "S3-ex-s3",
-                                     "S3-ex-s4",       "Z2-z2-s3",       "Z2-z2-s4"};
+static const char *const listed[] = {"S3-implizit-é-s3", "S3-implizit-é-s4", "S3-ex-s3",
+                                     "S3-ex-s4",         "Z2-z2-s3",         "Z2-z2-s4"};
 
 static void check_same_runs(const char *a, const char *b)
 {
@@ -551,7 +551,7 @@ static void a_killed_list_goes_on(void **state)
   check_same_runs("whole", "killed");
   assert_true(path_exists(scratch("killed/compare/compare.html")));
   json_t *root = load("killed/compare/compare.json");
-  assert_string_equal(text(group_of(root, 0, 0), "label"), "implicit");
+  assert_string_equal(text(group_of(root, 0, 0), "label"), "implizit-é");
   assert_string_equal(text(group_of(root, 0, 1), "label"), "ex");
   assert_string_equal(text(group_of(root, 1, 0), "label"), "z2");
   json_decref(root);
@@ -565,7 +565,7 @@ static void an_interrupted_list_says_how_to_go_on(void **state)
   size_t n;
   put_list("l.yaml", "runs");
   pid_t pid = start_list("l.yaml", "l.log");
-  while (!path_exists(scratch("runs/S3-implicit-s3/config.yaml")))
+  while (!path_exists(scratch("runs/S3-implizit-é-s3/config.yaml")))
     wait_milliseconds(1);
   (void)kill(pid, SIGINT);
   assert_int_equal(spawn_wait(pid), 130);
@@ -617,12 +617,22 @@ static void lists_are_checked(void **state)
        "l.yaml:4:16: command line: train.step=3: unknown key"},
       {"compare:\n  runs_dir: r\n  configs: [{config: im.yaml}, {config: im.yaml}]\n",
        "give it a label"},
+      {"compare:\n  runs_dir: r\n  configs:\n    - {config: im.yaml, label: a/b}\n"
+       "    - {config: im.yaml, label: a b}\n",
+       "give it another label"},
+      {"compare:\n  runs_dir: r\n  set: [train.steps=3, seed=7]\n",
+       "l.yaml:3:24: set: 'seed=7': `seeds` of the list says that"},
+      {"compare:\n  runs_dir: r\n  configs: [{config: im.yaml, set: [runs_dir=x]}]\n",
+       "`runs_dir` of the list says that"},
+      {"compare:\n  runs_dir: r\n  configs: [{config: im.yaml}, {config: z5.yaml}]\n",
+       "z5-s0: its data, word problem Z5, is not that of r/im-s0, word problem S3"},
       {"compare: {runs_dir: r, configs: 3}\n", "configs must be a list"},
       {"other: 1\n", "unknown key 'other'; there are compare"},
       {"\n", "a list of configurations to compare must be a mapping"},
       {"compare: {runs_dir: r, configs: [{config: im.yaml}]}\nname: a\n", "unknown key 'name'"},
   };
   put_config("im", "implicit", "S3");
+  put_config("z5", "explicit", "Z5");
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
     struct spawned r;
     scratch_put("l.yaml", wrong[i].yaml, strlen(wrong[i].yaml));

@@ -202,6 +202,46 @@ static void evaluations_that_are_not_finite(void **state)
   assert_false(path_exists(scratch("a/best")) || path_exists(scratch("a/latest")));
 }
 
+/* Of solves that are not finite neither: what they leave is no answer.  Nor is it one elsewhere. */
+static void evaluations_whose_solves_break(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char *metrics;
+  size_t n;
+  put_recipe();
+  SPAWN(&r, "train", scratch("a.yaml"), "train.lr=1e30", "train.lr_warmup=0",
+        "train.evaluate_every=1");
+  check_spawned(&r, 0, "8 of 8 solves of its evaluation were not finite");
+  assert_false(path_exists(scratch("a/best")));
+  check_ok(file_read(scratch("a/metrics.jsonl"), &metrics, &n));
+  assert_non_null(strstr(metrics, "\"eval_loss\": null"));
+  free(metrics);
+  SPAWN(&r, "evaluate", scratch("a"));
+  check_spawned(&r, 1, "sequential, length 4: the solves were not finite");
+  SPAWN(&r, "compare", scratch("a"), "--output", scratch("c"));
+  check_spawned(&r, 1, "1 of 1 runs: answers that are not finite count as wrong");
+  assert_non_null(strstr(r.output, "sequential, length 4: the solves were not finite"));
+  assert_non_null(strstr(r.output, "Some of its solves were not finite"));
+  assert_null(strstr(r.output, "nan"));
+}
+
+/* The checkpoint before is the last good one, and stays. */
+static void updates_that_are_not_finite(void **state)
+{
+  (void)state;
+  struct spawned r;
+  put_recipe();
+  SPAWN(&r, "train", scratch("a.yaml"), "train.steps=2", "train.checkpoint_every=1",
+        "train.keep=1");
+  check_spawned(&r, 0, "2 steps done");
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.lr=1e308", "train.steps=4");
+  check_spawned(&r, 1, "step 3: not finite after its update");
+  assert_non_null(strstr(r.output, "a/checkpoints/step-00000002"));
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.lr=1e-3", "train.steps=4");
+  check_spawned(&r, 0, "4 steps done");
+}
+
 /* Steps may be skipped, but not the last. */
 static void steps_that_are_not_finite(void **state)
 {
@@ -291,8 +331,11 @@ static void damaged_metrics(void **state)
   assert_true(scratch_has("a/metrics.jsonl", text));
   length = sprintf(torn, "broken\n%s", text);
   scratch_put("a/metrics.jsonl", torn, (size_t)length);
-  SPAWN(&r, "train", "--resume", scratch("a"));
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.lr=7.5");
   check_spawned(&r, 3, "metrics.jsonl:1: not a JSON object");
+  free(text);
+  check_ok(file_read(scratch("a/config.yaml"), &text, &n)); /* is as it was */
+  assert_null(strstr(text, "7.5"));
   free(text), free(torn);
 }
 
@@ -369,7 +412,9 @@ static void the_same_twice(void **state)
   SPAWN(&r, "evaluate", scratch("a"), "--tokens", scratch("in"), "--logits", scratch("out"));
   check_spawned(&r, 2, "would be written over; it holds the tokens");
   SPAWN(&r, "evaluate", scratch("a"), "--tokens", scratch("in"), "--logits", scratch("x"),
-        "--gradients", scratch("x"));
+        "--gradients", scratch("./x"));
+  check_spawned(&r, 2, "need a file each");
+  SPAWN(&r, "jacobian_check", "--json", scratch("x"), "--save", scratch("./x"));
   check_spawned(&r, 2, "need a file each");
   SPAWN(&r, "compare", scratch("a"), scratch("a/"), "--output", scratch("c"));
   check_spawned(&r, 0, "which stands here twice");
@@ -391,6 +436,8 @@ int main(void)
       TEST(latest_that_leads_nowhere),
       TEST(output_that_nobody_takes),
       TEST(evaluations_that_are_not_finite),
+      TEST(evaluations_whose_solves_break),
+      TEST(updates_that_are_not_finite),
       TEST(steps_that_are_not_finite),
   };
   if (!access("/dev/shm", W_OK)) /* flushes take no time there */

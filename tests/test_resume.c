@@ -187,6 +187,23 @@ static void keeps_the_newest_and_the_best(void **state)
   assert_true(exists_below("a", "metrics.jsonl"));
 }
 
+/* Of steps that are made anew nothing is known, `best` included. */
+static void going_back_forgets_the_best(void **state)
+{
+  (void)state;
+  struct spawned r;
+  struct stat st;
+  put_config("a", 12);
+  SPAWN(&r, "train", scratch("a.yaml"), "train.keep=all");
+  check_spawned(&r, 0, "12 steps done");
+  assert_true(exists_below("a", "best/model.safetensors"));
+  assert_int_equal(unlink(scratch("a/latest")), 0);
+  assert_int_equal(symlink("checkpoints/step-00000003", scratch("a/latest")), 0);
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=6", "train.evaluate_every=0");
+  check_spawned(&r, 0, "6 steps done");
+  assert_int_not_equal(lstat(scratch("a/best"), &st), 0);
+}
+
 /* A run is replaced only when asked, and what is no run never. */
 static void nothing_is_overwritten_unasked(void **state)
 {
@@ -261,6 +278,7 @@ int main(void)
       TEST(killed_at_random_moments),
       TEST(interrupted_run_goes_on),
       TEST(keeps_the_newest_and_the_best),
+      TEST(going_back_forgets_the_best),
       TEST(nothing_is_overwritten_unasked),
       TEST(resuming_before_a_checkpoint_is_starting),
       TEST(a_damaged_checkpoint_names_the_one_before),

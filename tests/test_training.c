@@ -2,6 +2,7 @@
 #include "core/files.h"
 #include "core/safetensors.h"
 #include "core/tensorboard.h"
+#include "core/training.h"
 #include "core/word_problem.h"
 #include "experiments/program.h"
 #include "tests/model_gradient.h"
@@ -104,6 +105,27 @@ static void accumulation(void **state)
     check_ok(train(NULL, "parts", false, overrides));
     check_same_steps("whole", "parts", 1e-10);
   }
+}
+
+static void learning_rates(void **state)
+{
+  (void)state;
+  struct train_config c = {.lr = 3, .steps = 20, .lr_warmup = 5, .decay_fraction = 0.5};
+  c.schedule = SCHEDULE_LINEAR;
+  const double plain[] = {0.6, 1.2, 1.8, 2.4, 3, 3, 3, 3, 3, 3, 3, 2.7};
+  for (int64_t i = 0; i < 12; i++)
+    check_close(learning_rate(&c, i), plain[i], 1e-14, "rate %d", (int)i);
+  check_close(learning_rate(&c, 19), 0.3, 1e-14, "last rate");
+  c.decay_fraction = 1; /* but not before warm-up ends: it goes up, then down */
+  for (int64_t i = 5; i < 20; i++)
+    check_close(learning_rate(&c, i), 3 * (double)(20 - i) / 15, 1e-14, "rate %d", (int)i);
+  c.schedule = SCHEDULE_COSINE;
+  check_close(learning_rate(&c, 5), 3, 1e-14, "first of the cosine");
+  check_close(learning_rate(&c, 15), 0.75, 1e-14, "a third of the cosine");
+  c.schedule = SCHEDULE_CONSTANT;
+  check_close(learning_rate(&c, 19), 3, 1e-14, "constant rate");
+  c.schedule = SCHEDULE_LINEAR, c.lr_warmup = 40; /* never ends */
+  check_close(learning_rate(&c, 19), 1.5, 1e-14, "rate of warm-up");
 }
 
 static void lengths(void **state)
@@ -551,6 +573,7 @@ int main(void)
 {
   const struct CMUnitTest tests[] = {
       TEST(accumulation),
+      TEST(learning_rates),
       TEST(lengths),
       TEST(one_process_trains_a_run),
       TEST(steps_that_are_made_stay_on_record),
