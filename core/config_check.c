@@ -1,6 +1,7 @@
 /* config_check.c: what keys mean together. */
 #include "core/config_keys.h"
 #include "core/group_name.h"
+#include "core/run_directory.h"
 #include <float.h>
 #include <string.h>
 
@@ -43,6 +44,9 @@ static enum status check_name(const struct layer *l)
   const char *name = l->c.name;
   if (strchr(name, '/') || !strcmp(name, ".") || !strcmp(name, ".."))
     FAIL_FROM(BLAME(l, "name"), "name '%s' cannot be that of a directory", name);
+  size_t n = strlen(name), tail = strlen(REMOVING);
+  if (n >= tail && strcmp(name + n - tail, REMOVING) == 0)
+    FAIL_FROM(BLAME(l, "name"), "name '%s': so a run is called while it is removed", name);
   return OK;
 }
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <libgen.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -66,12 +67,36 @@ static enum status with_suffix(const char *path, const char *suffix, char **out)
   return OK;
 }
 
-/* What is written in the end: the target of a symbolic link, so that the link stays. */
-static enum status writer_target(const char *path, bool exists, char **target)
+/* What the symbolic link points to, there or not, in the place of its path. */
+static bool follow(char **link)
 {
+  char to[PATH_MAX], *next = NULL;
+  ssize_t n = readlink(*link, to, sizeof to - 1);
+  if (n < 0)
+    return false;
+  to[n] = 0;
+  const char *slash = strrchr(*link, '/');
+  int front = slash && *to != '/' ? (int)(slash + 1 - *link) : 0;
+  if (asprintf(&next, "%.*s%s", front, *link, to) < 0)
+    return false;
+  free(*link);
+  *link = next;
+  return true;
+}
+
+/* What is written in the end: where a symbolic link leads, so that the link stays. */
+static enum status writer_target(const char *path, char **target)
+{
+  enum { LINKS = 40 };
   struct stat st;
-  bool link = exists && !lstat(path, &st) && S_ISLNK(st.st_mode);
-  *target = link ? realpath(path, NULL) : strdup(path);
+  *target = strdup(path);
+  for (int i = 0; *target && !lstat(*target, &st) && S_ISLNK(st.st_mode); i++) {
+    errno = ELOOP;
+    if (i < LINKS && follow(target))
+      continue;
+    free(*target);
+    *target = NULL;
+  }
   if (!*target)
     FAIL_IO(path, "create");
   return OK;
@@ -83,11 +108,14 @@ static enum status writer_open(const char *path, struct file_writer *w)
   bool exists = !stat(path, &st), direct = exists && !S_ISREG(st.st_mode);
   if (exists && S_ISDIR(st.st_mode))
     FAIL(ERR_IO, "%s: is a directory", path);
-  TRY(writer_target(path, exists && !direct, &w->path));
   int fd;
   if (direct) {
+    w->path = strdup(path);
+    if (!w->path)
+      FAIL(ERR_MEMORY, "%s: out of memory", path);
     fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
   } else {
+    TRY(writer_target(path, &w->path));
     TRY(with_suffix(w->path, ".tmp", &w->temporary));
     (void)unlink(w->temporary); /* left by a run that was killed */
     fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
@@ -123,7 +151,7 @@ enum status file_check(const char *path)
   if (exists && S_ISDIR(st.st_mode))
     FAIL(ERR_IO, "%s: is a directory", path);
   char *target;
-  TRY(writer_target(path, exists, &target));
+  TRY(writer_target(path, &target));
   int why = access(dirname(target), W_OK | X_OK) ? errno : 0;
   free(target);
   errno = why;

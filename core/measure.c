@@ -177,14 +177,14 @@ static enum status turn_knob(const struct measurement *e, enum evaluate_mode mod
 {
   const struct config *c = e->e.c;
   struct fp_options o = evaluate_solve(c, mode, k->length = knob_length(c));
-  int64_t most = mode == MODE_SIMULTANEOUS ? 4 * k->length : 256;
+  int64_t most = mode == MODE_SIMULTANEOUS ? 4 * k->length : 256, least = o.min_iter;
   k->sequences = c->evaluate.sequences < KNOB_SEQUENCES ? c->evaluate.sequences : KNOB_SEQUENCES;
   most = most < c->deq.evaluate.max_iter ? most : c->deq.evaluate.max_iter;
   for (int64_t m = 1; k->count < KNOB_MAX; m = 2 * m < most ? 2 * m : most) {
     struct evaluated a;
     struct evaluation_row row;
     o.max_iter = m;
-    o.min_iter = o.min_iter < m ? o.min_iter : m;
+    o.min_iter = least < m ? least : m;
     TRY(answer(e, &o, k->sequences, k->length, NULL, &a));
     enum status s = evaluated_row(&a, &row);
     evaluated_free(&a);

@@ -157,12 +157,12 @@ static enum status measure_scratch(struct network *net, const struct parameter_s
   struct sequence_model dry = *net->m;
   const struct fp_options *options[] = {&net->deq->forward, &net->deq->evaluate,
                                         &net->deq->backward};
-  struct fp_options sequential = net->deq->evaluate, simultaneous = net->deq->evaluate;
+  struct fp_options sequential = net->deq->evaluate;
+  struct fp_options simultaneous = fp_simultaneous(&net->deq->evaluate);
   const struct fp_options *modes[] = {&sequential, &simultaneous};
   int64_t D = net->m->dims.D;
   size_t forward = 0; /* of its inverse the backward solve keeps clear */
   sequential.window = 1;
-  simultaneous.window = FP_WINDOW_ALL;
   struct span span[SPANS];
   struct scratch maps = scratch;
   struct backend nothing = backend_dry_of(net->m->be);

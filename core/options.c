@@ -69,6 +69,15 @@ struct fp_options fp_choose(const struct fp_options *o, int64_t length)
   return chosen;
 }
 
+struct fp_options fp_simultaneous(const struct fp_options *o)
+{
+  struct fp_options chosen = *o;
+  chosen.window = FP_WINDOW_ALL;
+  if (chosen.solver == FP_AUTO)
+    chosen.solver = FP_PICARD;
+  return chosen;
+}
+
 bool fp_leaves_inverse(const struct fp_options *o, int64_t length)
 {
   struct fp_options chosen = fp_choose(o, length);

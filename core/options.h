@@ -58,6 +58,9 @@ extern "C" {
 /* The options that solve a chain of `length` blocks as o asks: `auto` becomes a solver, a window,
  * a memory and a damping; everything else is left alone. */
 struct fp_options fp_choose(const struct fp_options *o, int64_t length);
+/* Those that solve whole sequences at once: `auto` becomes Picard's method, which keeps the order
+ * of a chain. */
+struct fp_options fp_simultaneous(const struct fp_options *o);
 /* Whether a forward solve with those options can leave an inverse (struct fp_inverse). */
 bool fp_leaves_inverse(const struct fp_options *o, int64_t length);
 /* "picard, window 8" or "anderson, window all, memory 5": what those options are, for the log. */

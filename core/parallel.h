@@ -6,7 +6,7 @@
 #include <stdint.h>
 
 /* Calls f(ctx, i) for every i in 0..count-1, in no order, on as many threads as OpenMP would use;
- * loops inside (core/launch.h) are their thread's own.  With less than half as many parts as
+ * loops inside (core/launch.h) are their thread's own.  With at most half as many parts as
  * threads, one part after the other has all the threads in its loops.  Either way what f computes
  * is the same where loops do not depend on their number of threads. */
 void parallel_run(int64_t count, void (*f)(void *ctx, int64_t i), void *ctx);

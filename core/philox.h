@@ -45,6 +45,7 @@ void philox(uint64_t seed, uint32_t a, uint32_t b, uint32_t c, uint32_t d, uint3
 double philox_uniform(uint32_t hi, uint32_t lo); /* 53 bits, in [0,1) */
 /* A standard normal from one call's words (Box-Muller). */
 double philox_normal(const uint32_t word[4]);
-/* Unbiased integer in [0,n) from one call's words, n <= 2^32 (multiply-shift on 64 bits). */
+/* Integer in [0,n) from one call's words, by multiply-shift on 64 bits: none is more probable than
+ * another by more than n/2^64 of its probability. */
 uint32_t philox_below(const uint32_t word[4], uint32_t n);
 #endif

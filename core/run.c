@@ -18,11 +18,8 @@ struct fp_options evaluate_solve(const struct config *c, enum evaluate_mode mode
 {
   struct fp_options o = c->deq.evaluate;
   /* a window that was given takes the sequential mode's place */
-  if (mode == MODE_SIMULTANEOUS) {
-    o.window = FP_WINDOW_ALL;
-    o.solver = o.solver == FP_AUTO ? FP_PICARD : o.solver; /* it keeps the order of a chain */
-    return o;
-  }
+  if (mode == MODE_SIMULTANEOUS)
+    return fp_simultaneous(&o);
   if (o.window == FP_WINDOW_ALL)
     o.window = 1;
   return fp_choose(&o, length);

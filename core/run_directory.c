@@ -49,7 +49,7 @@ static enum status holds_others(const char *path, bool *others)
 static enum status remove_run(const char *path)
 {
   char old[RUN_PATH];
-  int n = snprintf(old, sizeof old, "%s.removing", path);
+  int n = snprintf(old, sizeof old, "%s" REMOVING, path);
   if (n < 0 || (size_t)n >= sizeof old)
     FAIL(ERR_USAGE, "%s: the path is too long", path);
   TRY(directory_remove(old));
@@ -145,11 +145,12 @@ static int descending(const void *a, const void *b)
 /* -1: not the name of a checkpoint. */
 static int64_t step_of(const char *name)
 {
-  char *end;
+  char exact[64];
   if (strncmp(name, "step-", 5) != 0 || name[5] < '0' || name[5] > '9')
     return -1;
-  int64_t step = strtoll(name + 5, &end, 10);
-  return *end ? -1 : step;
+  int64_t step = strtoll(name + 5, NULL, 10);
+  checkpoint_name(step, exact);
+  return strcmp(exact + strlen("checkpoints/"), name) == 0 ? step : -1;
 }
 
 /* The steps of all checkpoints, newest first; *steps is the caller's to free. */

@@ -13,6 +13,9 @@ enum { RUN_PATH = 2 * CONFIG_PATH };
 MUST_USE enum status run_directory_prepare(const struct train_options *o, int *lock);
 MUST_USE enum status config_write_file(const struct config *c, const char *directory);
 
+/* What the name of a run that is being removed ends in; no run may be called so. */
+#define REMOVING ".removing"
+
 /* "checkpoints/step-00000300" */
 void checkpoint_name(int64_t step, char out[64]);
 /* An empty directory to write a checkpoint into; path in `out` (RUN_PATH). */

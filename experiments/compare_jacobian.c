@@ -127,6 +127,9 @@ static enum status walk_task(struct walk *w, struct compared_jacobian *j)
     data_batch(&data, (uint64_t)w->c->seed, STREAM_JACOBIAN, 0, 0, 1, PREFIX + 1, tokens,
                tokens + PREFIX + 1);
     s = walk_on(w, tokens, j);
+  } else if (s == ERR_USAGE) {
+    (void)snprintf(j->missing, sizeof j->missing, "the text is too short");
+    s = OK;
   }
   data_close(&data);
   return s;

@@ -126,13 +126,17 @@ static enum status command_of(const struct workshop *shop, const struct worker *
 }
 
 /* In the child: ends with this program's parent, and is asked to end by nobody else. */
-static void become(const struct word_list *words, int log, pid_t parent, int64_t threads)
+static void become(const struct word_list *words, int log, pid_t parent, int64_t threads,
+                   const sigset_t *signals)
 {
   char *argv[LIST_WORDS + 1], number[24];
   for (int i = 0; i < words->count; i++)
     argv[i] = words->word[i];
   argv[words->count] = NULL;
   (void)snprintf(number, sizeof number, "%lld", (long long)threads);
+  (void)signal(SIGINT, SIG_DFL); /* until the program has handlers of its own */
+  (void)signal(SIGTERM, SIG_DFL);
+  (void)pthread_sigmask(SIG_SETMASK, signals, NULL);
   (void)setpgid(0, 0); /* Ctrl-C reaches compare alone, which then tells its children */
 #ifdef __linux__
   (void)prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -164,11 +168,16 @@ static enum status start_child(struct workshop *shop, struct worker *w, enum tas
   struct word_list words;
   int64_t threads = shop->cores / shop->jobs;
   pid_t parent = getpid();
+  sigset_t ends, before;
   TRY(command_of(shop, w, task, &words));
   (void)fflush(NULL);
+  (void)sigemptyset(&ends);
+  (void)sigaddset(&ends, SIGINT), (void)sigaddset(&ends, SIGTERM);
+  (void)pthread_sigmask(SIG_BLOCK, &ends, &before); /* the child has this program's handlers yet */
   pid_t child = fork();
   if (child == 0)
-    become(&words, log, parent, threads > 1 ? threads : 1);
+    become(&words, log, parent, threads > 1 ? threads : 1, &before);
+  (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
   word_list_free(&words);
   if (child < 0)
     FAIL(ERR_MEMORY, "a process cannot be started: %s", strerror(errno));
@@ -229,6 +238,8 @@ static void ended(struct workshop *shop, struct worker *w, int status)
   char line[256];
   w->child = 0;
   shop->running--;
+  if (WIFSIGNALED(status) && interrupted()) /* before it could stop in good order */
+    return;
   if (WIFEXITED(status) &&
       (WEXITSTATUS(status) == 130 || (WEXITSTATUS(status) == 0 && has_left_its_work(w))))
     return;

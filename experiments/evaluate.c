@@ -2,6 +2,7 @@
  * given tokens. */
 #include "core/data.h"
 #include "core/files.h"
+#include "core/interrupt.h"
 #include "experiments/evaluation_json.h"
 #include "experiments/json_file.h"
 #include "experiments/program.h"
@@ -162,7 +163,10 @@ static enum status run(int argc, char **argv)
   TRY(file_check(o.logits));
   TRY(file_check(o.gradients));
   TRY(runtime_open(&c, &rt));
-  return o.tokens ? evaluate_given(&c, &rt, checkpoint, &o) : table(&c, &rt, checkpoint, json);
+  if (!o.tokens)
+    return table(&c, &rt, checkpoint, json);
+  interrupt_at_once();
+  return evaluate_given(&c, &rt, checkpoint, &o);
 }
 
 int main(int argc, char **argv)

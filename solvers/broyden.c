@@ -20,6 +20,8 @@
  * Memory: a, b (slots,rank+1,stride): u, v; the one behind the last holds q, and (bad) r_k.  With
  * reduce a has one more, for p_k beside p~.
  * c, d (slots,stride): p_k (p~); z_k + damping r_k, the Picard step to go back to.
+ * A step of length 10^-25 has a denominator whose inverse no float holds: u and v then share it, u
+ * times a power of two and v divided by it.
  * small: v_j . r (M), u_j . s (M), then what `update` decides (struct broyden_update), then struct
  * broyden_rank.
  * References: Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6; Kelley 2003, ch. 4; van de
@@ -36,9 +38,9 @@ struct broyden_settings {
   bool bad, line_search, reduce;
 };
 
-/* u = up p + uq q;  p <- q + pu u; all 0 but uq: no update */
+/* u = up p + uq q;  p <- q + pu u; all 0: no update.  v is divided by `share`. */
 struct broyden_update {
-  wide *vr, *us, *up, *uq, *pu;
+  wide *vr, *us, *up, *uq, *pu, *share;
 };
 
 INLINE struct broyden_update update_of(const struct fp_memory *m, int64_t slot)
@@ -49,6 +51,7 @@ INLINE struct broyden_update update_of(const struct fp_memory *m, int64_t slot)
   u.up = u.us + m->m;
   u.uq = u.up + 1;
   u.pu = u.up + 2;
+  u.share = u.up + 3;
   return u;
 }
 
@@ -61,7 +64,7 @@ struct broyden_rank {
 INLINE struct broyden_rank rank_of(const struct fp_memory *m, int64_t slot, int64_t M)
 {
   struct broyden_rank k;
-  k.before = update_of(m, slot).up + 3;
+  k.before = update_of(m, slot).share + 1;
   k.gone = k.before + M;
   k.left = k.gone + M;
   k.uu = k.left + M;
@@ -82,7 +85,7 @@ static enum status broyden_carve(struct arena *device, const struct fp_samples *
   int64_t M = o->rank, sums = (reduce ? 4 : 2) * M;
   m->m = M + (reduce ? 2 : 1);
   m->sums = sums > SUMS ? sums : SUMS;
-  m->small_size = 2 * m->m + 3 + (reduce ? 3 * M + 7 * M * M : 0);
+  m->small_size = 2 * m->m + 4 + (reduce ? 3 * M + 7 * M * M : 0);
   TRY(CARVE(device, s->slots * m->m * m->stride, &m->a));
   TRY(CARVE(device, s->slots * m->m * m->stride, &m->b));
   TRY(CARVE(device, s->slots * m->stride, &m->c));
@@ -468,8 +471,17 @@ KERNEL products(struct fp_samples s, struct fp_memory m, struct broyden_settings
   }
 }
 
-/* Whether its vectors can be stored; s' y of float32's smallest steps has no inverse in it. */
+/* Whether its vectors can be stored. */
 INLINE bool representable(wide x) { return is_finite(re((real)x)); }
+
+/* A power of two near its root, for who has a factor 1/denominator to share; 1 where none need be.
+ */
+INLINE double share_of(wide denominator)
+{
+  double size = magnitude(denominator);
+  bool extreme = size > 0 && is_finite(size) && (size < 0x1p-64 || size > 0x1p64);
+  return extreme ? ldexp(1.0, ilogb(size) / 2) : 1;
+}
 
 /* Whether and how H is updated; leaves it alone when the denominator says nothing. */
 KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o)
@@ -487,15 +499,17 @@ KERNEL update(struct fp_samples s, struct fp_memory m, struct broyden_settings o
     wide along = o.bad ? sum[1] : t * sum[2]; /* v.r */
     double size = o.bad ? magnitude(sum[2]) : q->length * sqrt(magnitude(sum[3] * sum[1]));
     double small = o.bad ? o.guard * o.guard * size : o.guard * size;
+    wide share = share_of(denominator), up = share * (t - 1) / denominator;
     bool sound = magnitude(denominator) > small && is_finite(re(along / denominator)) &&
-                 representable((t - 1) / denominator) && representable(1 / denominator);
+                 representable(up) && representable(share / denominator);
     q->accelerated = sound || q->count > 0;
-    *u.up = sound ? (t - 1) / denominator : 0;
-    *u.uq = sound ? 1 / denominator : 0;
-    *u.pu = sound ? along : 0;
+    *u.up = sound ? up : 0;
+    *u.uq = sound ? share / denominator : 0;
+    *u.pu = sound ? along / share : 0;
+    *u.share = sound ? share : 1;
     q->head = sound ? q->count + 1 : q->count; /* updates from now on */
     if (sound)
-      u.vr[q->count] = along;
+      u.vr[q->count] = along / share;
     q->counter[FP_FALLBACKS] += !sound;
   }
 }
@@ -525,6 +539,12 @@ INLINE void next_step(const struct fp_samples *s, const struct fp_memory *m,
   const real *d = direction_of(m, o, q, v);
   real *h = m->a + v->at + q->count * m->stride, *old = m->b + v->at + q->head * m->stride;
   const real *fz = s->fz + v->first;
+  if (re(*u.share) != 1) {
+    real *w = m->b + v->at + q->count * m->stride, by = (real)(1 / *u.share);
+    SIMD
+    FOR_COLUMNS (j, 0, v->n)
+      w[j] *= by;
+  }
   if (q->stalls) { /* u = (t d - p~ + q) / denominator; else d = p~ = p */
     up = 1;
     SIMD

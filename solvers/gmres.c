@@ -166,7 +166,8 @@ KERNEL begin_cycle(struct fp_samples s, struct fp_memory m)
       q->counter[FP_FALLBACKS]++;
     if (q->rest >= 3)
       p->verdict = (uint8_t)(q->accelerated ? FP_STAGNATED : FP_BREAKDOWN);
-    if (!gained || !(q->last > 0))
+    bool small = !is_finite(re((real)(1 / q->last))); /* 0, or too small to be divided by */
+    if (!gained || small)
       q->phase = GMRES_ANSWER; /* a Picard step, which holds a z whose residual is 0 */
     else
       k.g[0] = norm;

@@ -403,6 +403,43 @@ static void texts_are_told_apart(void **state)
   check_spawned(&r, 2, "corpus.txt has changed since");
 }
 
+/* Too short for a Jacobian, not for a comparison. */
+static void a_short_text_has_no_jacobian(void **state)
+{
+  (void)state;
+  enum { LETTERS = 150 };
+  struct spawned r;
+  char corpus[LETTERS], a[512], path[600];
+  for (int k = 0; k < LETTERS; k++)
+    corpus[k] = (char)('a' + k % 7);
+  scratch_put("corpus.txt", corpus, LETTERS);
+  (void)snprintf(path, sizeof path, "data={task: text, path: %s, length: 6}",
+                 scratch("corpus.txt"));
+  (void)snprintf(a, sizeof a, "%s", make_run("a", "implicit", "S3", path));
+  SPAWN(&r, "compare", a, "evaluate.lengths=[6]", "--output", scratch("out"));
+  check_spawned(&r, 0, "compare.html");
+  assert_non_null(strstr(r.output, "the text is too short"));
+}
+
+/* The curve over max_iter is that of solves which take min_iter. */
+static void the_knob_keeps_to_the_least(void **state)
+{
+  (void)state;
+  struct spawned r;
+  char a[512];
+  (void)snprintf(a, sizeof a, "%s", make_run("a", "implicit", "S3", NULL));
+  SPAWN(&r, "compare", a, "deq.evaluate={min_iter: 40, max_iter: 64, tol: 0.3}", "--output",
+        scratch("out"));
+  check_spawned(&r, 0, "compare.html");
+  json_t *root = load("out/compare.json");
+  const json_t *run = json_array_get(json_object_get(group_of(root, 0, 0), "runs"), 0);
+  const json_t *closely = json_object_get(json_object_get(run, "evaluation"), "closely");
+  const json_t *mode = json_object_get(closely, "sequential");
+  const json_t *knob = json_object_get(json_object_get(mode, "allowed_iterations"), "points");
+  assert_true(number(json_array_get(knob, json_array_size(knob) - 1), "max_iter") == 64);
+  json_decref(root);
+}
+
 static void what_cannot_be_compared(void **state)
 {
   (void)state;
@@ -557,6 +594,31 @@ static void a_killed_list_goes_on(void **state)
   json_decref(root);
 }
 
+/* Its programs have no handlers yet, or this one's still. */
+static void a_list_is_interrupted_while_programs_start(void **state)
+{
+  (void)state;
+  for (int pause = 1; pause < 100; pause *= 3) {
+    char *log = NULL, name[32];
+    size_t n;
+    bool begun = false;
+    (void)snprintf(name, sizeof name, "runs%d", pause);
+    put_list("l.yaml", name);
+    (void)snprintf(name, sizeof name, "l%d.log", pause);
+    pid_t pid = start_list("l.yaml", name);
+    while (!begun) {
+      wait_milliseconds(1);
+      begun = path_exists(scratch(name)) && file_read(scratch(name), &log, &n) == OK &&
+              strstr(log, "training");
+      free(log);
+      log = NULL;
+    }
+    wait_milliseconds(pause);
+    (void)kill(pid, SIGINT);
+    assert_int_equal(spawn_wait(pid), 130);
+  }
+}
+
 static void an_interrupted_list_says_how_to_go_on(void **state)
 {
   (void)state;
@@ -657,10 +719,13 @@ int main(void)
       TEST(seeds_are_one_model),
       TEST(one_seed_is_one_draw),
       TEST(texts_are_told_apart),
+      TEST(a_short_text_has_no_jacobian),
+      TEST(the_knob_keeps_to_the_least),
       TEST(what_cannot_be_compared),
       TEST(what_is_no_run_is_skipped),
       TEST(a_damaged_checkpoint_is_skipped),
       TEST(a_killed_list_goes_on),
+      TEST(a_list_is_interrupted_while_programs_start),
       TEST(an_interrupted_list_says_how_to_go_on),
       TEST(a_run_that_fails_is_left_out),
       TEST(lists_are_checked),

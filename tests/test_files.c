@@ -79,6 +79,32 @@ static void links_are_written_through(void **state)
   assert_true(scratch_has("d/real", "new"));
   assert_int_equal(lstat(scratch("link"), &st), 0);
   assert_true(S_ISLNK(st.st_mode));
+  /* also to what is not there yet, by way of another link */
+  assert_int_equal(symlink("later", scratch("d/second")), 0);
+  assert_int_equal(symlink("d/second", scratch("first")), 0);
+  check_ok(file_check(scratch("first")));
+  check_ok(write_text(scratch("first"), "there"));
+  assert_true(scratch_has("d/later", "there"));
+  assert_int_equal(symlink("round", scratch("round")), 0);
+  check_fails(write_text(scratch("round"), "x"), ERR_IO, "Too many levels of symbolic links");
+  assert_int_equal(symlink("none/x", scratch("astray")), 0);
+  check_fails(file_check(scratch("astray")), ERR_IO, "No such file or directory");
+}
+
+static void one_place_has_many_names(void **state)
+{
+  (void)state;
+  check_ok(directory_make(scratch("d")));
+  assert_int_equal(symlink("d", scratch("link")), 0);
+  assert_true(path_is_same(scratch("d/x"), scratch("link/x")));
+  assert_true(path_is_same(scratch("d/x"), scratch("./d//x")));
+  assert_false(path_is_same(scratch("d/x"), scratch("d/y")));
+  assert_false(path_is_same(scratch("d/x"), scratch("x")));
+  assert_false(path_is_same(scratch("none/x"), scratch("none/x")));
+  scratch_put("d/x", "", 0);
+  assert_true(path_is_same(scratch("d/x"), scratch("link/x")));
+  assert_false(path_is_same(scratch("d/x"), scratch("x")));
+  assert_true(path_is_same("neither", "./neither"));
 }
 
 static void devices_are_written_not_replaced(void **state)
@@ -294,6 +320,7 @@ int main(void)
       TEST(reading_names_what_is_missing),
       TEST(commit_replaces_and_abandon_does_not),
       TEST(links_are_written_through),
+      TEST(one_place_has_many_names),
       TEST(devices_are_written_not_replaced),
       TEST(writing_names_what_is_wrong),
       TEST(a_place_is_checked_before_work),

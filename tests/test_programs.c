@@ -270,6 +270,9 @@ static void unconverged_answers_are_told(void **state)
   (void)snprintf(out, sizeof out, "%s", scratch("o.safetensors"));
   SPAWN(&r, "evaluate", run, "--tokens", in);
   check_spawned(&r, 0, "accuracy");
+  SPAWN(&r, "evaluate", run, "--tokens", in, "deq.forward.solver=auto", "deq.backward.solver=auto",
+        "deq.evaluate={mode: simultaneous, solver: auto, max_iter: 1000}");
+  check_spawned(&r, 0, "accuracy");
   SPAWN(&r, "evaluate", run, "--tokens", in, "--json", scratch("j.json"));
   check_spawned(&r, 2, "--json writes the table");
   SPAWN(&r, "evaluate", run, "--tokens", in, "--logits", out, "deq.evaluate.max_iter=2");

@@ -314,6 +314,20 @@ static void damaged_checkpoints(void **state)
 }
 
 /* metrics.jsonl that a power loss tore is mended; one that is broken in the middle is refused. */
+/* What is no checkpoint of ours, or no run, is neither removed nor in the way. */
+static void names_that_are_not_ours(void **state)
+{
+  (void)state;
+  struct spawned r;
+  make_run();
+  check_ok(directory_make(scratch("a/checkpoints/step-99")));
+  SPAWN(&r, "train", "--resume", scratch("a"), "train.steps=2");
+  check_spawned(&r, 0, "2 steps done");
+  assert_true(path_is_directory(scratch("a/checkpoints/step-99")));
+  SPAWN(&r, "train", scratch("a.yaml"), "name=a.removing");
+  check_spawned(&r, 2, "name 'a.removing': so a run is called while it is removed");
+}
+
 static void damaged_metrics(void **state)
 {
   (void)state;
@@ -427,6 +441,7 @@ int main(void)
       TEST(large_configurations),
       TEST(damaged_checkpoints),
       TEST(checkpoints_of_another_model),
+      TEST(names_that_are_not_ours),
       TEST(damaged_metrics),
       TEST(checkpoints_of_another_dtype),
       TEST(command_lines),

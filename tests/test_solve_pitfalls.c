@@ -472,6 +472,50 @@ static void float32_floor(void **state)
   }
 }
 
+struct affine {
+  double rate, scale;
+};
+static void affine_map(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
+{
+  const struct affine *c = ctx;
+  (void)row, (void)t, (void)s;
+  for (int j = 0; j < 8; j++)
+    fz[j] = c->rate * (z[j] - 0.2 * z[(j + 1) % 8]) + c->scale * (j % 3 + 1);
+}
+
+/* Cotangents of tokens that a model is sure of are as small as 1e-25: what is made of products of
+ * two of them is not to leave float32. */
+static void scale_of_the_unknowns(void **state)
+{
+  (void)state;
+  static const struct {
+    enum fp_solver solver;
+    enum fp_kind kind;
+    enum fp_limit limit;
+  } methods[] = {{FP_ANDERSON, FP_KIND_AUTO, FP_RESTART}, {FP_ANDERSON, FP_GOOD, FP_RESTART},
+                 {FP_BROYDEN, FP_GOOD, FP_RESTART},       {FP_BROYDEN, FP_BAD, FP_RESTART},
+                 {FP_BROYDEN, FP_GOOD, FP_REDUCE},        {FP_BROYDEN, FP_BAD, FP_REDUCE},
+                 {FP_GMRES, FP_KIND_AUTO, FP_RESTART}};
+  static const double scales[] = {1, 1e-10, 1e-20, 1e-25, 1e-30, 1e10, 1e25};
+  for (size_t i = 0; i < sizeof methods / sizeof *methods; i++) {
+    struct fp_options o = solver_options(methods[i].solver, 200, 1e-3);
+    o.kind = methods[i].kind, o.limit = methods[i].limit, o.rank = 4, o.memory = 3;
+    int64_t iterations = 0;
+    for (size_t k = 0; k < sizeof scales / sizeof *scales; k++) {
+      struct affine c = {-1.6, scales[k]}; /* Picard's method would diverge */
+      double z[8] = {0};
+      struct fp_result r = solve(solver_run_f32, affine_map, &c, 8, &o, z);
+      assert_int_equal(r.exits[FP_CONVERGED], 1);
+      iterations = k == 0 ? r.max_iterations : iterations;
+      assert_true(labs((long)(r.max_iterations - iterations)) <= 1);
+    }
+    struct affine c = {0.5, 1e-42}; /* not even its inverse is a float */
+    double z[8] = {0};
+    struct fp_result r = solve(solver_run_f32, affine_map, &c, 8, &o, z);
+    assert_int_equal(r.exits[FP_CONVERGED], 1);
+  }
+}
+
 static void grows(void *ctx, int64_t row, int64_t t, const double *z, double *s, double *fz)
 {
   (void)ctx, (void)row, (void)t, (void)s;
@@ -604,6 +648,7 @@ int main(void)
       cmocka_unit_test(line_search_descends),
       cmocka_unit_test(not_a_number_is_no_success),
       cmocka_unit_test(float32_floor),
+      cmocka_unit_test(scale_of_the_unknowns),
       cmocka_unit_test(divergence_is_a_status),
       cmocka_unit_test(any_options_give_a_status),
   };
