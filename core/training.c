@@ -39,8 +39,8 @@ static enum status begin_or_resume(struct trainer *t, bool finished)
     ready = checkpoint_unreadable(t->o->directory, ready);
   TRY(ready);
   TRY(check_data(t));
-  TRY(metrics_truncate_after(metrics, s->step)); /* the last that may be refused: until here the
-                                                    run is as it was */
+  /* the last that may be refused: until here the run is as it was */
+  TRY(metrics_truncate_after(metrics, s->step));
   if (resumes) {
     TRY(checkpoints_prune(t->o->directory, s->step, t->c->train.keep, s->best_step));
     progress_log(&t->progress, "going on from %s, step %lld", latest, (long long)s->step);

@@ -129,8 +129,8 @@ static enum status check_finite(const struct comparison *c)
       broken++;
     }
   if (broken)
-    FAIL(ERR_NUMERIC, "%lld of %lld runs: answers that are not finite count as wrong",
-         (long long)broken, (long long)runs);
+    FAIL(ERR_NUMERIC, "%lld of %lld runs have answers that are not finite", (long long)broken,
+         (long long)runs);
   return OK;
 }
 

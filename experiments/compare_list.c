@@ -421,13 +421,32 @@ static enum status make_run(const struct compare_list *l, struct list_entry *e, 
   return OK;
 }
 
-/* A section's runs are on the data of its first. */
-static enum status check_section(const struct list_run *runs, const struct list_run *run)
+/* As it will be evaluated: what it was trained on may differ. */
+static enum status evaluated_config(const struct compare_list *l, const struct list_run *run,
+                                    struct config *c)
 {
+  struct word_list words = {0};
+  enum status s = word_list_append(&words, &run->set);
+  if (s == OK)
+    s = word_list_append(&words, &l->evaluate);
+  if (s == OK)
+    s = config_load(run->entry->config, words.count, (const char *const *)words.word, c);
+  word_list_free(&words);
+  TRY(s);
+  return config_resolve(c);
+}
+
+/* A section's runs are evaluated on the data of its first. */
+static enum status check_section(const struct compare_list *l, const struct list_run *runs,
+                                 const struct list_run *run)
+{
+  struct config c, other;
   const struct list_run *first = runs;
   while (strcmp(first->entry->section, run->entry->section) != 0)
     first++;
-  return compared_same_data(run->directory, &run->config, first->directory, &first->config);
+  TRY(evaluated_config(l, run, &c));
+  TRY(evaluated_config(l, first, &other));
+  return compared_same_data(run->directory, &c, first->directory, &other);
 }
 
 enum status list_runs_make(const struct compare_list *l, struct list_run **runs, int64_t *count)
@@ -447,7 +466,7 @@ enum status list_runs_make(const struct compare_list *l, struct list_run **runs,
                     "its runs are called as those of another configuration (%s): give it %s label",
                     run->directory, e->labelled ? "another" : "a");
     if (s == OK)
-      s = check_section(*runs, run);
+      s = check_section(l, *runs, run);
     if (s != OK)
       s = blame(l, e, s);
   }

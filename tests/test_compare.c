@@ -525,10 +525,11 @@ static void put_list(const char *name, const char *runs_dir)
                    "  seeds: [3, 4]\n"
                    "  jobs: 2\n"
                    "  set: [train.log_timing=false]\n"
-                   "  evaluate: [evaluate.sequences=5]\n"
+                   "  evaluate: [evaluate.sequences=5, data.identity_probability=0.5]\n"
                    "  configs:\n"
                    "    - {config: im.yaml, label: implizit-é, section: S3}\n"
-                   "    - {config: ex.yaml, section: S3, set: [model.n_layer=2]}\n"
+                   "    - {config: ex.yaml, section: S3,\n"
+                   "       set: [model.n_layer=2, data.identity_probability=0.3]}\n"
                    "    - {config: z2.yaml, section: Z2}\n",
                    scratch(runs_dir));
   scratch_put(name, yaml, (size_t)n);
