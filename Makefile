@@ -92,6 +92,12 @@ $(BUILD)/deps.mk: .ci/deps
 $(BUILD)/%.tools: .ci/deps
 	@.ci/deps --$* && mkdir -p $(@D) && touch $@
 
+# What crosses between a program and the GPU's plug-in, and the sources that compare it (kernels/plugin.h).
+PLUGIN_HEADERS := $(wildcard $(addprefix core/,arena.h backend.h dense.h fixed_point.h launch.h operations.def operations.h options.h real.h status.h) kernels/plugin.h)
+PLUGIN_ENDS := kernels/backends.c kernels/device_cuda.c
+PLUGIN_HASH := $(firstword $(shell cat $(PLUGIN_HEADERS) | cksum))
+$(foreach d,obj/plain cuda/plain obj/emulated/plain,$(PLUGIN_ENDS:%.c=$(BUILD)/$(d)/%.o)): $(PLUGIN_HEADERS)
+
 # objects are made again when the flags have changed
 FLAGS := $(CC) $(KINSOL_CFLAGS) $(CFLAGS_ALL) $(CFLAGS_c64) $(KERNEL_FLAGS) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
 $(BUILD)/flags: FORCE
@@ -103,7 +109,7 @@ FORCE:
 $(BUILD)/obj/plain/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  compile $<"
-	@$(CC) $(CFLAGS_ALL) -c -o $@ $<
+	@$(CC) $(CFLAGS_ALL) $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) -c -o $@ $<
 $(call obj,plain,$(wildcard tests/*.c)) $(TEST_OBJECTS): | $(BUILD)/test.tools
 define precision_rule
 $(BUILD)/obj/$(1)/%.o: %.c $(BUILD)/flags
@@ -267,11 +273,17 @@ WARPGROUPED := $(patsubst %,$(BUILD)/cuda/f32/kernels/%.o,ssd_chunked gated_line
 NVCC_FLAGS = -std=c++20 -O3 -lineinfo -I. -MMD -MP -Werror all-warnings -Xcompiler -fPIC,-fvisibility=hidden
 NVCC_CODE = $(foreach a,$(NVCC_ARCHS),-gencode arch=compute_80,code=$(a))
 $(WARPGROUPED): NVCC_CODE = -DWARPGROUPED \
-  $(foreach a,$(NVCC_ARCHS),-gencode $(if $(filter sm_90,$(a)),arch=compute_90a$(,)code=sm_90a,arch=compute_80$(,)code=$(a)))
+  $(foreach a,$(NVCC_ARCHS),-gencode $(if $(filter sm_90 sm_90a,$(a)),arch=compute_90a$(,)code=sm_90a,arch=compute_80$(,)code=$(a)))
 NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
-  $(NVCC) -x cu $(NVCC_FLAGS) $(NVCC_CODE) $(CUDA_BITS:%=-DREAL_BITS=%) -c -o $@ $<
+  $(NVCC) -x cu $(NVCC_FLAGS) $(NVCC_CODE) $(CUDA_BITS:%=-DREAL_BITS=%) \
+  $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) -c -o $@ $<
+# plug-in's objects are made again when nvcc, its flags or the architectures have changed
+NVCC_ALL = $(NVCC) $(NVCC_FLAGS) $(NVCC_ARCHS)
+$(BUILD)/cuda/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(NVCC_ALL)' | cmp -s - $@ || echo '$(NVCC_ALL)' >$@
 define plugin_rules
-$(BUILD)/cuda/$(1)/%.o: %.c
+$(BUILD)/cuda/$(1)/%.o: %.c $(BUILD)/cuda/flags
 	$$(NVCC_COMPILE)
 $(BUILD)/obj/emulated/$(1)/%.o: %.c
 	$$(EMULATE)
@@ -301,6 +313,7 @@ endif
 EMULATE = @mkdir -p $(@D) && echo "  emulate $< $(EMULATED_BITS:%=(f%))" && $(CXX) -std=c++20 -O2 -fno-strict-aliasing -w \
   -fPIC -fvisibility=hidden -ffp-contract=off -I. $(BLAS_CFLAGS) -Itests/emulation -D__CUDACC__ \
   -include tests/emulation/cuda_runtime.h $(EMULATED_BITS:%=-DREAL_BITS=%) -MMD -MP \
+  $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) \
   $(if $(RACES),-DRACES -g $(EMULATED_BITS:%=-fsanitize=thread)) -c -o $@ -x c++ $<
 $(BUILD)/obj/emulated/f32/%.o: EMULATED_BITS := 32
 $(BUILD)/obj/emulated/f64/%.o: EMULATED_BITS := 64

@@ -138,14 +138,34 @@ static enum status leave_other_tasks(struct layer *l)
   return OK;
 }
 
+static int ascending(const void *a, const void *b)
+{
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return (x > y) - (x < y);
+}
+
+/* Each once, the longest last. */
+static void sort_lengths(struct evaluate_config *e)
+{
+  int64_t kept = 0;
+  qsort(e->lengths, (size_t)e->lengths_count, sizeof *e->lengths, ascending);
+  for (int64_t i = 0; i < e->lengths_count; i++)
+    if (kept == 0 || e->lengths[i] != e->lengths[kept - 1])
+      e->lengths[kept++] = e->lengths[i];
+  for (int64_t i = kept; i < e->lengths_count; i++)
+    e->lengths[i] = 0;
+  e->lengths_count = kept;
+}
+
 /* Everything has been merged: checks it, and moves it to c. */
 static enum status finish(struct layer *l, struct config *c)
 {
   struct deq_config *d = &l->c.deq;
   if (!given(l, key_find("deq.evaluate.window")))
     d->evaluate.window = d->mode == MODE_SEQUENTIAL ? 1 : FP_WINDOW_ALL;
-  else if (d->evaluate.window <= 1)
-    d->mode = d->evaluate.window == 1 ? MODE_SEQUENTIAL : MODE_SIMULTANEOUS;
+  else /* a window that slides takes the sequential mode's place */
+    d->mode = d->evaluate.window == FP_WINDOW_ALL ? MODE_SIMULTANEOUS : MODE_SEQUENTIAL;
+  sort_lengths(&l->c.evaluate);
   TRY(config_check(l));
   TRY(leave_other_tasks(l));
   if (l->c.data.task == TASK_TEXT)

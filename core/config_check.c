@@ -98,6 +98,19 @@ static enum status check_mamba2(const struct layer *l)
   return check_ordered(l, m->dt_min, m->dt_max, M2 "dt_min", M2 "dt_max");
 }
 
+/* Differences of less are rounding's. */
+static enum status check_regularisation(const struct layer *l)
+{
+  const struct regularisation_config *r = &l->c.deq.regularisation;
+  double floor = l->c.dtype == DTYPE_F32 ? 1e-5 : 1e-12;
+  if (r->step > 0 && r->step < floor)
+    FAIL_FROM(BLAME(l, "deq.jacobian_regularisation.step", "dtype"),
+              "deq.jacobian_regularisation.step %g is too small: in %s rounding drowns differences "
+              "of less than about %.2g",
+              r->step, dtype_name(l->c.dtype), floor);
+  return OK;
+}
+
 /* A relative residual |f(z) - z|/|f(z)| carries the rounding of f and of z: a few eps. */
 static enum status check_solve(const struct layer *l, const struct fp_options *o,
                                const char *section)
@@ -167,6 +180,7 @@ enum status config_check(const struct layer *l)
   TRY(check_lengths(l));
   TRY(check_correction(l));
   TRY(check_jacobian(l));
+  TRY(check_regularisation(l));
   TRY(check_solve(l, &d->forward, "deq.forward"));
   TRY(check_solve(l, &d->backward, "deq.backward"));
   TRY(check_solve(l, &d->evaluate, "deq.evaluate"));

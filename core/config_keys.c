@@ -42,7 +42,7 @@ _Static_assert(offsetof(struct evaluate_config, lengths_count) ==
   {path ".max_iter", KEY_INT, AT(to.max_iter), "[1, 1000000000]", NULL, max_iter_,                 \
    "evaluations of f a sample may take, waiting in a window too; then one of its best iterate"},   \
   {path ".min_iter", KEY_INT, AT(to.min_iter), "[1, 1000000000]", NULL, "1",                       \
-   "evaluations of f that a sample must take"},                                                    \
+   "evaluations of f before a sample may converge"},                                               \
   {path ".tol", KEY_REAL, AT(to.tol), "[0, inf)", NULL, tol_,                                      \
    "a sample has converged when its residual is at most this"},                                    \
   {path ".stop", KEY_WORD, AT(to.stop), NULL, stops, "rel",                                        \
@@ -205,7 +205,7 @@ const struct key keys[] = {
   {"data.length", KEY_INT, AT(data.length), "[1, 16777216]", NULL, "16",
    "tokens of a training sequence"},
   {"data.length_min", KEY_INT, AT(data.length_min), "[1, 16777216]", automatic, "auto",
-   "shortest training sequence: lengths are uniform up to `length`; auto: all have `length`"},
+   "shortest training sequence (or a curriculum's): uniform up to `length`; auto: all have it"},
 
   {"train.steps", KEY_INT, AT(train.steps), "[0, 1000000000]", NULL, "900", "optimiser steps"},
   {"train.unroll_steps", KEY_INT, AT(train.unroll_steps), "[0, 1000000000]", NULL, "400",

@@ -101,6 +101,9 @@ static enum status logits_of(const struct evaluator *e, const struct given_token
 {
   const struct model_dims *d = &e->w.m.dims;
   struct fp_options o = evaluate_solve(e->c, e->c->deq.mode, g->L);
+  char what[FP_DESCRIPTION];
+  if (e->c->deq.evaluate.solver == FP_AUTO && e->c->model.kind == MODEL_IMPLICIT)
+    (void)printf("auto: %s\n", fp_describe(&o, what));
   size_t M = (size_t)(g->B * g->L);
   struct outputs out = {
       .logits = malloc(M * (size_t)d->V * sizeof(real)),

@@ -36,6 +36,9 @@ INLINE int64_t ssd_chunk_length(struct ssd_shape d) { return d.T < d.chunk ? d.T
 enum { SSD_BLOCK = 64 };
 INLINE int64_t ssd_blocks(int64_t q) { return (q + SSD_BLOCK - 1) / SSD_BLOCK; }
 
+/* Room in which arrays of four reals at a time follow others. */
+INLINE int64_t in_fours(int64_t reals) { return (reals + 3) / 4 * 4; }
+
 /* Scratch reals of ssd_chunked_fwd and _vjp: a chunk's token pairs twice for each group; its
  * tokens' channels twice, its state, eight scalars a token and two a block for each head; and the
  * pairs twice for each head too, or (by_blocks) two blocks' channels for each group. */
@@ -47,7 +50,8 @@ INLINE int64_t ssd_chunked_work(struct ssd_shape d)
   int64_t tokens = d.by_blocks ? blocks * SSD_BLOCK : Q;
   int64_t head = 2 * tokens * d.P + d.P * d.N + 8 * Q + 2 * blocks;
   int64_t pairs = d.by_blocks ? d.G * 2 * SSD_BLOCK * d.P : d.H * 2 * Q * Q;
-  return d.B * ssd_chunks(d) * (2 * d.G * Q * Q + d.H * head + pairs);
+  int64_t chunks = d.B * ssd_chunks(d);
+  return in_fours(chunks * (2 * d.G * Q * Q + pairs)) + chunks * d.H * head;
 }
 
 /* And of ssd_chunked_jvp. */

@@ -11,6 +11,13 @@ static void log_number(struct trainer *t, const char *key, double value)
     tensorboard_scalar(&t->tensorboard, key, value);
 }
 
+static void log_integer(struct trainer *t, const char *key, int64_t value)
+{
+  metrics_int(&t->metrics, key, value);
+  if (t->tensorboard.out)
+    tensorboard_scalar(&t->tensorboard, key, (double)value);
+}
+
 static void log_solve(struct trainer *t, const char *name, const struct fp_result *r)
 {
   char key[64];
@@ -31,7 +38,7 @@ static void log_choices(struct trainer *t, const struct step_report *r)
   if (t->c->model.kind == MODEL_EXPLICIT)
     return;
   if ((deq->gradient == GRADIENT_SHINE || deq->guess_shine) && r->forward.samples)
-    metrics_int(&t->metrics, "shine_fallbacks", r->fallbacks);
+    log_integer(t, "shine_fallbacks", r->fallbacks);
   if (deq->correction.states > 1 || deq->regularisation.weight > 0)
     log_number(t, "objective", r->objective);
   if (r->jacobian >= 0 && deq->regularisation.weight > 0)
@@ -55,7 +62,7 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
   if (t->tensorboard.out)
     tensorboard_begin(&t->tensorboard, t->state.step);
   metrics_int(&t->metrics, "step", t->state.step);
-  metrics_int(&t->metrics, "tokens", t->state.tokens);
+  log_integer(t, "tokens", t->state.tokens);
   log_number(t, "loss", r->loss);
   log_number(t, "accuracy", r->accuracy);
   if (t->c->data.task == TASK_TEXT)
@@ -70,8 +77,10 @@ static enum status write_metrics(struct trainer *t, const struct step_report *r,
   log_choices(t, r);
   if (r->spike)
     metrics_bool(&t->metrics, "spike", true);
+  if (r->spike && t->tensorboard.out)
+    tensorboard_scalar(&t->tensorboard, "spike", 1);
   if (c->skip_nonfinite)
-    metrics_int(&t->metrics, "skipped", t->state.skipped);
+    log_integer(t, "skipped", t->state.skipped);
   if (r->evaluated) {
     log_number(t, "eval_loss", r->eval_loss);
     log_number(t, "eval_accuracy", r->eval_accuracy);
@@ -142,10 +151,10 @@ enum status trainer_report(struct trainer *t, const struct step_report *r)
 }
 
 /* What `auto` stands for. */
-static void log_choice(struct trainer *t, const char *section, const struct fp_options *o)
+static void log_choice(struct trainer *t, const char *section, const struct fp_options *o,
+                       struct fp_options chosen)
 {
   char what[FP_DESCRIPTION];
-  struct fp_options chosen = fp_choose(o, t->c->data.length);
   if (t->c->model.kind == MODEL_IMPLICIT && o->solver == FP_AUTO)
     progress_log(&t->progress, "%s: auto is %s", section, fp_describe(&chosen, what));
 }
@@ -193,12 +202,33 @@ static void log_gradient(struct trainer *t)
                  (long long)c->train.steps);
 }
 
+/* What only a solve could do. */
+static void log_unused(struct trainer *t)
+{
+  const struct config *c = t->c;
+  const struct {
+    const char *key;
+    bool given;
+  } unused[] = {{"deq.correction.states", c->deq.correction.states > 1},
+                {"deq.jacobian_regularisation.weight", c->deq.regularisation.weight > 0},
+                {"train.report.spectral_radius", c->train.report_spectral_radius > 0},
+                {"train.report.gradient_cosine", c->train.report_gradient_cosine > 0}};
+  for (size_t i = 0; i < sizeof unused / sizeof *unused; i++)
+    if (c->model.kind == MODEL_EXPLICIT && unused[i].given)
+      progress_log(&t->progress, "%s: of no effect, the model is explicit", unused[i].key);
+}
+
 void trainer_say_choices(struct trainer *t)
 {
+  const struct deq_config *deq = &t->c->deq;
+  int64_t length = t->c->data.length;
   log_gradient(t);
   log_lengths(t);
-  log_choice(t, "deq.forward", &t->c->deq.forward);
-  log_choice(t, "deq.backward", &t->c->deq.backward);
+  log_unused(t);
+  log_choice(t, "deq.forward", &deq->forward, fp_choose(&deq->forward, length));
+  log_choice(t, "deq.backward", &deq->backward, fp_choose(&deq->backward, length));
+  if (t->c->train.evaluate_every)
+    log_choice(t, "deq.evaluate", &deq->evaluate, t->evaluating);
   log_shine(t);
 }
 #endif

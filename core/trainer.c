@@ -64,8 +64,9 @@ enum status trainer_open(struct trainer *t, const struct backend *be,
   TRY(weights_open(&c->model, be, TRAINER_SETS, &t->w));
   TRY(shards_open(&t->w.m, &c->deq, NULL, solver, c->train.batch_size, c->data.length,
                   &t->learner));
+  t->evaluating = evaluate_solve(c, c->deq.mode, c->data.length);
   if (c->train.evaluate_every)
-    TRY(shards_open(&t->w.m, &c->deq, &c->deq.evaluate, solver, rows, c->data.length,
+    TRY(shards_open(&t->w.m, &c->deq, &t->evaluating, solver, rows, c->data.length,
                     &t->evaluation));
   if (reports(c))
     TRY(gradient_report_open(c, be, solver, &t->exact));

@@ -37,6 +37,7 @@ struct trainer {
   const struct train_options *o;
   struct weights w;
   struct shard_set learner, evaluation; /* evaluation: only where evaluate_every asks for it */
+  struct fp_options evaluating;         /* how the latter solves */
   struct gradient_report exact;         /* only where train.report asks for it */
   struct task_data data;
   struct metrics metrics;

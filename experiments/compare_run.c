@@ -9,6 +9,7 @@
 #include "experiments/compare_parts.h"
 #include "experiments/evaluation_json.h"
 #include "experiments/json_file.h"
+#include "experiments/program.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -34,7 +35,9 @@ static enum status load_config(const struct compare_settings *s, struct compared
   TRY(config_load(path, s->overrides, s->override, &run->config));
   if (s->like)
     run->config.evaluate = s->like->config.evaluate;
-  return config_resolve(&run->config);
+  TRY(config_resolve(&run->config));
+  say_changes(&run->trained, &run->config, "model.");
+  return OK;
 }
 
 static enum status load_state(struct compared_run *run)

@@ -98,15 +98,7 @@ static bool find_plugin(char path[PATH_SIZE])
 
 static bool same_layout(const struct plugin_layout *theirs)
 {
-  const struct plugin_layout *ours = &plugin_layout;
-  int i = 0;
-  if (theirs->version != ours->version ||
-      memcmp(theirs->sizes, ours->sizes, sizeof ours->sizes) != 0)
-    return false;
-  while (ours->operations[i] && theirs->operations[i] &&
-         strcmp(ours->operations[i], theirs->operations[i]) == 0)
-    i++;
-  return !ours->operations[i] && !theirs->operations[i];
+  return theirs->version == plugin_layout.version && theirs->headers == plugin_layout.headers;
 }
 
 bool backend_cuda_likely(void)

@@ -131,7 +131,8 @@ extern "C" enum status device_alloc(size_t bytes, void *out)
 
 extern "C" void device_free(void *p) { (void)cudaFree(p); }
 
-/* The host's memory is pageable: the call returns when it has been read. */
+/* The host's memory is pageable: the call returns when it has been read, which it has not where the
+ * GPU reads it in place. */
 extern "C" enum status device_upload(stream st, size_t bytes, const void *from, void *dev)
 {
   struct device *d = device_of(st);
@@ -139,6 +140,8 @@ extern "C" enum status device_upload(stream st, size_t bytes, const void *from, 
   TRY(refuse_captured(d, "upload"));
   if (bytes)
     e = cudaMemcpyAsync(dev, from, bytes, cudaMemcpyHostToDevice, d->queue);
+  if (bytes && e == cudaSuccess && d->reads_in_place)
+    e = cudaStreamSynchronize(d->queue);
   return failed(d, e, "upload");
 }
 
@@ -190,6 +193,7 @@ static enum status find_device(struct device *d)
          p.major, p.minor);
   d->blas_bytes = (size_t)(p.major >= 9 ? 32 : 4) << 20; /* as cuBLAS's manual recommends */
   d->shared_bytes = p.sharedMemPerBlockOptin;
+  d->reads_in_place = p.pageableMemoryAccessUsesHostPageTables;
   d->warpgroups = p.major == 9; /* the Makefile builds sm_90 as sm_90a */
   return OK;
 }

@@ -38,6 +38,7 @@ struct device {
   cudaStream_t queue;
   cublasHandle_t blas;
   size_t shared_bytes; /* shared memory that a block may have */
+  bool reads_in_place; /* whether copies from the host's memory may read it later */
   bool warpgroups;     /* whether it has what warpgroup_cuda.h needs */
   cublasLtHandle_t blas_lt;
   void *blas_space; /* of cuBLAS and cuBLASLt */

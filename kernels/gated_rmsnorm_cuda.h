@@ -39,7 +39,8 @@ fwd_team(struct gated_rmsnorm_shape d, int warps, real eps, const real *y, const
       p.at[k] *= NORM_FIRST ? 1 : q.at[k];
       squares += p.at[k] * p.at[k];
     }
-    real mean = (real)(team_sum(&t, squares) * inverse_K + (wide)eps), scale = 1 / sqrt(mean);
+    real mean = (real)(team_sum(&t, squares) * inverse_K + (wide)eps);
+    real scale = INVERSE_ROOT(mean);
     if (inside && t.lane == 0)
       r[row.r_at] = scale;
 #pragma unroll

@@ -80,7 +80,8 @@ INLINE_DEVICE float sum_of_row(float own)
 /* (mean + eps)^(-1/2) of a row of which this lane has a part of the sum of n squares. */
 INLINE_DEVICE float scale_of_row(float squares, int n, float eps)
 {
-  return 1 / sqrtf(sum_of_row(squares) / (float)n + eps);
+  float mean = sum_of_row(squares) / (float)n + eps;
+  return INVERSE_ROOT(mean);
 }
 
 /* Of a row's sums, of which four lanes have fours, the i-th of this lane. */

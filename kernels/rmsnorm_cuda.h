@@ -67,7 +67,8 @@ fwd_team(struct shape d, int warps, real eps, const real *out, struct branch_nor
 #pragma unroll
     for (int k = 0; k < HELD; k++)
       squares += xh.at[k] * xh.at[k];
-    real mean = (real)(team_sum(&t, squares) * inverse_D + (wide)eps), scale = 1 / sqrt(mean);
+    real mean = (real)(team_sum(&t, squares) * inverse_D + (wide)eps);
+    real scale = INVERSE_ROOT(mean);
     if (inside && t.lane == 0)
       n.r[m] = scale;
 #pragma unroll

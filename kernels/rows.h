@@ -249,11 +249,15 @@ enum { SUM_PARTS = 64 / sizeof(real) }; /* sums that run side by side */
   } while (0)
 #endif
 
-/* Of n squares, the factor of an RMS norm; NaN where they overflowed: 0, which is what infinity
- * would give, hides it. */
+/* Of squares that were added up, as a norm divides by it; NaN where they overflowed: 0, which is
+ * what infinity would give, hides it. */
+#define INVERSE_ROOT(x) ((1 + ((x) - (x))) / sqrt(x))
+
+/* Of n squares, the factor of an RMS norm. */
 INLINE real norm_scale(wide squares, int64_t n, real eps)
 {
-  return (real)((1 + (squares - squares)) / sqrt(squares / (wide)n + (wide)eps));
+  wide mean = squares / (wide)n + (wide)eps;
+  return (real)INVERSE_ROOT(mean);
 }
 
 /* Rows whose scales the CPU makes together: the sum, the root and the division behind a row of 128

@@ -55,7 +55,8 @@ INLINE struct chunk_scratch scratch_of(struct ssd_shape d, real *work)
   s.scores2 = s.scores + BC * d.G * Q * Q;
   s.weights = s.block = s.scores2 + BC * d.G * Q * Q;
   s.weights2 = s.weights + u * Q * Q;
-  s.scaled = d.by_blocks ? s.block + BC * d.G * 2 * SSD_BLOCK * d.P : s.weights2 + u * Q * Q;
+  int64_t pairs = d.by_blocks ? BC * d.G * 2 * SSD_BLOCK * d.P : 2 * u * Q * Q;
+  s.scaled = work + in_fours(BC * d.G * 2 * Q * Q + pairs);
   s.scaled2 = s.scaled + u * tokens * d.P;
   s.states = s.scaled2 + u * tokens * d.P;
   s.entry = s.states + u * d.P * d.N;

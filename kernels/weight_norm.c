@@ -12,7 +12,7 @@ INLINE wide inverse_norm(int64_t n, const real *v)
 {
   wide squares = 0;
   ADD_ROW_SUM(squares, n, j, v[j] * v[j]);
-  return re(squares) == 0 ? 0 : 1 / sqrt(squares);
+  return re(squares) == 0 ? 0 : INVERSE_ROOT(squares);
 }
 
 INLINE wide dot_of(int64_t n, const real *a, const real *b)
@@ -87,7 +87,7 @@ INLINE_DEVICE wide held_dot(const held_row &a, const held_row &b)
 INLINE_DEVICE wide held_inverse_norm(const held_row &v)
 {
   wide squares = held_dot(v, v);
-  return squares == 0 ? 0 : 1 / sqrt(squares);
+  return squares == 0 ? 0 : INVERSE_ROOT(squares);
 }
 
 KERNEL fwd_held(int64_t rows, int64_t n, const real *g, const real *v, real *w)

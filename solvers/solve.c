@@ -311,7 +311,8 @@ enum status fp_solve(const struct backend *be, const struct fp_problem *p,
   v.be = be, v.p = p, v.z = z;
   TRY(carve(&scratch, p->rows, p->length, p->n, o, &v));
   TRY(start(&v, result));
-  int64_t every = o->poll_every > 1 ? o->poll_every : 1;
+  int64_t every = o->poll_every > 1 ? o->poll_every : 1, most = o->max_iter + 1; /* and a replay */
+  every = every < most ? every : most;
   bool captured = p->capturable && be->capture_begin;
   for (bool done = false; !done;) {
     for (int64_t k = 0; k < every; k++) {

@@ -231,6 +231,8 @@ static const struct {
     {"deq: {forward: {tol: 1e999}}", "deq.forward.tol must be"},
     {"deq: {forward: {tol: e}}", "deq.forward.tol must be"},
     {"deq: {forward: {tol: 1e-9}}", "f.yaml:4:17: deq.forward.tol 1e-09 is out of reach: in f32"},
+    {"deq: {jacobian_regularisation: {weight: 1, step: 1e-7}}",
+     "f.yaml:4:44: deq.jacobian_regularisation.step 1e-07 is too small: in f32"},
     {"deq: {evaluate: {tol: 0}}", "f.yaml:4:18: deq.evaluate.tol 0 is out of reach"},
     {"deq: {backward: {min_iter: 33}}", "f.yaml:4:18: deq.backward.min_iter 33 is larger than "
                                         "max_iter 32"},
@@ -382,6 +384,7 @@ static void a_window_wins_over_the_mode(void **state)
   assert_true(c.deq.mode == MODE_SIMULTANEOUS && c.deq.evaluate.window == FP_WINDOW_ALL);
   check_ok(parse(MINIMAL "deq: {evaluate: {mode: simultaneous, window: 8}}\n", &c));
   assert_int_equal(c.deq.evaluate.window, 8);
+  assert_int_equal(c.deq.mode, MODE_SEQUENTIAL); /* whose place it takes */
   check_round_trip(&c);
   check_ok(parse(MINIMAL "deq: {evaluate: {window: all}}\n", &c));
   assert_true(c.deq.mode == MODE_SIMULTANEOUS && c.deq.evaluate.window == FP_WINDOW_ALL);
@@ -394,6 +397,18 @@ static void a_window_wins_over_the_mode(void **state)
       path_of("window.yaml"), 2,
       (const char *const[]){"deq.evaluate.window=4", "deq.evaluate.mode=simultaneous"}, &c));
   assert_int_equal(c.deq.evaluate.window, 4);
+}
+
+/* The last is the longest, for who looks at one. */
+static void lengths_ascend(void **state)
+{
+  (void)state;
+  struct config c;
+  check_ok(parse(MINIMAL "evaluate: {lengths: [64, 16, 32, 16, 64]}\n", &c));
+  assert_int_equal(c.evaluate.lengths_count, 3);
+  for (int i = 0; i < 3; i++)
+    assert_int_equal(c.evaluate.lengths[i], 16 << i);
+  check_round_trip(&c);
 }
 
 static void overrides_win(void **state)
@@ -833,6 +848,7 @@ int main(void)
       cmocka_unit_test(shapes_must_fit),
       cmocka_unit_test(tolerances_go_with_the_dtype),
       cmocka_unit_test(a_window_wins_over_the_mode),
+      cmocka_unit_test(lengths_ascend),
       cmocka_unit_test(overrides_win),
       cmocka_unit_test(overrides_that_fail),
       cmocka_unit_test(includes_merge_in_order),

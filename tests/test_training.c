@@ -128,6 +128,23 @@ static void learning_rates(void **state)
   check_close(learning_rate(&c, 19), 1.5, 1e-14, "rate of warm-up");
 }
 
+/* `auto` of an evaluation on the way is that of `evaluate`. */
+static void evaluations_choose_as_evaluate_does(void **state)
+{
+  (void)state;
+  static const char common[] = "train.evaluate_every=3 data.length=12 deq.evaluate.tol=0.2 "
+                               "deq.evaluate.mode=simultaneous deq.evaluate.solver=";
+  static const char *const solvers[] = {"auto", "picard"};
+  double loss[2];
+  for (int i = 0; i < 2; i++) {
+    char words[256];
+    (void)snprintf(words, sizeof words, "%s%s", common, solvers[i]);
+    check_ok(train(NULL, solvers[i], false, words));
+    loss[i] = number(solvers[i], 3, "eval_loss");
+  }
+  assert_true(loss[0] == loss[1]);
+}
+
 static void lengths(void **state)
 {
   (void)state;
@@ -574,6 +591,7 @@ int main(void)
   const struct CMUnitTest tests[] = {
       TEST(accumulation),
       TEST(learning_rates),
+      TEST(evaluations_choose_as_evaluate_does),
       TEST(lengths),
       TEST(one_process_trains_a_run),
       TEST(steps_that_are_made_stay_on_record),

@@ -166,7 +166,7 @@ struct cudaGraphExecUpdateResultInfo {
 struct cudaDeviceProp {
   char name[256];
   size_t totalGlobalMem, sharedMemPerBlockOptin;
-  int major, minor;
+  int major, minor, pageableMemoryAccessUsesHostPageTables;
 };
 struct cudaFuncAttributes {
   int numRegs;

@@ -69,6 +69,59 @@ static void gated_norms(struct both b, struct norm_case c, bool norm_first, real
   end(&b);
 }
 
+/* Rows of n/rows, of which the last but one begins with what has no square. */
+static struct array *with_overflow(struct both *b, int64_t rows, int64_t n)
+{
+  real *x = calloc((size_t)n, sizeof *x);
+  assert_non_null(x);
+  for (int64_t i = 0; i < n; i++)
+    x[i] = (real)(0.5 + uniform(b));
+  x[(rows - 2) * (n / rows)] = (real)(sizeof *x == sizeof(float) ? 1e30 : 1e200);
+  struct array *a = add(b, n, sizeof *x, x);
+  free(x);
+  return a;
+}
+
+/* That row is NaN from its `from`-th of `columns` on, and none of the others. */
+static void check_overflow(const struct both *b, const struct array *a, int64_t rows, int64_t from,
+                           int64_t columns)
+{
+  int64_t n = a->n / rows;
+  for (int k = 0; k < 2; k++) {
+    double *x = values(b, a, k, false);
+    for (int64_t i = 0; i < a->n; i++)
+      assert_int_equal(isnan(x[i]) != 0,
+                       i / n == rows - 2 && i % n >= from && i % n < from + columns);
+    free(x);
+  }
+}
+
+static void norms_that_overflow(struct both b, struct norm_case c)
+{
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.ldz, true};
+  int64_t M = c.rows, n = M * c.E, group = c.E / c.G;
+  struct array *x = with_overflow(&b, M, n), *z = reals(&b, M * c.ldz, 1, 2);
+  struct array *w = reals(&b, c.E, 0.5, 2), *r = poison(&b, M, sizeof(real));
+  struct array *y = poison(&b, n, sizeof(real)), *gr = poison(&b, M * c.G, sizeof(real));
+  struct array *out = poison(&b, n, sizeof(real)), *g = reals(&b, M, 1, 2);
+  struct array *v = poison(&b, n, sizeof(real));
+  ON_BOTH(b)
+  {
+    const struct branch_norm norm = {
+        .B = M, .T = 1, .x = x->at[k], .w = w->at[k], .damping = 1, .r = r->at[k], .y = y->at[k]};
+    be->rmsnorm_fwd(be->st, c.E, (real)1e-5, NULL, norm);
+    be->gated_rmsnorm_fwd(be->st, d, (real)1e-5, x->at[k], (const real *)z->at[k] + c.z_at,
+                          w->at[k], gr->at[k], out->at[k]);
+    be->weight_norm_fwd(be->st, M, c.E, g->at[k], x->at[k], v->at[k]);
+  }
+  check_overflow(&b, r, M, 0, 1);
+  check_overflow(&b, y, M, 0, c.E);
+  check_overflow(&b, gr, M, 0, 1);
+  check_overflow(&b, out, M, 0, group);
+  check_overflow(&b, v, M, 0, c.E);
+  end(&b);
+}
+
 #define device_norms NAME(device_norms)
 void device_norms(const void *cpu, const void *device, uint64_t seed)
 {
@@ -77,6 +130,7 @@ void device_norms(const void *cpu, const void *device, uint64_t seed)
       gated_norms(begin(cpu, device, seed), norm_cases[i], (beta + i) % 2, (real)beta / 2,
                   beta == 1);
     plain_norms(begin(cpu, device, seed), norm_cases[i].rows, norm_cases[i].E, i % 2 == 1);
+    norms_that_overflow(begin(cpu, device, seed), norm_cases[i]);
   }
 }
 
@@ -122,6 +176,23 @@ static void gated_linear(struct both b, struct gated_linear_case c, double toler
   same(&b, kept, tolerance, "gated_linear");
   same(&b, other_r, TOLERANCE, "gated_linear's scale where the norm is not kept");
   same(&b, unkept, tolerance, "gated_linear whose norm is not kept");
+  end(&b);
+}
+
+static void gated_linear_that_overflows(struct both b, struct gated_linear_case c)
+{
+  static const struct branch_norm none;
+  struct gated_rmsnorm_shape d = {c.rows, c.E, c.G, c.E + c.gap, c.norm_first};
+  struct array *y = with_overflow(&b, c.rows, c.rows * c.E);
+  struct array *z = reals(&b, c.rows * d.ldz, 1, 2), *w = reals(&b, c.E, 0.5, 2);
+  struct array *W = reals(&b, c.N * c.E, -1, 1), *r = poison(&b, c.rows * c.G, sizeof(real));
+  struct array *yn = poison(&b, c.rows * c.E, sizeof(real));
+  struct array *out = poison(&b, c.rows * c.N, sizeof(real));
+  ON_BOTH(b)
+  be->gated_linear_fwd(be->st, d, (real)1e-5, y->at[k], (const real *)z->at[k] + c.z_at, w->at[k],
+                       c.N, W->at[k], NULL, NULL, false, true, r->at[k], yn->at[k], out->at[k],
+                       none);
+  check_overflow(&b, out, c.rows, 0, c.N);
   end(&b);
 }
 
@@ -198,6 +269,7 @@ static void gated_linears(const void *cpu, const void *device, uint64_t seed, do
 {
   for (int i = 0; i < GATED_LINEAR_CASES; i++) {
     gated_linear(begin(cpu, device, seed), gated_linear_cases[i], tolerance);
+    gated_linear_that_overflows(begin(cpu, device, seed), gated_linear_cases[i]);
     for (int k = 0; k < BRANCH_CASES; k++)
       if (i < 2 || k == i % BRANCH_CASES)
         gated_branch(begin(cpu, device, seed), gated_linear_cases[i], branch_cases[k], tolerance);

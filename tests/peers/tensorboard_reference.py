@@ -20,7 +20,7 @@ except ImportError as missing:
 
 def rounded(x):
     """What float32 keeps of a double; null stands for a number that is not finite."""
-    return struct.unpack("f", struct.pack("f", math.nan if x is None else x))[0]
+    return struct.unpack("f", struct.pack("f", math.nan if x is None else float(x)))[0]
 
 
 def same(a, b):
@@ -32,7 +32,7 @@ def main(run):
     with open(os.path.join(run, "metrics.jsonl"), encoding="utf-8") as lines:
         for line in map(json.loads, lines):
             for key, value in line.items():
-                if isinstance(value, float) or value is None:
+                if key != "step":
                     want.setdefault(key, []).append((line["step"], rounded(value)))
     events = EventAccumulator(run, size_guidance={"scalars": 0})
     events.Reload()
