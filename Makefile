@@ -36,7 +36,8 @@ ifneq ($(filter-out help clean format floors deps,$(or $(MAKECMDGOALS),all)),)
 include $(BUILD)/deps.mk
 endif
 
-WERROR ?= -Werror
+# warnings are those of gcc 12; other compilers' differ
+WERROR ?= $(if $(GCC),-Werror)
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wdouble-promotion -Wmissing-prototypes \
             -Wvla -Wundef -Wcast-qual $(WERROR)
 # -O2 with the same vectoriser compiles in two thirds of the time, but the paper's step then takes
@@ -99,23 +100,26 @@ PLUGIN_HASH := $(firstword $(shell cat $(PLUGIN_HEADERS) | cksum))
 $(foreach d,obj/plain cuda/plain obj/emulated/plain,$(PLUGIN_ENDS:%.c=$(BUILD)/$(d)/%.o)): $(PLUGIN_HEADERS)
 
 # objects are made again when the flags have changed
-FLAGS := $(CC) $(KINSOL_CFLAGS) $(CFLAGS_ALL) $(CFLAGS_c64) $(KERNEL_FLAGS) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i)))
+FLAGS := $(CC) $(KINSOL_CFLAGS) $(CFLAGS_ALL) $(CFLAGS_c64) $(KERNEL_FLAGS) $(foreach i,$(ISAS),$(ISA_FLAGS_$(i))) \
+         $(subst ',,$(LDFLAGS_ALL) $(LDLIBS_ALL))
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
 	@echo '$(FLAGS)' | cmp -s - $@ || echo '$(FLAGS)' >$@
 .PHONY: FORCE
 FORCE:
 
+# under another name first: what a kill leaves is never taken for whole (coverage goes by the name)
+into = $(if $(findstring --coverage,$(OPTIMISE)),-c -o $@ $<,-MT $@ -MF $(@:.o=.d) -c -o $@.tmp $< && mv $@.tmp $@)
 $(BUILD)/obj/plain/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  compile $<"
-	@$(CC) $(CFLAGS_ALL) $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) -c -o $@ $<
+	@$(CC) $(CFLAGS_ALL) $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) $(into)
 $(call obj,plain,$(wildcard tests/*.c)) $(TEST_OBJECTS): | $(BUILD)/test.tools
 define precision_rule
 $(BUILD)/obj/$(1)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $$(@D)
 	@echo "  compile $$< ($(1))"
-	@$$(CC) $$(CFLAGS_ALL) $$(CFLAGS_$(1)) -DREAL_BITS=$(BITS_$(1)) -c -o $$@ $$<
+	@$$(CC) $$(CFLAGS_ALL) $$(CFLAGS_$(1)) -DREAL_BITS=$(BITS_$(1)) $$(into)
 endef
 define isa_rule
 $(BUILD)/obj/$(1)_$(2)/%.o: %.c $(BUILD)/flags
@@ -123,30 +127,29 @@ $(BUILD)/obj/$(1)_$(2)/%.o: %.c $(BUILD)/flags
 	@echo "  compile $$< ($(1) $(2))"
 	@$$(CC) $$(CFLAGS_ALL) $$(CFLAGS_$(2)) -Wc++-compat $(KERNEL_FLAGS) \
 	  -DREAL_BITS=$(BITS_$(2)) -DISA=$(1) \
-	  $(ISA_FLAGS_$(1)) -c -o $$@ $$<
+	  $(ISA_FLAGS_$(1)) $$(into)
 endef
 $(foreach p,f32 f64 c64,$(eval $(call precision_rule,$(p))))
 $(foreach p,f32 f64 c64,$(foreach i,$(ISAS),$(eval $(call isa_rule,$(i),$(p)))))
 
 # ---- linking ----
 
-# a library is written under another name first: what is left by Ctrl-C is never taken for whole
 $(BUILD)/libdeqmamba.a: $(LIB_OBJECTS)
 $(BUILD)/libdeqmamba_complex.a: $(COMPLEX_OBJECTS)
 $(BUILD)/%.a:
 	@rm -f $@ && $(AR) rcs $@.tmp $^ && mv $@.tmp $@
 $(BUILD)/libexperiments.a: $(call obj,plain,$(SHARED_EXPERIMENTS)) # a program takes what it uses
-link = @mkdir -p $(@D) && echo "  link $@" && $(CC) $(LDFLAGS_ALL) -o $@ $(filter %.o,$^) \
+link = @mkdir -p $(@D) && echo "  link $@" && $(CC) $(LDFLAGS_ALL) -o $@.tmp $(filter %.o,$^) \
   $(filter %/libexperiments.a,$^) $(filter %_complex.a,$^) $(filter %/libdeqmamba.a,$^)
 $(PROGRAMS): $(BUILD)/%: $(call obj,plain,experiments/%.c) $(BUILD)/libexperiments.a \
              $(BUILD)/libdeqmamba.a
-	$(link) $(LDLIBS_ALL)
+	$(link) $(LDLIBS_ALL) && mv $@.tmp $@
 $(BUILD)/jacobian_check $(BUILD)/bench: $(BUILD)/libdeqmamba_complex.a
 $(BUILD)/bench: LDLIBS_ALL += $(KINSOL_LIBS)
 $(BUILD)/obj/plain/experiments/bench_kinsol.o: CFLAGS_ALL += $(KINSOL_CFLAGS)
 $(TESTS): $(BUILD)/tests/%: $(call obj,plain,tests/%.c) $(TEST_OBJECTS) \
           $(BUILD)/libexperiments.a $(BUILD)/libdeqmamba.a $(BUILD)/libdeqmamba_complex.a
-	$(link) -lcmocka $(LDLIBS_ALL)
+	$(link) -lcmocka $(LDLIBS_ALL) && mv $@.tmp $@
 $(BUILD)/tests/test_cuda: | $(EMULATED)
 
 # ---- using ----
@@ -160,11 +163,13 @@ BENCH ?= train decode scaling kernels jacobian solvers
 bench: $(BUILD)/bench ## measures speed; BENCH="..." for some of it
 	@for what in $(BENCH); do $(BUILD)/bench $$what || exit; done
 endif
-install: $(PROGRAMS) ## into PREFIX (/usr/local): bin/deqmamba-train and so on, share/deqmamba/configs
+install: $(PROGRAMS) ## into PREFIX (/usr/local): bin/deqmamba-train and so on, share/deqmamba/configs, the GPU's plug-in where it was made
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/deqmamba
 	for p in $(notdir $(PROGRAMS)); do \
 	  install $(BUILD)/$$p $(DESTDIR)$(PREFIX)/bin/deqmamba-`echo $$p | tr _ -` || exit; done
 	cp -R configs $(DESTDIR)$(PREFIX)/share/deqmamba/
+	if test -f $(BUILD)/libdeqmamba_cuda.so; then install -d $(DESTDIR)$(PREFIX)/lib/deqmamba && \
+	  install $(BUILD)/libdeqmamba_cuda.so $(DESTDIR)$(PREFIX)/lib/deqmamba/; fi
 
 # ---- checking ----
 

@@ -21,6 +21,7 @@ struct train_options {
   const char *directory; /* the run directory */
   bool resume;           /* go on from its latest checkpoint; without one this is beginning */
   bool overwrite;        /* an existing run there is removed first */
+  const char *program;   /* how the user calls training, for messages */
 };
 
 /* Trains as c says and writes the run directory (README: Files).  c->model.vocab_size is resolved.

@@ -116,9 +116,9 @@ static enum status loop(struct trainer *t)
     FAIL(ERR_NUMERIC, "%s: the last step was not finite; %lld of %lld were skipped",
          t->o->directory, (long long)t->state.skipped, (long long)t->state.step);
   if (t->state.step < c->steps)
-    FAIL(ERR_INTERRUPTED,
-         "stopped at step %lld, checkpoint written; go on with: build/train --resume %s",
-         (long long)t->state.step, shell_quoted(t->o->directory).text);
+    FAIL(ERR_INTERRUPTED, "stopped at step %lld, checkpoint written; go on with: %s --resume %s",
+         (long long)t->state.step, shell_quoted(t->o->program ? t->o->program : "train").text,
+         shell_quoted(t->o->directory).text);
   return OK;
 }
 

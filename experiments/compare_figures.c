@@ -144,8 +144,8 @@ enum status compare_figures(const struct comparison *c, const char *dir, bool *d
       enum status status = OK;
       bool now = false;
       compared_figure_name(c, i, f, name);
-      if (f->applies(&c->section[i]))
-        status = draw(f, &c->section[i], dir, name, &now);
+      status = f->applies(&c->section[i]) ? draw(f, &c->section[i], dir, name, &now)
+                                          : plot_remove(dir, name);
       *drawn = *drawn || now;
       if (status == ERR_DATA) /* gnuplot would not; the others are worth having */
         (void)fprintf(stderr, "%s\n", last_error());

@@ -224,10 +224,11 @@ static enum status by_position(struct plot *p, const struct compared_section *s,
   return OK;
 }
 
+/* Of more than one position. */
 static bool has_positions(const struct compared_section *s, position_values *of)
 {
   for (int64_t g = 0; g < s->groups; g++)
-    if (positions_of(&s->group[g], of) > 0)
+    if (positions_of(&s->group[g], of) > 1)
       return true;
   return false;
 }
@@ -242,7 +243,7 @@ static bool has_residuals(const struct compared_section *s)
 {
   for (int64_t r = 0; r < s->runs; r++) {
     const struct evaluation_detail *d = detail_of(&s->run[r]);
-    for (int64_t i = 0; d->residual && i < d->length; i++)
+    for (int64_t i = 0; d->residual && d->length > 1 && i < d->length; i++)
       if (d->residual[i] > 0)
         return true;
   }
@@ -430,9 +431,12 @@ static enum status residual_figure(struct plot *p, const struct compared_section
 {
   const struct compared_group *g = traced_group(s, mode);
   const struct fp_options *o = &g->run[0]->config.deq.evaluate;
+  char label[COMPARE_LABEL + 4], text[COMPARE_LABEL + 64], quoted[PLOT_QUOTE];
+  (void)snprintf(text, sizeof text, "iteration (evaluation of f) of %s",
+                 figure_shortened(g->label, 28, label));
   figure_frame(p, TRACED_SOLVERS, 8);
   plot_line(p, "set logscale y; set format y '10^{%%T}'; set xrange [1:*]");
-  plot_line(p, "set xlabel 'iteration (evaluation of f)'; set ylabel '%s residual'",
+  plot_line(p, "set xlabel %s noenhanced; set ylabel '%s residual'", plot_quote(text, quoted),
             o->stop == FP_REL ? "relative" : "absolute");
   plot_line(p,
             "set label 'tolerance' at graph 0.985, first %g right offset 0,0.5 font ',%d' "

@@ -3,6 +3,7 @@
 #include "core/files.h"
 #include "experiments/compare_report.h"
 #include "experiments/plot.h"
+#include "experiments/program.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -187,6 +188,7 @@ static enum status figures_of(FILE *out, const struct comparison *c, int64_t sec
 
 static void commands(FILE *out, const struct comparison *c)
 {
+  char train[CONFIG_PATH];
   (void)fprintf(out, "<h2>How to reproduce this</h2>\n");
   if (c->words > 0) {
     (void)fprintf(out, "<p>This page was written by</p>\n<pre>");
@@ -202,7 +204,8 @@ static void commands(FILE *out, const struct comparison *c)
                 "ones are kept, and do not make it again.</p>\n<pre>");
   for (int64_t i = 0; i < c->sections; i++)
     for (int64_t r = 0; r < c->section[i].runs; r++) {
-      (void)fprintf(out, "build/train ");
+      compared_html_text(shell_quoted(program_beside("train", train)).text, out);
+      (void)fprintf(out, " ");
       compared_html_text(shell_quoted(c->section[i].run[r].directory).text, out);
       (void)fprintf(out, "/config.yaml runs_dir=again\n");
     }

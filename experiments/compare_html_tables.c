@@ -290,10 +290,6 @@ static double type_mean(const struct compared_run *r, int64_t i) { return type_s
 static double type_p95(const struct compared_run *r, int64_t i) { return type_solve(r, i, 1); }
 static double type_most(const struct compared_run *r, int64_t i) { return type_solve(r, i, 2); }
 static double type_residual(const struct compared_run *r, int64_t i) { return type_solve(r, i, 3); }
-static double type_tokens(const struct compared_run *r, int64_t i)
-{
-  return (double)detail_of(r)->type[i].tokens;
-}
 
 static void type_table(FILE *out, const struct compared_section *s)
 {
@@ -309,7 +305,7 @@ static void type_table(FILE *out, const struct compared_section *s)
     (void)fprintf(out, "<td colspan=\"6\"></td></tr>\n");
     for (int64_t i = 0; i < d->types; i++) {
       (void)fprintf(out, "<tr class=\"seed\"><th scope=\"row\">%s</th>", d->type[i].name);
-      count_cell(out, compared_median(g, type_tokens, i));
+      count_cell(out, compared_median(g, of_type_tokens, i));
       number_cell(out, "%.4f", compared_median(g, type_accuracy, i));
       number_cell(out, "%.1f", compared_median(g, type_mean, i));
       number_cell(out, "%.0f", compared_median(g, type_p95, i));

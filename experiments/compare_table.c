@@ -293,7 +293,7 @@ static void types(struct words *t, const struct compared_section *s)
     int64_t k = i % d->types;
     cell(t, "%s", g->label);
     cell(t, "%s", d->type[k].name);
-    cell(t, "%lld", (long long)d->type[k].tokens);
+    number(t, "%.0f", compared_median(g, of_type_tokens, k));
     number(t, "%.4f", compared_median(g, type_accuracy, k));
     number(t, "%.1f", compared_median(g, type_iterations, k));
     number(t, "%.0f", compared_median(g, type_p95, k));

@@ -36,6 +36,12 @@ static inline double of_off_diagonal(const struct compared_run *r, int64_t i)
   return (void)i, r->jacobian.off_diagonal;
 }
 
+/* i: the type of token */
+static inline double of_type_tokens(const struct compared_run *r, int64_t i)
+{
+  return (double)r->evaluation.detail[MODE_SEQUENTIAL].type[i].tokens;
+}
+
 /* i = mode * CONFIG_LENGTHS + length */
 static inline const struct evaluation_row *row_of(const struct compared_run *r, int64_t i)
 {

@@ -41,6 +41,10 @@ const char *plot_file(struct plot *p, const char *what)
   return p->file;
 }
 
+/* Of characters from U+2E80 on the usual fonts have none, and what stands for one is as large as
+ * the figure. */
+static bool beyond_fonts(const char *text) { return strncmp(text, "\xE2\xBA\x80", 3) >= 0; }
+
 const char *plot_quote(const char *text, char out[PLOT_QUOTE])
 {
   size_t n = 0;
@@ -51,6 +55,11 @@ const char *plot_quote(const char *text, char out[PLOT_QUOTE])
     out[n++] = *text;
     if ((unsigned char)*text < ' ')
       out[n - 1] = ' ';
+    if ((unsigned char)*text < 0xE2 || !beyond_fonts(text)) /* from U+2E80 on, in UTF-8 */
+      continue;
+    memcpy(out + n - 1, "?", 1);
+    while (((unsigned char)text[1] & 0xC0) == 0x80)
+      text++;
   }
   /* the bytes of a character stay together */
   while (*text && ((unsigned char)*text & 0xC0) == 0x80 && n < PLOT_QUOTE - 2)
@@ -214,6 +223,14 @@ enum status plot_end(struct plot *p, bool *drawn)
     FAIL(ERR_DATA, "%s/%s: gnuplot failed; %s holds what it said", p->dir, script, log);
   }
   return remove_file(p, "log"); /* warnings */
+}
+
+enum status plot_remove(const char *dir, const char *name)
+{
+  const struct plot p = {.dir = dir, .name = name};
+  TRY(remove_file(&p, "png"));
+  TRY(remove_file(&p, "svg"));
+  return remove_file(&p, "gp");
 }
 
 void plot_abandon(struct plot *p)

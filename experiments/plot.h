@@ -37,7 +37,8 @@ MUST_USE enum status plot_data(struct plot *p, const char *what, const char *nam
 MUST_USE enum status plot_matrix(struct plot *p, const char *what, int64_t n, const double *values,
                                  int64_t *cell);
 const char *plot_file(struct plot *p, const char *what); /* good for the next call only */
-/* Text of a user as a string of gnuplot's, whatever is in it: quotes and all; cut to fit. */
+/* Text of a user as a string of gnuplot's, whatever is in it: quotes and all; cut to fit; what
+ * fonts lack (from U+2E80 on) as question marks. */
 enum { PLOT_QUOTE = 512 };
 const char *plot_quote(const char *text, char out[PLOT_QUOTE]);
 /* Adds a line to the script. */
@@ -46,6 +47,8 @@ void plot_line(struct plot *p, const char *format, ...) __attribute__((format(pr
  * ERR_DATA when gnuplot fails, and then NAME.log holds what it said. */
 MUST_USE enum status plot_end(struct plot *p, bool *drawn);
 void plot_abandon(struct plot *p);
+/* What an earlier call of the same directory and name drew.  ERR_IO. */
+MUST_USE enum status plot_remove(const char *dir, const char *name);
 /* What to do where nothing was drawn, for the user. */
 const char *plot_hint(void);
 #endif

@@ -24,8 +24,22 @@ static bool spin_briefly(void)
   return setenv("GOMP_SPINCOUNT", "1000", 1) == 0;
 }
 
+static const char *typed = "build/train"; /* as this program was called */
+
+const char *program_beside(const char *name, char out[CONFIG_PATH])
+{
+  const char *slash = strrchr(typed, '/'), *base = slash ? slash + 1 : typed;
+  bool installed = strncmp(base, "deqmamba-", 9) == 0; /* make install names it so */
+  (void)snprintf(out, CONFIG_PATH, "%.*s%s%s", (int)(base - typed), typed,
+                 installed ? "deqmamba-" : "", name);
+  for (char *c = out + (base - typed); installed && *c; c++)
+    *c = *c == '_' ? '-' : *c;
+  return out;
+}
+
 void program_start(int argc, char **argv)
 {
+  typed = argc > 0 ? argv[0] : typed;
   bool again = spin_briefly();
   blas_start(argc, argv); /* when this starts the program again, both are done */
   if (again) {

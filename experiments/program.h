@@ -19,6 +19,9 @@ struct command_line {
 
 /* Starts the program: the right BLAS (may start it again), signal handlers. */
 void program_start(int argc, char **argv);
+/* How the user calls `name` (train, jacobian_check, ...), which lies where this program does; in
+ * `out`. */
+const char *program_beside(const char *name, char out[CONFIG_PATH]);
 /* Sorts the words into target, key=value overrides and options; --help prints and exits 0.  */
 MUST_USE enum status command_line_parse(int argc, char **argv, const char *usage,
                                         const struct option_spec *options, struct command_line *c);

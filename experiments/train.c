@@ -68,7 +68,7 @@ static enum status run(int argc, char **argv)
   struct runtime rt;
   const char *resume = NULL;
   bool keys = false;
-  char directory[2 * CONFIG_PATH], config[2 * CONFIG_PATH];
+  char directory[2 * CONFIG_PATH], config[2 * CONFIG_PATH], program[CONFIG_PATH];
   const struct option_spec options[] = {
       {"resume", "DIR", "go on with a run, exactly, from its latest checkpoint", &resume, NULL},
       {"overwrite", NULL, "remove an existing run of this name first", NULL, &o.overwrite},
@@ -97,10 +97,12 @@ static enum status run(int argc, char **argv)
   else
     TRY(say_overrides(config, directory, &c));
   o.directory = directory;
+  o.program = program_beside("train", program);
   TRY(runtime_open(&c, &rt));
   TRY(train_run(&c, &rt, &o));
-  (void)printf("%s: %lld steps done; evaluate it with: build/evaluate %s\n", directory,
-               (long long)c.train.steps, shell_quoted(directory).text);
+  (void)printf("%s: %lld steps done; evaluate it with: %s %s\n", directory,
+               (long long)c.train.steps, shell_quoted(program_beside("evaluate", program)).text,
+               shell_quoted(directory).text);
   return OK;
 }
 

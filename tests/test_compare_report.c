@@ -272,6 +272,15 @@ static void a_figure_shows_medians_intervals_and_seeds(void **state)
   sample_comparison_free(&c);
 }
 
+/* What gnuplot puts in the place of one would cover the figure. */
+static void letters_that_no_font_has(void **state)
+{
+  (void)state;
+  char quoted[PLOT_QUOTE];
+  assert_string_equal(plot_quote("it's \u03c8\u2026 \u6a21\u578b \U0001F600", quoted),
+                      "'it''s \u03c8\u2026 ?? ?'");
+}
+
 /* A logarithmic axis has nowhere to put them: gnuplot would fail. */
 static void residuals_that_are_all_zero_are_not_drawn(void **state)
 {
@@ -306,6 +315,9 @@ static void figures_that_do_not_apply_are_not_shown(void **state)
   assert_null(strstr(text, "id=\"residual\""));
   assert_non_null(strstr(text, "There is no implicit run here"));
   free(text);
+  check_ok(compare_figures(&c, scratch("figures"), &drawn)); /* takes the others away */
+  assert_false(path_exists(scratch("figures/knob.png")) || path_exists(scratch("figures/knob.gp")));
+  assert_true(path_exists(scratch("figures/accuracy.gp")));
   c.section[0].group--, c.section[0].groups++;
   c.section[0].run--, c.section[0].runs++;
   sample_comparison_free(&c);
@@ -426,6 +438,7 @@ int main(void)
       TEST(a_figure_shows_medians_intervals_and_seeds),
       TEST(figures_that_do_not_apply_are_not_shown),
       TEST(residuals_that_are_all_zero_are_not_drawn),
+      TEST(letters_that_no_font_has),
       TEST(the_words_follow_the_numbers),
       TEST(what_did_not_converge_is_said),
       TEST(a_seed_that_differs_is_mentioned),
