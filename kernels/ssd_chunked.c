@@ -332,11 +332,10 @@ KERNEL pass_states(struct ssd_shape d, const real *entry, const real *ed, const 
       int64_t at = ((b * chunks + c) * HP + hp) * d.N;
       real e = entry[k.u * Q + k.q - 1], factor2 = S2 ? ed[k.u * Q + k.q - 1] : 0;
       const real *from = states + at, *from2 = S2 ? S2 + at : NULL;
-      real *to = c < chunks - 1 ? states + at + HP * d.N
-                 : last         ? last + ((row ? row[b] : b) * HP + hp) * d.N
-                                : NULL;
-      if (to == NULL)
+      if (c == chunks - 1 && !last)
         continue;
+      real *to =
+          c < chunks - 1 ? states + at + HP * d.N : last + ((row ? row[b] : b) * HP + hp) * d.N;
       SIMD
       for (int64_t n = 0; n < d.N; n++)
         to[n] = add_product(to[n], e, from[n]);
