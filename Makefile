@@ -97,6 +97,7 @@ $(BUILD)/%.tools: .ci/deps
 PLUGIN_HEADERS := $(wildcard $(addprefix core/,arena.h backend.h dense.h fixed_point.h launch.h operations.def operations.h options.h real.h status.h) kernels/plugin.h)
 PLUGIN_ENDS := kernels/backends.c kernels/device_cuda.c
 PLUGIN_HASH := $(firstword $(shell cat $(PLUGIN_HEADERS) | cksum))
+plugin_hash = $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u)
 $(foreach d,obj/plain cuda/plain obj/emulated/plain,$(PLUGIN_ENDS:%.c=$(BUILD)/$(d)/%.o)): $(PLUGIN_HEADERS)
 
 # objects are made again when the flags have changed
@@ -113,7 +114,7 @@ into = $(if $(findstring --coverage,$(OPTIMISE)),-c -o $@ $<,-MT $@ -MF $(@:.o=.
 $(BUILD)/obj/plain/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	@echo "  compile $<"
-	@$(CC) $(CFLAGS_ALL) $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) $(into)
+	@$(CC) $(CFLAGS_ALL) $(plugin_hash) $(into)
 $(call obj,plain,$(wildcard tests/*.c)) $(TEST_OBJECTS): | $(BUILD)/test.tools
 define precision_rule
 $(BUILD)/obj/$(1)/%.o: %.c $(BUILD)/flags
@@ -281,7 +282,7 @@ $(WARPGROUPED): NVCC_CODE = -DWARPGROUPED \
   $(foreach a,$(NVCC_ARCHS),-gencode $(if $(filter sm_90 sm_90a,$(a)),arch=compute_90a$(,)code=sm_90a,arch=compute_80$(,)code=$(a)))
 NVCC_COMPILE = @mkdir -p $(@D) && echo "  nvcc $< $(if $(CUDA_BITS),(f$(CUDA_BITS)))" && \
   $(NVCC) -x cu $(NVCC_FLAGS) $(NVCC_CODE) $(CUDA_BITS:%=-DREAL_BITS=%) \
-  $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) -c -o $@ $<
+  $(plugin_hash) -c -o $@ $<
 # plug-in's objects are made again when nvcc, its flags or the architectures have changed
 NVCC_ALL = $(NVCC) $(NVCC_FLAGS) $(NVCC_ARCHS)
 $(BUILD)/cuda/flags: FORCE
@@ -318,7 +319,7 @@ endif
 EMULATE = @mkdir -p $(@D) && echo "  emulate $< $(EMULATED_BITS:%=(f%))" && $(CXX) -std=c++20 -O2 -fno-strict-aliasing -w \
   -fPIC -fvisibility=hidden -ffp-contract=off -I. $(BLAS_CFLAGS) -Itests/emulation -D__CUDACC__ \
   -include tests/emulation/cuda_runtime.h $(EMULATED_BITS:%=-DREAL_BITS=%) -MMD -MP \
-  $(if $(filter $(PLUGIN_ENDS),$<),-DPLUGIN_HASH=$(PLUGIN_HASH)u) \
+  $(plugin_hash) \
   $(if $(RACES),-DRACES -g $(EMULATED_BITS:%=-fsanitize=thread)) -c -o $@ -x c++ $<
 $(BUILD)/obj/emulated/f32/%.o: EMULATED_BITS := 32
 $(BUILD)/obj/emulated/f64/%.o: EMULATED_BITS := 64
