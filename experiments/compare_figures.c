@@ -141,11 +141,10 @@ enum status compare_figures(const struct comparison *c, const char *dir, bool *d
   for (int64_t i = 0; i < c->sections; i++)
     for (int k = 0; k < COMPARED_FIGURES; k++) {
       const struct compared_figure *f = compared_figures[k];
-      enum status status = OK;
       bool now = false;
       compared_figure_name(c, i, f, name);
-      status = f->applies(&c->section[i]) ? draw(f, &c->section[i], dir, name, &now)
-                                          : plot_remove(dir, name);
+      enum status status = f->applies(&c->section[i]) ? draw(f, &c->section[i], dir, name, &now)
+                                                      : plot_remove(dir, name);
       *drawn = *drawn || now;
       if (status == ERR_DATA) /* gnuplot would not; the others are worth having */
         (void)fprintf(stderr, "%s\n", last_error());

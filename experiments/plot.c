@@ -55,11 +55,11 @@ const char *plot_quote(const char *text, char out[PLOT_QUOTE])
     out[n++] = *text;
     if ((unsigned char)*text < ' ')
       out[n - 1] = ' ';
-    if ((unsigned char)*text < 0xE2 || !beyond_fonts(text)) /* from U+2E80 on, in UTF-8 */
-      continue;
-    memcpy(out + n - 1, "?", 1);
-    while (((unsigned char)text[1] & 0xC0) == 0x80)
-      text++;
+    if (beyond_fonts(text)) {
+      out[n - 1] = '?';
+      while (((unsigned char)text[1] & 0xC0) == 0x80)
+        text++;
+    }
   }
   /* the bytes of a character stay together */
   while (*text && ((unsigned char)*text & 0xC0) == 0x80 && n < PLOT_QUOTE - 2)
